@@ -1,0 +1,51 @@
+"""The command line: `lumoe GROUP COMMAND`. Exit codes: 0 done, 1 a failure of the program, 2 a mistake in what was given."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import typer
+
+from lumoe import __version__
+from lumoe.errors import UserError
+
+GROUPS = {
+    "corpus": "Text corpora: build, inspect.",
+    "model": "Train and describe Mixtral-architecture models.",
+    "moe": "Quantise, plan, measure and serve a Mixture-of-Experts model under a byte budget.",
+    "photonics": "Time, energy, area and accuracy of microring accelerators.",
+    "claims": "Hold the regenerated values against what the papers claim.",
+    "plot": "Draw a figure from its table.",
+    "config": "Check and describe the settings.",
+}
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"lumoe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    pass
+
+
+def _load(names: list[str]) -> None:
+    # torch takes seconds to import: load the one group that was asked for, all of them only for the overview.
+    for name in names:
+        app.add_typer(import_module(f"lumoe.cli.{name}").app, name=name, help=GROUPS[name])
+
+
+def main() -> None:
+    """Run the command line; a user's mistake prints one sentence and exits with code 2."""
+    asked = [word for word in sys.argv[1:2] if word in GROUPS]
+    _load(asked or list(GROUPS))
+    try:
+        app()
+    except UserError as error:
+        print(f"lumoe: {error}", file=sys.stderr)
+        sys.exit(2)

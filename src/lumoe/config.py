@@ -1,0 +1,149 @@
+"""Every setting of the pipeline, once: these models make `config/default.yaml` and `config/schema.json`.
+
+A value here is the embedded default. `snakemake --configfile FILE` lays a file over it; unknown and ill-typed keys
+stop the run with one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lumoe.errors import UserError, nearest
+
+
+class Section(BaseModel):
+    """A group of settings; knows its keys and takes no other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Corpora(Section):
+    """Text: where each corpus comes from and how it is split."""
+
+    sources: dict[str, str] = Field(
+        default={"scipy": "package:scipy", "sklearn": "package:sklearn", "torch": "package:torch"},
+        description="corpus name -> package:NAME, folder:PATH (train.txt, valid.txt, test.txt) or hub:REPO[:SUBSET]",
+    )
+
+
+class Training(Section):
+    """The `train` rule: a small Mixtral on the train splits of all corpora."""
+
+    vocabulary: int = Field(default=4096, ge=512)
+    hidden: int = Field(default=128, ge=32)
+    intermediate: int = Field(default=448, ge=32)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=4, ge=1)
+    key_value_heads: int = Field(default=2, ge=1)
+    experts: int = Field(default=8, ge=2)
+    sequence: int = Field(default=256, ge=16, description="tokens per training sequence")
+    batch: int = Field(default=16, ge=1, description="sequences per step")
+    steps: int = Field(default=6000, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+
+
+class Model(Section):
+    """Which checkpoint the Mixture-of-Experts rules use."""
+
+    name: str = Field(default="mini-mixtral", pattern=r"^[A-Za-z0-9._-]+$")
+    source: str = Field(
+        default="shipped", description="shipped, trained (by the `train` rule), folder:PATH or hub:REPO"
+    )
+    training: Training = Training()
+
+
+class Quantization(Section):
+    """How experts are made small."""
+
+    method: Literal["gptq", "rtn"] = "gptq"
+    bits: Literal[4] = 4
+    group_size: Literal[32, 64, 128, 256] = 64
+    calibration_tokens: int = Field(default=32768, ge=128)
+
+
+class Placement(Section):
+    """Enumeration of (quantised experts x resident experts) configurations."""
+
+    targets: dict[str, str] = Field(
+        default={"mixtral-8x7b": "a100-80gb"},
+        description="model shape -> hardware profile (data/hardware/NAME.yaml) it is enumerated on",
+    )
+
+
+class Perplexity(Section):
+    """How the quality of a configuration is measured."""
+
+    counts: list[int] = Field(default=[0, 4, 8, 12, 16, 20, 24, 28, 32], description="numbers of quantised experts")
+    seeds: list[int] = Field(default=[0, 1, 2], description="which experts: one random order per seed")
+    window: int = Field(default=256, ge=8, description="tokens per window; windows are disjoint, the tail is dropped")
+    windows: int = Field(default=128, ge=1, description="windows per corpus")
+    bootstrap: int = Field(default=2000, ge=100, description="resamples for the paired interval")
+
+
+class Throughput(Section):
+    """How the speed of a configuration is measured."""
+
+    counts: list[int] = Field(default=[0, 16, 32], description="numbers of quantised experts")
+    resident: list[float] = Field(default=[0.0, 0.25, 0.5, 1.0], description="fraction of experts in the fast tier")
+    prompt_tokens: int = Field(default=16, ge=1)
+    new_tokens: int = Field(default=16, ge=1)
+    repeats: int = Field(default=5, ge=1)
+
+
+class Photonics(Section):
+    """The two microring accelerators."""
+
+    pcnna_network: str = "alexnet-ungrouped"
+    winograd_network: str = "vgg16"
+    device_sets: list[str] = Field(default=["conservative", "moderate", "aggressive"])
+    tiles: list[int] = Field(default=[2, 4], description="m of F(m x m, 3 x 3)")
+
+
+class Settings(Section):
+    """All settings of the pipeline."""
+
+    results: str = Field(default="results", description="folder of regenerated tables")
+    figures: str = Field(default="figures", description="folder of regenerated figures")
+    seed: int = Field(default=0, ge=0)
+    corpora: Corpora = Corpora()
+    model: Model = Model()
+    quantization: Quantization = Quantization()
+    placement: Placement = Placement()
+    perplexity: Perplexity = Perplexity()
+    throughput: Throughput = Throughput()
+    photonics: Photonics = Photonics()
+
+
+def validate(values: Mapping[str, Any]) -> Settings:
+    """Return the settings that `values` describe; keys left out keep their defaults.
+
+    Raises:
+        UserError: a key is unknown or its value ill-typed or out of range; the message names the key, the value and,
+            for an unknown key, the nearest valid one.
+    """
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise UserError(_sentence(error)) from None
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key, value = ".".join(path), first.get("input")
+    more = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"configuration: unknown key '{key}' (value {value!r}){nearest(path[-1], _keys(path[:-1]))}{more}"
+    return f"configuration: '{key}' is {value!r}, but {first['msg'][0].lower()}{first['msg'][1:]}{more}"
+
+
+def _keys(path: list[str]) -> list[str]:
+    section: type[BaseModel] = Settings
+    for part in path:
+        annotation = section.model_fields[part].annotation
+        kinds = [annotation, *get_args(annotation)]
+        section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(section.model_fields)
