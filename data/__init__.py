@@ -1,0 +1,1 @@
+"""Numbers with their sources; read through `lumoe.resources.data_path`."""
