@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lumoe.errors import UserError, nearest
@@ -147,3 +148,27 @@ def _keys(path: list[str]) -> list[str]:
         kinds = [annotation, *get_args(annotation)]
         section = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     return list(section.model_fields)
+
+
+def default_yaml() -> str:
+    """Return the defaults as commented YAML: the text of `config/default.yaml`."""
+    head = [
+        "# Made from lumoe.config by `lumoe config write`. Edit a copy and lay it over this file:",
+        "#   snakemake --cores all --configfile my.yaml",
+    ]
+    return "\n".join([*head, *_commented(Settings(), "")]) + "\n"
+
+
+def _commented(section: BaseModel, indent: str) -> list[str]:
+    lines = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        about = field.description or (type(value).__doc__ if isinstance(value, BaseModel) else None)
+        lines += [f"{indent}# {line}" for line in (about or "").splitlines()[:1]]
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:", *_commented(value, indent + "  ")]
+        else:
+            flow = None if isinstance(value, list | dict) else False
+            text = yaml.safe_dump({name: value}, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=110)
+            lines += [indent + line for line in text.rstrip().splitlines()]
+    return lines

@@ -1,0 +1,67 @@
+"""`lumoe claims`: the papers' claims against the regenerated values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lumoe.errors import UserError
+from lumoe.resources import data_path
+
+app = typer.Typer(no_args_is_help=True)
+
+ResultsOption = Annotated[Path, typer.Option(help="folder of the regenerated tables")]
+ClaimsOption = Annotated[Path | None, typer.Option("--claims", help="claims file  [default: the shipped one]")]
+
+
+@app.command("judge")
+def judge_claims(
+    output: Annotated[Path, typer.Option(help="the table to write")],
+    results: ResultsOption = Path("results"),
+    claims: ClaimsOption = None,
+    name: Annotated[list[str] | None, typer.Option(help="KEY=VALUE that fills {KEY} in table paths")] = None,
+) -> None:
+    """Judge every claim from the regenerated tables and write `claims.csv`."""
+    from lumoe.claims import COLUMNS, judge, read_claims
+    from lumoe.files import write_csv
+
+    pairs = [item.partition("=") for item in name or []]
+    for key, separator, _ in pairs:
+        if not separator:
+            raise UserError(f"--name {key}: expected KEY=VALUE")
+    names = {key: value for key, _, value in pairs}
+    write_csv(output, judge(read_claims(claims or data_path("claims.yaml")), results, names), COLUMNS)
+
+
+@app.command("show")
+def show_claims(
+    table: Annotated[Path, typer.Option(help="a judged table")] = Path("results/claims.csv"),
+    all_rows: Annotated[bool, typer.Option("--all", help="also what stands beside each claim")] = False,
+) -> None:
+    """Print the judged claims, one line each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lumoe.claims import COLUMNS, overall
+    from lumoe.files import read_csv
+
+    rows = read_csv(table, COLUMNS)
+    console = Console(width=None if Console().is_terminal else 150)
+    view = Table("claim", "quantity", "paper", "here", "range", "basis", "verdict", title="Claims")
+    colours = {"reproduced": "green", "reproduced-under-assumptions": "green", "partly": "yellow", "not-reproduced": "red"}
+    for row in (rows if all_rows else overall(rows)).fillna("").to_dict("records"):
+        span = f"{_number(row['low'])} … {_number(row['high'])}" if row["low"] != "" else ""
+        style = colours.get(row["verdict"], "")
+        verdict = f"[{style}]{row['verdict']}[/]" if style else row["verdict"]
+        unit = f" {row['unit']}" if row["unit"] else ""
+        quantity = f"{row['quantity']} [{row['unit']}]".replace("[", "\\[") if unit else row["quantity"]
+        view.add_row(row["claim"], quantity, _number(row["paper_value"]), _number(row["value"]), span, row["basis"], verdict)
+    console.print(view)
+    judged = overall(rows)["verdict"].value_counts()
+    console.print(", ".join(f"{count} {name}" for name, count in judged.items()) + f"; details in {table}")
+
+
+def _number(value: float | str) -> str:
+    return "" if value == "" else f"{float(value):.4g}"

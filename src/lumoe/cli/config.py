@@ -1,0 +1,34 @@
+"""`lumoe config`: the settings, their schema and their defaults."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lumoe.config import Settings, default_yaml, validate
+from lumoe.errors import UserError
+from lumoe.files import read_yaml, write_json, write_text
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def check(file: Annotated[Path, typer.Argument(help="a configuration file")]) -> None:
+    """Check a configuration file and print the settings it gives, defaults filled in."""
+    values = read_yaml(file) or {}
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: the top level must be a mapping of settings")
+    typer.echo(json.dumps(validate(values).model_dump(), indent=2))
+
+
+@app.command()
+def write(
+    defaults: Annotated[Path, typer.Option(help="where the defaults go")] = Path("config/default.yaml"),
+    schema: Annotated[Path, typer.Option(help="where the JSON schema goes")] = Path("config/schema.json"),
+) -> None:
+    """Write the default configuration and its JSON schema from the models in `lumoe.config`."""
+    write_text(defaults, default_yaml())
+    write_json(schema, Settings.model_json_schema())

@@ -1,0 +1,31 @@
+"""`lumoe plot`: figures from tables, one topic a group."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+for topic, about in {
+    "moe": "Mixture-of-Experts serving: speed, quality, placement.",
+    "photonics": "The two photonic accelerators.",
+    "physics": "Microrings, weight banks, noise, accuracy.",
+}.items():
+    app.add_typer(import_module(f"lumoe.cli.plot_{topic}").app, name=topic, help=about)
+
+
+@app.command()
+def claims(
+    table: Annotated[Path, typer.Option(help="the judged claims")],
+    output: Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")],
+) -> None:
+    """Draw the overview of claims and verdicts."""
+    from lumoe.claims import COLUMNS
+    from lumoe.files import read_csv
+    from lumoe.plots.claims import draw_claims
+
+    draw_claims(read_csv(table, COLUMNS), output)
