@@ -153,7 +153,9 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
     if value.per:
         numbers = numbers / table[value.per].to_numpy(dtype=float)
     if len(numbers) == 0 or (value.reduce == "only" and len(numbers) != 1):
-        raise UserError(f"{path}: {len(numbers)} rows match {value.where or 'everything'}, expected one; rebuild the table")
+        raise UserError(
+            f"{path}: {len(numbers)} rows match {value.where or 'everything'}, expected one; rebuild the table"
+        )
     reduced = {"only": np.max, "max": np.max, "min": np.min, "sum": np.sum, "mean": np.mean}[value.reduce](numbers)
     return float(reduced) - value.minus_one
 

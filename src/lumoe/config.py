@@ -169,6 +169,8 @@ def _commented(section: BaseModel, indent: str) -> list[str]:
             lines += [f"{indent}{name}:", *_commented(value, indent + "  ")]
         else:
             flow = None if isinstance(value, list | dict) else False
-            text = yaml.safe_dump({name: value}, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=110)
+            text = yaml.safe_dump(
+                {name: value}, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=110
+            )
             lines += [indent + line for line in text.rstrip().splitlines()]
     return lines

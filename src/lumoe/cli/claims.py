@@ -50,14 +50,21 @@ def show_claims(
     rows = read_csv(table, COLUMNS)
     console = Console(width=None if Console().is_terminal else 150)
     view = Table("claim", "quantity", "paper", "here", "range", "basis", "verdict", title="Claims")
-    colours = {"reproduced": "green", "reproduced-under-assumptions": "green", "partly": "yellow", "not-reproduced": "red"}
+    colours = {
+        "reproduced": "green",
+        "reproduced-under-assumptions": "green",
+        "partly": "yellow",
+        "not-reproduced": "red",
+    }
     for row in (rows if all_rows else overall(rows)).fillna("").to_dict("records"):
         span = f"{_number(row['low'])} … {_number(row['high'])}" if row["low"] != "" else ""
         style = colours.get(row["verdict"], "")
         verdict = f"[{style}]{row['verdict']}[/]" if style else row["verdict"]
         unit = f" {row['unit']}" if row["unit"] else ""
         quantity = f"{row['quantity']} [{row['unit']}]".replace("[", "\\[") if unit else row["quantity"]
-        view.add_row(row["claim"], quantity, _number(row["paper_value"]), _number(row["value"]), span, row["basis"], verdict)
+        view.add_row(
+            row["claim"], quantity, _number(row["paper_value"]), _number(row["value"]), span, row["basis"], verdict
+        )
     console.print(view)
     judged = overall(rows)["verdict"].value_counts()
     console.print(", ".join(f"{count} {name}" for name, count in judged.items()) + f"; details in {table}")

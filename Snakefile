@@ -1,0 +1,44 @@
+# Every table, figure and claim, from the corpora to claims.csv.  `snakemake --cores all` builds them all.
+import sys
+
+from snakemake.utils import min_version
+
+from lumoe.config import validate
+from lumoe.errors import UserError
+
+min_version("9.0")
+
+
+configfile: "config/default.yaml"
+
+
+try:
+    config = validate(config).model_dump()
+except UserError as error:
+    print(f"lumoe: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+RESULTS, FIGURES, SEED = config["results"], config["figures"], config["seed"]
+MODEL = config["model"]["name"]
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpora.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/quantization.smk"
+include: "workflow/rules/placement.smk"
+include: "workflow/rules/perplexity.smk"
+include: "workflow/rules/serving.smk"
+include: "workflow/rules/pcnna.smk"
+include: "workflow/rules/winograd.smk"
+include: "workflow/rules/accuracy.smk"
+include: "workflow/rules/claims.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "TODO",

@@ -1,0 +1,90 @@
+"""Files are whole or absent; tables are the same bytes for the same numbers; bad files name themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lumoe.errors import UserError, nearest
+from lumoe.files import atomic_path, read_csv, read_json, read_yaml, sha256, write_csv, write_json, write_text
+
+
+def test_a_failure_leaves_the_old_file_and_no_scratch(tmp_path: Path) -> None:
+    target = tmp_path / "table.txt"
+    write_text(target, "old")
+
+    def fail() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half", encoding="utf-8")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert target.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
+    target = tmp_path / "store"
+    for name in ("first", "second"):
+        with atomic_path(target) as temporary:
+            temporary.mkdir()
+            (temporary / name).write_text(name, encoding="utf-8")
+    assert [path.name for path in target.iterdir()] == ["second"]
+
+
+def test_csv_round_trip_and_column_order(tmp_path: Path) -> None:
+    table = pd.DataFrame({"b": [1, 2], "a": [0.1 + 0.2, np.nan]})
+    write_csv(tmp_path / "t.csv", table, ["a"])
+    assert (tmp_path / "t.csv").read_bytes() == b"a,b\n0.3,1\n,2\n"
+    assert list(read_csv(tmp_path / "t.csv", ["b"]).columns) == ["a", "b"]
+
+
+def test_writing_without_a_promised_column_fails(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="missing_one"):
+        write_csv(tmp_path / "t.csv", pd.DataFrame({"a": [1]}), ["missing_one"])
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("reader", "content", "words"),
+    [
+        (read_csv, b"", "not a CSV"),
+        (read_csv, b"\xff\xfe\x00a", "not a CSV"),
+        (read_yaml, b"a: [1", "not YAML"),
+        (read_json, b'{"a": ', "not JSON"),
+        (read_json, b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path: Path, reader: object, content: bytes, words: str) -> None:
+    path = tmp_path / "broken"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        reader(path)  # type: ignore[operator]
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", [read_csv, read_yaml, read_json])
+def test_an_absent_file_is_named(tmp_path: Path, reader: object) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        reader(tmp_path / "absent")  # type: ignore[operator]
+
+
+def test_a_missing_column_names_those_present(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", pd.DataFrame({"a": [1]}))
+    with pytest.raises(UserError, match="'b' is missing; it has a"):
+        read_csv(tmp_path / "t.csv", ["b"])
+
+
+def test_sha256_matches_hashlib(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"é": 1})
+    assert sha256(tmp_path / "x.json") == hashlib.sha256('{\n  "é": 1\n}\n'.encode()).hexdigest()
+
+
+def test_nearest_word_or_the_list() -> None:
+    assert nearest("througput", ["throughput", "seed"]) == "; did you mean 'throughput'?"
+    assert nearest("zzz", ["b", "a"]) == "; known: a, b"

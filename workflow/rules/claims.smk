@@ -1,0 +1,60 @@
+rule judge_claims:
+    input:
+        claims="data/claims.yaml",
+        code=source("claims"),
+        pcnna=f"{RESULTS}/photonics/pcnna/{config['photonics']['pcnna_network']}.csv",
+    output:
+        f"{RESULTS}/claims.csv",
+    log:
+        "logs/judge_claims.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    params:
+        results=RESULTS,
+        model=MODEL,
+        pcnna_network=config["photonics"]["pcnna_network"],
+        winograd_network=config["photonics"]["winograd_network"],
+    shell:
+        "lumoe claims judge"
+        " --claims {input.claims}"
+        " --results {params.results}"
+        " --name model={params.model}"
+        " --name pcnna_network={params.pcnna_network}"
+        " --name winograd_network={params.winograd_network}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule draw_claims:
+    input:
+        table=rules.judge_claims.output,
+        code=source("plots/claims", "plots/style"),
+    output:
+        report(
+            f"{FIGURES}/measured/claims.svg",
+            caption="../report/claims.rst",
+            category="1. Claims",
+        ),
+        multiext(f"{FIGURES}/measured/claims", ".png", ".csv"),
+    log:
+        "logs/draw_claims.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot claims"
+        " --table {input.table}"
+        " --output {output[0]}"
+        " 2> {log}"
+
+
+rule claims:
+    input:
+        rules.judge_claims.output,
+    log:
+        "logs/claims.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe claims show"
+        " --table {input}"
+        " 2> {log}"
