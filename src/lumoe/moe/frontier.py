@@ -1,0 +1,169 @@
+"""All configurations of (quantised x resident) experts, and which of them nothing else beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from lumoe.moe.cost import Workload, count_step_seconds, predict, tokens_per_second
+from lumoe.moe.hardware import Hardware
+from lumoe.moe.plan import FULL_BITS, Memory, quality_plan, throughput_plan
+from lumoe.moe.shape import ModelShape
+
+Placement = Literal["quantized-first", "full-first", "proportional"]
+PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
+COLUMNS = (
+    "hardware",
+    "placement",
+    "quantized_experts",
+    "resident_experts",
+    "resident_quantized_experts",
+    "bytes_fast",
+    "predicted_tokens_per_s",
+    "predicted_decode_tokens_per_s",
+    "perplexity",
+)
+
+
+def resident_quantized(
+    placement: Placement, quantized: ArrayLike, resident: ArrayLike, experts: int
+) -> NDArray[np.int64]:
+    """How many of `resident` experts are quantised ones when `quantized` of all `experts` are.
+
+    `quantized-first` is the paper's rule; `proportional` is what a random choice gives on average (rounded).
+    """
+    q, r = np.asarray(quantized, dtype=np.int64), np.asarray(resident, dtype=np.int64)
+    if placement == "quantized-first":
+        near = np.minimum(q, r)
+    elif placement == "full-first":
+        near = np.maximum(0, r - (experts - q))
+    else:
+        near = np.rint(q * r / experts).astype(np.int64)
+    return np.asarray(near)
+
+
+def enumerate_configurations(
+    shape: ModelShape,
+    memory: Memory,
+    hardware: Hardware,
+    workload: Workload,
+    bits: int = 4,
+    placements: Sequence[Placement] = PLACEMENTS,
+) -> pd.DataFrame:
+    """Return one row per (placement, quantised, resident), `(L·E + 1)²` a placement, without `perplexity`.
+
+    Balanced routing. A configuration keeps its swap buffer unless everything is resident.
+    """
+    total = shape.experts
+    quantized, resident = (grid.ravel() for grid in np.meshgrid(*[np.arange(total + 1)] * 2, indexing="ij"))
+    tables = []
+    for placement in placements:
+        near = resident_quantized(placement, quantized, resident, total)
+        held = {bits: quantized, FULL_BITS: total - quantized}
+        fast = {bits: near, FULL_BITS: resident - near}
+        prefill, decode = (
+            count_step_seconds(hardware, shape, memory.expert, tokens, held, fast)
+            for tokens in (workload.prompt_tokens, 1)
+        )
+        weights = near * memory.expert[bits] + (resident - near) * memory.expert[FULL_BITS]
+        tables.append(
+            pd.DataFrame(
+                {
+                    "hardware": hardware.name,
+                    "placement": placement,
+                    "quantized_experts": quantized,
+                    "resident_experts": resident,
+                    "resident_quantized_experts": near,
+                    "bytes_fast": memory.non_expert + weights + np.where(resident < total, memory.buffer, 0),
+                    "predicted_tokens_per_s": tokens_per_second(prefill, decode, workload),
+                    "predicted_decode_tokens_per_s": 1.0 / decode,
+                }
+            )
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def interpolate_perplexity(counts: ArrayLike, measured: ArrayLike, wanted: ArrayLike) -> NDArray[np.float64]:
+    """Perplexity at `wanted` counts, linear in its logarithm between the measured ones; NaN outside them."""
+    x, order = np.unique(np.asarray(counts, dtype=float), return_index=True)
+    y = np.log(np.asarray(measured, dtype=float)[order])
+    return np.asarray(np.exp(np.interp(np.asarray(wanted, dtype=float), x, y, left=np.nan, right=np.nan)))
+
+
+def undominated(benefit: ArrayLike, cost: ArrayLike) -> NDArray[np.bool_]:
+    """Mark the Pareto frontier: no other point has at least the benefit at no more cost and betters one of them.
+
+    Equal points are all marked. O(n log n).
+    """
+    gain, price = np.asarray(benefit, dtype=float), np.asarray(cost, dtype=float)
+    order = np.lexsort((-gain, price))
+    sorted_gain, sorted_price = gain[order], price[order]
+    first = np.r_[True, sorted_price[1:] > sorted_price[:-1]]
+    group = np.cumsum(first) - 1
+    best_here = sorted_gain[first]
+    best_before = np.r_[-np.inf, np.maximum.accumulate(best_here)[:-1]]
+    keep = (sorted_gain == best_here[group]) & (sorted_gain > best_before[group])
+    marked = np.zeros(len(gain), dtype=bool)
+    marked[order] = keep
+    return marked
+
+
+def pareto(configurations: pd.DataFrame, budgets: Sequence[int], quality: str) -> pd.DataFrame:
+    """Return the frontier of speed against `quality` (a column, less is better) within each budget.
+
+    Of configurations that are equally fast and equally good, the one that takes least memory stays.
+
+    Args:
+        budgets: bytes of the fast tier; each gives a frontier, marked in the column `budget_bytes`.
+    """
+    found = []
+    for budget in budgets:
+        fits = configurations[configurations["bytes_fast"] <= budget]
+        keep = undominated(fits["predicted_tokens_per_s"], fits[quality])
+        best = fits[keep].sort_values([quality, "bytes_fast", "placement"], kind="stable").drop_duplicates([quality])
+        found.append(best.assign(budget_bytes=int(budget)))
+    return pd.concat(found, ignore_index=True)
+
+
+def sweep(
+    shape: ModelShape,
+    memory: Memory,
+    hardware: Hardware,
+    workload: Workload,
+    budgets: Sequence[int],
+    counts: Sequence[int],
+    bits: int = 4,
+) -> pd.DataFrame:
+    """Return what the two preferences of arXiv 2407.14417 give at each budget: one row per budget and plan.
+
+    Args:
+        counts: numbers of quantised experts that are tried under the quality preference.
+
+    Raises:
+        UserError: a budget does not hold the weights outside the experts and the swap buffer.
+    """
+    order = np.arange(shape.experts)
+    rows = []
+    for budget in budgets:
+        plans = [("throughput", throughput_plan(budget, memory, shape.plan_shape, order, bits))]
+        plans += [("quality", quality_plan(budget, memory, shape.plan_shape, order, count, bits)) for count in counts]
+        for preference, plan in plans:
+            prediction = predict(hardware, shape, plan, memory.expert, workload)
+            rows.append(
+                {
+                    "hardware": hardware.name,
+                    "budget_bytes": budget,
+                    "preference": preference,
+                    "quantized_experts": plan.quantized_experts,
+                    "resident_experts": plan.resident_experts,
+                    "bytes_fast": memory.fast(plan),
+                    "predicted_prefill_s": prediction.prefill_s,
+                    "predicted_decode_s": prediction.decode_s,
+                    "predicted_tokens_per_s": prediction.tokens_per_s,
+                }
+            )
+    return pd.DataFrame(rows)
