@@ -69,9 +69,34 @@ class Placement(Section):
     """Enumeration of (quantised experts x resident experts) configurations."""
 
     targets: dict[str, str] = Field(
-        default={"mixtral-8x7b": "a100-80gb"},
-        description="model shape -> hardware profile (data/hardware/NAME.yaml) it is enumerated on",
+        default={"mixtral-8x7b": "data/hardware/a100-80gb.yaml"},
+        description="model shape (data/shapes/NAME.yaml) -> hardware profile it is enumerated on",
     )
+    budgets: dict[str, list[str]] = Field(
+        default={
+            "mixtral-8x7b": (
+                [
+                    "26.28GB",
+                    "27.68GB",
+                    "30.50GB",
+                    "33.32GB",
+                    "36.13GB",
+                    "38.95GB",
+                    "41.76GB",
+                    "44.58GB",
+                    "47.40GB",
+                    "50.21GB",
+                    "53.03GB",
+                ]
+            ),
+            "default": ["40%", "50%", "60%", "70%", "80%", "90%", "100%"],
+        },
+        description="model shape -> fast-tier budgets (arXiv 2407.14417's sweep); % of the 16-bit model for all others",
+    )
+    quantized_shares: list[float] = Field(
+        default=[0.0, 0.25, 0.5, 0.75, 1.0], description="shares of quantised experts under the quality preference"
+    )
+    buffer_experts: int = Field(default=1, ge=1, description="swap buffer, in 16-bit experts")
 
 
 class Perplexity(Section):

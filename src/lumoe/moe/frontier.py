@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lumoe.moe.cost import Workload, count_step_seconds, predict, tokens_per_second
 from lumoe.moe.hardware import Hardware
-from lumoe.moe.plan import FULL_BITS, Memory, quality_plan, throughput_plan
+from lumoe.moe.plan import FULL_BITS, Memory, Plan, quality_plan, throughput_plan
 from lumoe.moe.shape import ModelShape
 
 Placement = Literal["quantized-first", "full-first", "proportional"]
@@ -26,6 +26,17 @@ COLUMNS = (
     "predicted_tokens_per_s",
     "predicted_decode_tokens_per_s",
     "perplexity",
+    "perplexity_basis",
+)
+PERPLEXITY_COLUMNS = ("corpus", "bits", "quantized_experts", "perplexity")
+ANCHOR_COLUMNS = (
+    "anchor",
+    "hardware",
+    "budget_bytes",
+    "preference",
+    "quantized_experts",
+    "published_tokens_per_s",
+    "basis",
 )
 
 
@@ -87,11 +98,25 @@ def enumerate_configurations(
     return pd.concat(tables, ignore_index=True)
 
 
-def interpolate_perplexity(counts: ArrayLike, measured: ArrayLike, wanted: ArrayLike) -> NDArray[np.float64]:
-    """Perplexity at `wanted` counts, linear in its logarithm between the measured ones; NaN outside them."""
-    x, order = np.unique(np.asarray(counts, dtype=float), return_index=True)
-    y = np.log(np.asarray(measured, dtype=float)[order])
-    return np.asarray(np.exp(np.interp(np.asarray(wanted, dtype=float), x, y, left=np.nan, right=np.nan)))
+def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None, bits: int = 4) -> pd.DataFrame:
+    """Return `configurations` with `perplexity` and `perplexity_basis` (measured, interpolated or empty).
+
+    A count's perplexity is the geometric mean over corpora and over which experts were quantised; between measured
+    counts its logarithm is interpolated linearly. Residency does not change it. Without measurements both stay empty.
+
+    Args:
+        measured: rows of `perplexity.csv`.
+    """
+    result = configurations.assign(perplexity=np.nan, perplexity_basis="")
+    if measured is None:
+        return result
+    rows = measured[measured["bits"] == bits].assign(nll=lambda table: np.log(table["perplexity"]))
+    nll = rows.groupby(["corpus", "quantized_experts"])["nll"].mean().groupby("quantized_experts").mean()
+    counts = nll.index.to_numpy()
+    wanted = configurations["quantized_experts"].to_numpy()
+    values = np.interp(wanted, counts, nll.to_numpy(), left=np.nan, right=np.nan)
+    basis = np.where(np.isnan(values), "", np.where(np.isin(wanted, counts), "measured", "interpolated"))
+    return result.assign(perplexity=np.exp(values), perplexity_basis=basis)
 
 
 def undominated(benefit: ArrayLike, cost: ArrayLike) -> NDArray[np.bool_]:
@@ -112,14 +137,16 @@ def undominated(benefit: ArrayLike, cost: ArrayLike) -> NDArray[np.bool_]:
     return marked
 
 
-def pareto(configurations: pd.DataFrame, budgets: Sequence[int], quality: str) -> pd.DataFrame:
-    """Return the frontier of speed against `quality` (a column, less is better) within each budget.
+def pareto(configurations: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame:
+    """Return the frontier of speed against quality within each budget.
 
-    Of configurations that are equally fast and equally good, the one that takes least memory stays.
+    Quality is the perplexity where every configuration has one, else the number of quantised experts (fewer is
+    better). Of configurations that are equally fast and equally good, the one that takes least memory stays.
 
     Args:
         budgets: bytes of the fast tier; each gives a frontier, marked in the column `budget_bytes`.
     """
+    quality = "quantized_experts" if configurations["perplexity"].isna().any() else "perplexity"
     found = []
     for budget in budgets:
         fits = configurations[configurations["bytes_fast"] <= budget]
@@ -152,18 +179,48 @@ def sweep(
         plans = [("throughput", throughput_plan(budget, memory, shape.plan_shape, order, bits))]
         plans += [("quality", quality_plan(budget, memory, shape.plan_shape, order, count, bits)) for count in counts]
         for preference, plan in plans:
-            prediction = predict(hardware, shape, plan, memory.expert, workload)
             rows.append(
                 {
                     "hardware": hardware.name,
                     "budget_bytes": budget,
                     "preference": preference,
-                    "quantized_experts": plan.quantized_experts,
-                    "resident_experts": plan.resident_experts,
-                    "bytes_fast": memory.fast(plan),
-                    "predicted_prefill_s": prediction.prefill_s,
-                    "predicted_decode_s": prediction.decode_s,
-                    "predicted_tokens_per_s": prediction.tokens_per_s,
+                    **_outcome(plan, shape, memory, hardware, workload),
                 }
             )
     return pd.DataFrame(rows)
+
+
+def predict_anchors(
+    published: pd.DataFrame, shape: ModelShape, memory: Memory, hardware: Hardware, workload: Workload, bits: int = 4
+) -> pd.DataFrame:
+    """Return the published speeds on this hardware with the prediction and its relative error beside each.
+
+    Args:
+        published: columns ANCHOR_COLUMNS; `quantized_experts` counts under the quality preference only.
+    """
+    order = np.arange(shape.experts)
+    rows = []
+    for row in published[published["hardware"] == hardware.name].to_dict("records"):
+        budget = int(row["budget_bytes"])
+        if row["preference"] == "throughput":
+            plan = throughput_plan(budget, memory, shape.plan_shape, order, bits)
+        else:
+            plan = quality_plan(budget, memory, shape.plan_shape, order, int(row["quantized_experts"]), bits)
+        outcome = _outcome(plan, shape, memory, hardware, workload)
+        error = outcome["predicted_tokens_per_s"] / row["published_tokens_per_s"] - 1
+        rows.append(dict(row) | outcome | {"relative_error": error})
+    return pd.DataFrame(rows)
+
+
+def _outcome(
+    plan: Plan, shape: ModelShape, memory: Memory, hardware: Hardware, workload: Workload
+) -> dict[str, int | float]:
+    prediction = predict(hardware, shape, plan, memory.expert, workload)
+    return {
+        "quantized_experts": plan.quantized_experts,
+        "resident_experts": plan.resident_experts,
+        "bytes_fast": memory.fast(plan),
+        "predicted_prefill_s": prediction.prefill_s,
+        "predicted_decode_s": prediction.decode_s,
+        "predicted_tokens_per_s": prediction.tokens_per_s,
+    }

@@ -57,6 +57,11 @@ class ModelShape(BaseModel):
         embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         return self.num_hidden_layers * layer + embeddings + self.hidden_size
 
+    @property
+    def bytes_full(self) -> int:
+        """Bytes of the whole model at 16 bits."""
+        return BYTES_FULL * (self.non_expert_parameters + self.experts * self.expert_parameters)
+
     def expert_bytes(self, bits: int, group_size: int) -> int:
         """Bytes of one expert: 2 per weight at 16 bits, else packed codes plus scale and zero point of every group.
 
