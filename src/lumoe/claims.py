@@ -1,16 +1,17 @@
 """What the papers claim, held against what the pipeline regenerated.
 
-`data/claims.yaml` lists each claim with its quantities; a quantity says where its regenerated value stands (table, rows,
-column) and how it is judged. Nothing here knows a number: values come from tables, the papers' values from the file.
+`data/claims.yaml` lists each claim with its quantities; a quantity says where its regenerated value stands (table,
+rows, column) and how it is judged. Nothing here knows a number: values come from tables, the papers' from the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,8 +19,16 @@ from lumoe.errors import UserError
 from lumoe.files import read_csv, read_yaml
 
 COLUMNS = (
-    "claim", "paper", "quantity", "unit", "paper_value", "value", "low", "high", "verdict", "basis", "assumption", "target",
+    "claim", "paper", "quantity", "unit", "paper_value", "value", "low", "high", "verdict", "basis", "assumption",
+    "target",
 )  # fmt: skip
+REDUCTIONS: dict[str, Callable[[npt.NDArray[Any]], Any]] = {
+    "only": np.max,
+    "max": np.max,
+    "min": np.min,
+    "sum": np.sum,
+    "mean": np.mean,
+}
 Verdict = Literal["reproduced", "reproduced-under-assumptions", "partly", "not-reproduced", "not-run"]
 Basis = Literal["measured", "simulated", "modelled", "fitted"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -156,8 +165,7 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
         raise UserError(
             f"{path}: {len(numbers)} rows match {value.where or 'everything'}, expected one; rebuild the table"
         )
-    reduced = {"only": np.max, "max": np.max, "min": np.min, "sum": np.sum, "mean": np.mean}[value.reduce](numbers)
-    return float(reduced) - value.minus_one
+    return float(REDUCTIONS[value.reduce](numbers)) - value.minus_one
 
 
 def verdict(quantity: Quantity, value: float, low: float, high: float) -> Verdict:
@@ -190,7 +198,7 @@ def judge(claims: Claims, results: str | Path, names: Mapping[str, str]) -> pd.D
                 {
                     "claim": claim.claim,
                     "paper": claim.paper,
-                    "quantity": ("stand-in: " if quantity.stand_in else "") + quantity.quantity.format_map(names),
+                    "quantity": _label(quantity) + quantity.quantity.format_map(names),
                     "unit": quantity.unit,
                     "paper_value": quantity.paper_number(),
                     "value": value,
@@ -203,6 +211,11 @@ def judge(claims: Claims, results: str | Path, names: Mapping[str, str]) -> pd.D
                 }
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _label(quantity: Quantity) -> str:
+    # A constant that was fitted to the claim is no stand-in for it either.
+    return "stand-in: " if quantity.stand_in and quantity.basis != "fitted" else ""
 
 
 def overall(table: pd.DataFrame) -> pd.DataFrame:

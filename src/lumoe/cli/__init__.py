@@ -1,4 +1,7 @@
-"""The command line: `lumoe GROUP COMMAND`. Exit codes: 0 done, 1 a failure of the program, 2 a mistake in what was given."""
+"""The command line: `lumoe GROUP COMMAND`.
+
+Exit codes: 0 done, 1 a failure of the program, 2 a mistake in what was given.
+"""
 
 from __future__ import annotations
 

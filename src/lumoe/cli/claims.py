@@ -50,21 +50,20 @@ def show_claims(
     rows = read_csv(table, COLUMNS)
     console = Console(width=None if Console().is_terminal else 150)
     view = Table("claim", "quantity", "paper", "here", "range", "basis", "verdict", title="Claims")
+    shown = (rows if all_rows else overall(rows)).astype(object)
     colours = {
         "reproduced": "green",
         "reproduced-under-assumptions": "green",
         "partly": "yellow",
         "not-reproduced": "red",
     }
-    for row in (rows if all_rows else overall(rows)).fillna("").to_dict("records"):
+    for row in shown.where(shown.notna(), "").to_dict("records"):
         span = f"{_number(row['low'])} … {_number(row['high'])}" if row["low"] != "" else ""
         style = colours.get(row["verdict"], "")
         verdict = f"[{style}]{row['verdict']}[/]" if style else row["verdict"]
-        unit = f" {row['unit']}" if row["unit"] else ""
-        quantity = f"{row['quantity']} [{row['unit']}]".replace("[", "\\[") if unit else row["quantity"]
-        view.add_row(
-            row["claim"], quantity, _number(row["paper_value"]), _number(row["value"]), span, row["basis"], verdict
-        )
+        unit = f" \\[{row['unit']}]" if row["unit"] else ""
+        paper, here = _number(row["paper_value"]), _number(row["value"])
+        view.add_row(row["claim"], row["quantity"] + unit, paper, here, span, row["basis"], verdict)
     console.print(view)
     judged = overall(rows)["verdict"].value_counts()
     console.print(", ".join(f"{count} {name}" for name, count in judged.items()) + f"; details in {table}")

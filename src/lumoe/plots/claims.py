@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -11,7 +13,7 @@ from matplotlib.axes import Axes
 
 from lumoe.plots.style import OKABE_ITO, PAGE_WIDTH_IN, save, use_style
 
-BLUE, VERMILION, GREEN, _, ORANGE, *_ = OKABE_ITO
+BLUE, VERMILION, GREEN, ORANGE = (OKABE_ITO[index] for index in (0, 1, 2, 4))
 VERDICTS = {
     "reproduced": ("●", GREEN),
     "reproduced-under-assumptions": ("◐", BLUE),
@@ -20,7 +22,7 @@ VERDICTS = {
     "not-run": ("○", "0.45"),
 }
 # Left edge of each column as a fraction of the axes' width.
-COLUMNS = {"claim": 0.0, "quantity": 0.19, "paper": 0.605, "here": 0.675, "basis": 0.80, "verdict": 0.875}
+COLUMNS = {"claim": 0.0, "quantity": 0.19, "paper": 0.605, "here": 0.675, "basis": 0.785, "verdict": 0.86}
 ROW_IN, HEAD_IN = 0.29, 0.55
 
 
@@ -45,32 +47,30 @@ def draw_claims(table: pd.DataFrame, output: str | Path) -> None:
     save(figure, output, table)
 
 
-def _draw_row(axes: Axes, position: int, row: dict[str, object], first: bool) -> None:
+def _draw_row(axes: Axes, position: int, row: dict[Hashable, Any], first: bool) -> None:
     tone = "black" if first else "0.35"
     unit = "" if pd.isna(row["unit"]) else f" [{row['unit']}]"
-    mark, colour = VERDICTS[str(row["verdict"])]
+    mark, colour = VERDICTS[row["verdict"]]
     cells = {
-        "claim": str(row["claim"]) if first else "",
-        "quantity": textwrap.fill(f"{row['quantity']}{unit}", 62),
+        "claim": row["claim"] if first else "",
+        "quantity": textwrap.fill(f"{row['quantity']}{unit}", 66),
         "paper": _number(row["paper_value"]),
         "here": _span(row),
-        "basis": "" if pd.isna(row["basis"]) else str(row["basis"]),
+        "basis": "" if pd.isna(row["basis"]) else row["basis"],
     }
-    for name, text in cells.items():
+    text: dict[str, Any] = {"fontsize": 5.6, "va": "center", "linespacing": 1.05}
+    for name, content in cells.items():
         weight = "bold" if name == "claim" else "normal"
-        axes.text(
-            COLUMNS[name], position, text, fontsize=5.6, va="center", color=tone, fontweight=weight, linespacing=1.05
-        )
+        axes.text(COLUMNS[name], position, content, color=tone, fontweight=weight, **text)
     axes.text(COLUMNS["verdict"], position, mark, fontsize=8, va="center", color=colour)
-    label = textwrap.fill(str(row["verdict"]).replace("-under-", "\u00adunder ").replace("\u00ad", " "), 17)
-    axes.text(COLUMNS["verdict"] + 0.02, position, label, fontsize=5.6, va="center", color=colour, linespacing=1.05)
+    label = row["verdict"].replace("-under-", "\nunder ")
+    axes.text(COLUMNS["verdict"] + 0.02, position, label, color=colour, **text)
 
 
-def _number(value: object) -> str:
-    return "" if pd.isna(value) else f"{float(str(value)):.3g}"  # type: ignore[call-overload]
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.3g}"
 
 
-def _span(row: dict[str, object]) -> str:
-    text = _number(row["value"])
-    low, high = _number(row["low"]), _number(row["high"])
+def _span(row: dict[Hashable, Any]) -> str:
+    text, low, high = (_number(row[name]) for name in ("value", "low", "high"))
     return f"{text}\n({low} … {high})" if low and high else text

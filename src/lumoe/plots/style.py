@@ -1,4 +1,4 @@
-"""How every figure looks, and how it is saved: SVG, PNG and the plotted table beside them, the same bytes every time."""
+"""How every figure looks, and how it is saved: SVG, PNG and its table, the same bytes every time."""
 
 from __future__ import annotations
 
