@@ -74,21 +74,19 @@ class Placement(Section):
     )
     budgets: dict[str, list[str]] = Field(
         default={
-            "mixtral-8x7b": (
-                [
-                    "26.28GB",
-                    "27.68GB",
-                    "30.50GB",
-                    "33.32GB",
-                    "36.13GB",
-                    "38.95GB",
-                    "41.76GB",
-                    "44.58GB",
-                    "47.40GB",
-                    "50.21GB",
-                    "53.03GB",
-                ]
-            ),
+            "mixtral-8x7b": [
+                "26.28GB",
+                "27.68GB",
+                "30.50GB",
+                "33.32GB",
+                "36.13GB",
+                "38.95GB",
+                "41.76GB",
+                "44.58GB",
+                "47.40GB",
+                "50.21GB",
+                "53.03GB",
+            ],
             "default": ["40%", "50%", "60%", "70%", "80%", "90%", "100%"],
         },
         description="model shape -> fast-tier budgets (arXiv 2407.14417's sweep); % of the 16-bit model for all others",

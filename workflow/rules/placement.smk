@@ -12,10 +12,10 @@ rule enumerate_published:
         configurations=f"{RESULTS}/moe/{{shape}}/configurations.csv",
         pareto=f"{RESULTS}/moe/{{shape}}/pareto.csv",
         sweep=f"{RESULTS}/moe/{{shape}}/sweep.csv",
-    wildcard_constraints:
-        shape="|".join(TARGETS),
     log:
         "logs/enumerate_published/{shape}.log",
+    wildcard_constraints:
+        shape="|".join(TARGETS),
     conda:
         "../../envs/lumoe.yaml"
     params:
@@ -51,10 +51,10 @@ rule predict_anchors:
         code=source("moe/frontier", "moe/cost", "moe/plan", "moe/shape", "moe/hardware"),
     output:
         f"{RESULTS}/moe/{{shape}}/anchors.csv",
-    wildcard_constraints:
-        shape="|".join(TARGETS),
     log:
         "logs/predict_anchors/{shape}.log",
+    wildcard_constraints:
+        shape="|".join(TARGETS),
     conda:
         "../../envs/lumoe.yaml"
     params:
