@@ -7,12 +7,20 @@ stop the run with one sentence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lumoe.errors import UserError, nearest
+
+
+def _named(values: dict[str, str | None]) -> dict[str, str | None]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+# A file laid over the defaults adds names; null takes one of the default names away.
+Named = Annotated[dict[str, str | None], AfterValidator(_named)]
 
 
 class Section(BaseModel):
@@ -24,7 +32,7 @@ class Section(BaseModel):
 class Corpora(Section):
     """Text: where each corpus comes from and how it is split."""
 
-    sources: dict[str, str] = Field(
+    sources: Named = Field(
         default={"scipy": "package:scipy", "sklearn": "package:sklearn", "torch": "package:torch"},
         description="corpus name -> package:NAME, folder:PATH (train.txt, valid.txt, test.txt) or hub:REPO[:SUBSET]",
     )
@@ -68,7 +76,7 @@ class Quantization(Section):
 class Placement(Section):
     """Enumeration of (quantised experts x resident experts) configurations."""
 
-    targets: dict[str, str] = Field(
+    targets: Named = Field(
         default={"mixtral-8x7b": "data/hardware/a100-80gb.yaml"},
         description="model shape (data/shapes/NAME.yaml) -> hardware profile it is enumerated on",
     )

@@ -65,3 +65,8 @@ def test_check_command_prints_the_settings(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(file)])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == Settings(seed=7).model_dump()
+
+
+def test_null_takes_a_default_name_away() -> None:
+    settings = validate({"corpora": {"sources": {"scipy": None, "ptb": "folder:ptb"}}})
+    assert settings.corpora.sources == {"ptb": "folder:ptb"}
