@@ -34,8 +34,13 @@ class Corpora(Section):
 
     sources: Named = Field(
         default={"scipy": "package:scipy", "sklearn": "package:sklearn", "torch": "package:torch"},
-        description="corpus name -> package:NAME, folder:PATH (train.txt, valid.txt, test.txt) or hub:REPO[:SUBSET]",
+        description="corpus name -> package:NAME, folder:PATH[:PROTOCOL] (train.txt, valid.txt, test.txt) or "
+        "hub:REPO[:SUBSET]; PROTOCOL is one of data/corpora.yaml",
     )
+    validation: float = Field(default=0.03, ge=0, le=0.5, description="share of a package's documents")
+    test: float = Field(default=0.12, gt=0, le=0.5, description="share of a package's documents")
+    minimum_characters: int = Field(default=100, ge=1, description="shorter docstrings are left out")
+    hub_documents: int = Field(default=20000, ge=1, description="rows read of a hub split that no protocol limits")
 
 
 class Training(Section):
