@@ -1,0 +1,81 @@
+"""What is written in two places agrees: packages, pins, environments, sources that rules name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def wanted(name: str) -> list[Requirement]:
+    lines = (ROOT / "envs" / name).read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_every_package_on_disk_is_in_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    on_disk = {
+        ".".join(path.parent.relative_to(ROOT / "src").parts) for path in (ROOT / "src/lumoe").rglob("__init__.py")
+    }
+    assert set(project["tool"]["setuptools"]["packages"]) == on_disk | {"lumoe.data"}
+
+
+def test_every_shipped_number_is_in_the_wheel() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["lumoe.data"]
+    for path in (ROOT / "data").rglob("*"):
+        inside = path.relative_to(ROOT / "data")
+        if path.suffix in {".yaml", ".csv"} and inside.parts[0] != "models":
+            assert any(inside.match(pattern) for pattern in patterns), inside
+
+
+@pytest.mark.parametrize("name", ["runtime.in", "dev.in"])
+def test_the_lock_satisfies_what_is_asked_for(name: str) -> None:
+    locked = pins()
+    for requirement in wanted(name):
+        key = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert key in locked, f"{requirement.name} is not in requirements.lock: run `make lock`"
+        assert requirement.specifier.contains(locked[key], prereleases=True), f"{requirement}, locked {locked[key]}"
+
+
+def test_the_conda_mirror_holds_the_lock() -> None:
+    environment = yaml.safe_load((ROOT / "envs/lumoe.yaml").read_text(encoding="utf-8"))
+    mirrored = environment["dependencies"][-1]["pip"]
+    assert dict(pin.split("==") for pin in mirrored) == pins()
+
+
+def test_rules_name_sources_that_exist() -> None:
+    named = set()
+    for path in (ROOT / "workflow/rules").glob("*.smk"):
+        for call in re.findall(r"source\(([^)]*)\)", path.read_text(encoding="utf-8")):
+            named |= set(re.findall(r'"([^"]+)"', call))
+    assert named
+    assert [module for module in sorted(named) if not (ROOT / f"src/lumoe/{module}.py").is_file()] == []
+
+
+def test_no_file_names_a_package_registry() -> None:
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    hosts = re.compile(rb"(pypi|pythonhosted|npmjs|crates)\.(org|io|com)|download\.pytorch")
+    for name in listing.stdout.decode().split("\0"):
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".png", ".safetensors"} and path != Path(__file__):
+            assert not hosts.search(path.read_bytes()), name
