@@ -1,0 +1,67 @@
+"""`lumoe plot moe`: figures of Mixture-of-Experts serving."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")]
+
+
+@app.command()
+def throughput_memory(
+    table: Annotated[Path, typer.Option(help="all configurations")],
+    anchors: Annotated[Path, typer.Option(help="published speeds with their predictions")],
+    share: Annotated[list[float], typer.Option(min=0, max=1, help="share of quantised experts, one line each")],
+    output: OutputOption,
+) -> None:
+    """Draw speed against fast-tier memory."""
+    from lumoe.files import read_csv
+    from lumoe.plots.moe import draw_throughput_memory
+
+    configurations = read_csv(
+        table, ["placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
+    )
+    published = read_csv(anchors, ["budget_bytes", "published_tokens_per_s", "predicted_tokens_per_s", "basis"])
+    draw_throughput_memory(configurations, published, output, tuple(share))
+
+
+@app.command()
+def pareto(table: Annotated[Path, typer.Option(help="the frontier within each budget")], output: OutputOption) -> None:
+    """Draw the Pareto frontier of speed and quality."""
+    from lumoe.files import read_csv
+    from lumoe.plots.moe import draw_pareto
+
+    columns = [
+        "hardware",
+        "budget_bytes",
+        "quantized_experts",
+        "resident_experts",
+        "predicted_tokens_per_s",
+        "perplexity",
+    ]
+    draw_pareto(read_csv(table, columns), output)
+
+
+@app.command()
+def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")], output: OutputOption) -> None:
+    """Draw the perplexity increase against the number of quantised experts."""
+    from lumoe.files import read_csv
+    from lumoe.plots.moe import draw_perplexity
+
+    columns = ["corpus", "policy", "seed", "quantized_experts", "increase", "increase_low", "increase_high"]
+    draw_perplexity(read_csv(table, columns), output)
+
+
+@app.command()
+def prediction(table: Annotated[Path, typer.Option(help="measured throughput")], output: OutputOption) -> None:
+    """Draw measured against predicted throughput."""
+    from lumoe.files import read_csv
+    from lumoe.plots.moe import draw_prediction
+
+    columns = ["quantized_experts", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "predicted_tokens_per_s"]
+    draw_prediction(read_csv(table, [*columns, "device"]), output)
