@@ -1,0 +1,153 @@
+"""Plans: what the two preferences of the paper choose, and what every plan must satisfy."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lumoe.errors import UserError
+from lumoe.moe.budget import parse_budget
+from lumoe.moe.plan import (
+    Memory,
+    Plan,
+    difference,
+    fill,
+    place,
+    quality_plan,
+    quantize_first,
+    random_order,
+    throughput_plan,
+)
+from lumoe.moe.shape import read_shape
+
+SHAPE = (3, 4)
+MEMORY = Memory(expert={4: 30, 16: 100}, non_expert=50, buffer=100)
+budgets = st.integers(150, 1400)
+counts = st.integers(0, 12)
+
+
+def test_throughput_plan_is_the_papers_formula():
+    # floor((1000 − 50 − 12·30) / (100 − 30)) = floor(590 / 70) = 8 experts keep 16 bits, all are resident
+    plan = throughput_plan(1000, MEMORY, SHAPE, np.arange(12))
+    assert plan.quantized_experts == 4
+    assert plan.resident.all()
+    assert MEMORY.fast(plan) == 50 + 4 * 30 + 8 * 100
+
+
+def test_throughput_plan_offloads_when_all_4_bit_experts_do_not_fit():
+    # 50 + 360 > 400: all 4 bits; (400 − 50 − 100) / 30 = 8.3 resident beside the buffer
+    plan = throughput_plan(400, MEMORY, SHAPE, np.arange(12))
+    assert plan.quantized.all()
+    assert plan.resident_experts == 8
+
+
+def test_quality_plan_places_4_bit_experts_first():
+    # 600 − 50 − 100 = 450: six of 30, then two of 100
+    plan = quality_plan(600, MEMORY, SHAPE, np.arange(12), count=6)
+    assert plan.resident[plan.quantized].all()
+    assert (plan.resident & ~plan.quantized).sum() == 2
+
+
+def test_mixtral_at_the_papers_lower_point_holds_68_experts_beside_a_buffer_and_69_without():
+    shape = read_shape("mixtral-8x7b")
+    for buffer, resident in ((1, 68), (0, 69)):
+        plan = quality_plan(27_680_000_000, shape.memory([4], 64, buffer), shape.plan_shape, np.arange(256), 0)
+        assert plan.resident_experts == resident
+
+
+@given(budget=budgets, seed=st.integers(0, 99), count=counts, preference=st.sampled_from(["throughput", "quality"]))
+def test_no_plan_exceeds_its_budget_and_none_wastes_room_for_an_expert(budget, seed, count, preference):
+    order = random_order(*SHAPE, seed)
+    if preference == "throughput":
+        plan = throughput_plan(budget, MEMORY, SHAPE, order)
+    else:
+        plan = quality_plan(budget, MEMORY, SHAPE, order, count)
+        assert plan.quantized_experts == count
+    assert MEMORY.fast(plan) <= budget
+    left_out = plan.expert_bytes(MEMORY.expert)[~plan.resident]
+    if left_out.size:
+        assert MEMORY.fast(plan) + left_out.min() > budget
+
+
+@given(seed=st.integers(0, 99), few=counts, many=counts)
+def test_a_larger_count_of_one_order_contains_the_smaller(seed, few, many):
+    few, many = sorted((few, many))
+    order = random_order(*SHAPE, seed)
+    small, large = (quantize_first(order, count, SHAPE) < 16 for count in (few, many))
+    assert (large[small]).all()
+    assert large.sum() == many
+
+
+@given(budget=budgets)
+def test_residents_are_spread_over_layers(budget):
+    resident = fill(np.full(SHAPE, 16), budget, MEMORY.expert)
+    per_layer = resident.sum(axis=1)
+    assert per_layer.max() - per_layer.min() <= 1
+
+
+def test_priority_decides_within_a_precision():
+    wanted = np.arange(12).reshape(SHAPE)
+    resident = fill(np.full(SHAPE, 16), 300, MEMORY.expert, wanted)
+    assert wanted[resident].tolist() == [9, 10, 11]
+
+
+def test_full_residency_needs_no_buffer():
+    bits = np.full(SHAPE, 16)
+    assert place(bits, 50 + 1200, MEMORY).resident.all()
+    assert place(bits, 50 + 1199, MEMORY).resident_experts == 10  # eleven would fit, but the buffer takes one place
+
+
+def test_difference_names_only_what_changes():
+    old = Plan(np.array([[16, 4]]), np.array([[True, True]]))
+    new = Plan(np.array([[16, 16]]), np.array([[False, True]]))
+    change = difference(old, new)
+    assert change.requantize.tolist() == [[False, True]]
+    assert change.load.tolist() == [[False, True]]
+    assert change.evict.tolist() == [[True, True]]
+    same = difference(old, old)
+    assert not (same.requantize | same.load | same.evict).any()
+
+
+def test_a_plan_survives_json():
+    plan = quality_plan(600, MEMORY, SHAPE, random_order(*SHAPE, 5), 7)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+
+
+def test_a_plan_cannot_be_changed():
+    plan = Plan.uniform(2, 2)
+    with pytest.raises(ValueError, match="read-only"):
+        plan.bits[0, 0] = 4
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (lambda: Plan(np.full((2, 2), 5), np.ones((2, 2), dtype=bool)), "5 bits"),
+        (lambda: Plan(np.full((2, 2), 16), np.ones((2, 3), dtype=bool)), "layers, experts"),
+        (lambda: Plan.from_dict({"bits": [[16]]}), "resident"),
+        (lambda: Plan.from_dict({"bits": [[16], [16, 4]], "resident": [[True]]}), "arrays"),
+        (lambda: quantize_first(np.arange(4), 5, (2, 2)), "5 experts"),
+        (lambda: throughput_plan(149, MEMORY, SHAPE, np.arange(12)), "at least 150"),
+        (lambda: Plan.uniform(1, 1, 8).expert_bytes({16: 1}), "8 bits"),
+        (lambda: difference(Plan.uniform(1, 2), Plan.uniform(2, 1)), "shape"),
+        (lambda: parse_budget("24XB"), "24XB"),
+        (lambda: parse_budget("30%"), "30%"),
+        (lambda: parse_budget("0GB"), "above 0"),
+        (lambda: parse_budget("GB"), "GB"),
+    ],
+)
+def test_mistakes_are_named(action, message):
+    with pytest.raises(UserError, match=message):
+        action()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("24GB", 24_000_000_000), ("1.5 gib", 1_610_612_736), ("100", 100), (".5kB", 500), ("25%", 250), ("2MiB", 2**21)],
+)
+def test_budgets_as_people_write_them(text, expected):
+    assert parse_budget(text, whole=1000) == expected
