@@ -38,7 +38,8 @@ def test_every_shipped_number_is_in_the_wheel() -> None:
     for path in (ROOT / "data").rglob("*"):
         inside = path.relative_to(ROOT / "data")
         if path.suffix in {".yaml", ".csv"} and inside.parts[0] != "models":
-            assert any(inside.match(pattern) for pattern in patterns), inside
+            depth = len(inside.parts)
+            assert any(inside.match(pattern) for pattern in patterns if pattern.count("/") == depth - 1), inside
 
 
 @pytest.mark.parametrize("name", ["runtime.in", "dev.in"])
