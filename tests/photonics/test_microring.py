@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sax_ring import add_drop_circuit, spectrum
+
+from lumoe.photonics.microring import Microring, drop, phase_of_weight, through, weight
+
+coupling = st.floats(0.5, 0.999)
+loss = st.floats(0.8, 1.0)
+
+
+@pytest.fixture
+def example() -> Microring:
+    return Microring(r1=0.98, r2=0.98, loss=0.995, radius_m=5e-6, group_index=4.2)
+
+
+@pytest.fixture(scope="module")
+def circuit():
+    return add_drop_circuit()
+
+
+def test_matches_circuit_solver_on_random_rings(circuit) -> None:
+    generator = np.random.default_rng(7)
+    wavelength = np.linspace(1.53e-6, 1.57e-6, 401)
+    for _ in range(12):
+        r1, r2 = generator.uniform(0.6, 0.995, 2)
+        ring = Microring(
+            r1=r1,
+            r2=r2,
+            loss=generator.uniform(0.85, 1.0),
+            radius_m=generator.uniform(3e-6, 20e-6),
+            group_index=generator.uniform(3.8, 4.5),
+            effective_index=generator.uniform(2.2, 2.8),
+        )
+        expected_through, expected_drop = spectrum(circuit, ring, wavelength)
+        got_through, got_drop = ring.spectrum(torch.from_numpy(wavelength))
+        np.testing.assert_allclose(got_through.numpy(), expected_through, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(got_drop.numpy(), expected_drop, rtol=0, atol=1e-9)
+        phase = ring.phase(torch.from_numpy(wavelength))
+        torch.testing.assert_close(ring.through(phase), got_through, rtol=0, atol=1e-12)
+        torch.testing.assert_close(ring.drop(phase), got_drop, rtol=0, atol=1e-12)
+
+
+def test_worked_example(example: Microring) -> None:
+    # R 5 µm, r 0.98, a 0.995, n_g 4.2 at 1550 nm, by the forms of Bogaerts et al. 2012.
+    assert example.free_spectral_range_m == pytest.approx(18.2e-9, rel=2e-3)
+    assert example.linewidth_m == pytest.approx(0.263e-9, rel=2e-3)
+    assert example.finesse == pytest.approx(69, rel=5e-3)
+    assert example.quality_factor == pytest.approx(5890, rel=1e-3)
+    resonance = torch.zeros((), dtype=torch.float64)
+    assert float(example.drop(resonance)) == pytest.approx(0.791, abs=5e-4)
+    assert float(example.through(resonance)) == pytest.approx(0.012, abs=5e-4)
+    assert example.weight_range == pytest.approx((-0.999, 0.779), abs=5e-4)
+
+
+@given(r1=coupling, r2=coupling, a=loss, phase=st.floats(-10, 10))
+def test_a_passive_ring_creates_no_light(r1: float, r2: float, a: float, phase: float) -> None:
+    phi = torch.tensor(phase, dtype=torch.float64)
+    t, d = (float(port(phi, r1=r1, r2=r2, loss=a)) for port in (through, drop))
+    assert t >= -1e-12
+    assert d >= 0
+    assert t + d <= 1 + 1e-12
+
+
+@given(r1=coupling, r2=coupling, phase=st.floats(-10, 10))
+def test_a_lossless_ring_keeps_all_light(r1: float, r2: float, phase: float) -> None:
+    phi = torch.tensor(phase, dtype=torch.float64)
+    assert float(through(phi, r1=r1, r2=r2, loss=1.0) + drop(phi, r1=r1, r2=r2, loss=1.0)) == pytest.approx(1, abs=1e-9)
+
+
+@given(r2=coupling, a=loss)
+def test_critical_coupling_extinguishes_the_through_port(r2: float, a: float) -> None:
+    assert float(through(torch.zeros(1, dtype=torch.float64), r1=r2 * a, r2=r2, loss=a)) == pytest.approx(0, abs=1e-10)
+
+
+@given(r1=coupling, r2=coupling, a=loss, phase=st.floats(1e-3, math.pi - 1e-3))
+def test_weight_round_trip(r1: float, r2: float, a: float, phase: float) -> None:
+    phi = torch.tensor([phase], dtype=torch.float64)
+    back = phase_of_weight(weight(phi, r1=r1, r2=r2, loss=a), r1=r1, r2=r2, loss=a)
+    assert float(back) == pytest.approx(phase, abs=1e-6)
+
+
+def test_lorentzian_near_resonance(example: Microring) -> None:
+    linewidths = torch.linspace(-2, 2, 41, dtype=torch.float64)
+    exact = example.drop(2 * math.pi * linewidths / example.finesse)
+    lorentzian = float(example.drop(torch.zeros(()))) / (1 + (2 * linewidths) ** 2)
+    torch.testing.assert_close(exact, lorentzian, rtol=5e-3, atol=0)
+
+
+def test_half_maximum_is_half_a_linewidth_off(example: Microring) -> None:
+    peak = float(example.drop(torch.zeros((), dtype=torch.float64)))
+    half = float(example.drop(torch.tensor(math.pi / example.finesse, dtype=torch.float64)))
+    assert half == pytest.approx(peak / 2, rel=1e-3)
+
+
+def test_gradients(example: Microring) -> None:
+    phase = torch.linspace(0.1, 3, 7, dtype=torch.float64, requires_grad=True)
+    r1 = torch.full((7,), 0.95, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda p, r: weight(p, r1=r, r2=0.97, loss=0.99), (phase, r1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"r1": 1.0}, r"r1 is 1, but must lie in \(0, 1\)"),
+        ({"r2": -0.1}, r"r2 is -0.1"),
+        ({"r1": math.nan}, r"r1 is nan"),
+        ({"loss": 1.01}, r"loss\) is 1.01, but must lie in \[0, 1\]"),
+        ({"radius_m": 0.0}, r"radius_m is 0"),
+    ],
+)
+def test_impossible_rings_are_refused(change: dict[str, float], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Microring(**{"r1": 0.98, "r2": 0.98, "loss": 0.995, "radius_m": 5e-6, "group_index": 4.2, **change})
+
+
+@pytest.mark.parametrize("target", [0.9, -1.0, math.nan])
+def test_a_weight_outside_the_range_is_refused(example: Microring, target: float) -> None:
+    with pytest.raises(ValueError, match=r"weight is .* must lie in \[-0.999083, 0.779244\]"):
+        example.phase_of_weight(torch.tensor([0.1, target], dtype=torch.float64))
