@@ -1,0 +1,187 @@
+"""One expert: `w2 · (silu(w1·x) ∘ (w3·x))` with its weights at a precision, wherever their bytes lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from lumoe.errors import UserError
+from lumoe.moe import kernels
+from lumoe.moe.affine import AffineMatrix
+from lumoe.moe.checkpoint import Checkpoint, check_finite, expert_name
+from lumoe.moe.plan import FULL_BITS
+from lumoe.moe.quantized import QuantizedExperts
+from lumoe.moe.slow_tier import DirectFile, Record, Spill, aligned, span
+
+MATRICES = ("w1", "w2", "w3")
+
+
+class Expert(Protocol):
+    """Maps hidden states `[tokens, hidden]` to the expert's output of the same shape and type."""
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+class DenseExpert:
+    """Weights in the type of the activations."""
+
+    __slots__ = ("w1", "w2", "w3")
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.w1, self.w2, self.w3 = tensors["w1"], tensors["w2"], tensors["w3"]
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.silu(F.linear(hidden, self.w1), inplace=True).mul_(F.linear(hidden, self.w3)), self.w2)
+
+
+class Int4Expert:
+    """Affine int4 weights, bfloat16 activations; w1 and w3 are one matrix."""
+
+    __slots__ = ("group_size", "w2", "w2_scales", "w13", "w13_scales")
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], group_size: int) -> None:
+        self.w13, self.w13_scales = tensors["w13"], tensors["w13_scales"]
+        self.w2, self.w2_scales = tensors["w2"], tensors["w2_scales"]
+        self.group_size = group_size
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = kernels.int4_matmul(hidden, self.w13, self.group_size, self.w13_scales).chunk(2, dim=-1)
+        return kernels.int4_matmul(F.silu(gate).mul_(up), self.w2, self.group_size, self.w2_scales)
+
+
+class Int8Expert:
+    """Symmetric int8 rows, bfloat16 activations; w1 and w3 are one matrix."""
+
+    __slots__ = ("w2", "w2_scales", "w13", "w13_scales")
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.w13, self.w13_scales = tensors["w13"], tensors["w13_scales"]
+        self.w2, self.w2_scales = tensors["w2"], tensors["w2_scales"]
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = kernels.int8_matmul(hidden, self.w13, self.w13_scales).chunk(2, dim=-1)
+        return kernels.int8_matmul(F.silu(gate).mul_(up), self.w2, self.w2_scales)
+
+
+class ExpertSource:
+    """All experts of a model at every precision that there is: their bytes on the slow tier, and what they become.
+
+    In bfloat16 the 4-, 3- and 2-bit experts run on int4 kernels and 8-bit ones on int8 kernels. In float32, the type
+    of reference runs, and for formats without a kernel, weights are expanded once and held in that type.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts], dtype: torch.dtype, spill_folder: Path
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.dtype = dtype
+        self.quantized = {folder.bits: folder for folder in quantized}
+        for folder in quantized:
+            folder.check_fits(checkpoint)
+        self._spill = Spill(spill_folder)
+        self._files: dict[Path, DirectFile] = {}
+        self._records: dict[tuple[int, int, int], Record] = {}
+        self._checked: set[tuple[int, int]] = set()
+
+    @property
+    def precisions(self) -> tuple[int, ...]:
+        """Bits per weight that a plan may ask for."""
+        return tuple(sorted({*self.quantized, 8, FULL_BITS}))
+
+    def require(self, bits: Sequence[int]) -> None:
+        """Raise UserError if experts at one of `bits` are not at hand."""
+        for value in sorted({*bits} - {*self.precisions}):
+            raise UserError(f"no experts at {value} bits: quantise them first with `lumoe moe quantize --bits {value}`")
+
+    def kernel(self, bits: int) -> str:
+        """Name of the arithmetic that experts at `bits` run on: dense, int4 or int8."""
+        if bits == FULL_BITS or self.dtype != torch.bfloat16:
+            return "dense"
+        if bits in self.quantized:
+            shape, folder = self.checkpoint.architecture, self.quantized[bits]
+            sizes = (shape.hidden_size, shape.intermediate_size)
+            fits = all(kernels.int4_supported(n, k, folder.group_size) for n, k in (sizes, sizes[::-1]))
+            return "int4" if folder.affine and bits <= 4 and fits else "dense"
+        return "int8"
+
+    def nbytes(self, bits: int) -> int:
+        """Bytes of memory that one expert at `bits` takes, the largest of them where alignment makes them differ."""
+        self.require([bits])
+        shape = self.checkpoint.architecture
+        count, kernel = shape.expert_parameters, self.kernel(bits)
+        if self._direct(bits):
+            return max(
+                self.record(layer, expert, bits).nbytes
+                for layer in range(shape.num_hidden_layers)
+                for expert in range(shape.num_local_experts)
+            )
+        hidden, wide = shape.hidden_size, shape.intermediate_size
+        if kernel == "int4":
+            group = self.quantized[bits].group_size
+            parts = [wide * hidden, 2 * wide * hidden // group * 4, hidden * wide // 2, hidden * wide // group * 4]
+        elif kernel == "int8":
+            parts = [2 * wide * hidden, 2 * wide * 2, hidden * wide, hidden * 2]
+        else:
+            parts = [count // 3 * self.dtype.itemsize] * 3
+        return aligned(sum(aligned(part, 64) for part in parts[:-1]) + parts[-1])
+
+    def record(self, layer: int, expert: int, bits: int) -> Record:
+        """Return where the expert lies on the slow tier, writing it there in its kernel's layout if need be."""
+        key = (layer, expert, bits)
+        if key not in self._records:
+            if self._direct(bits):
+                entries = [(name, self.checkpoint.entry(expert_name(layer, expert, name))) for name in MATRICES]
+                self._records[key] = span(self._files, [(n, e.path, e.offset, e.dtype, e.shape) for n, e in entries])
+            else:
+                self._records[key] = self._spill.write(list(self._tensors(layer, expert, bits).items()))
+        return self._records[key]
+
+    def build(self, layer: int, expert: int, bits: int, tensors: Mapping[str, torch.Tensor]) -> Expert:
+        """Return the expert whose record was read into `tensors`.
+
+        Raises:
+            UserError: its weights hold NaN (looked for the first time that they are read).
+        """
+        if self._direct(bits) and (layer, expert) not in self._checked:
+            for name in MATRICES:
+                full = expert_name(layer, expert, name)
+                check_finite(tensors[name], self.checkpoint.entry(full).path, full)
+            self._checked.add((layer, expert))
+        kernel = self.kernel(bits)
+        if kernel == "int4":
+            return Int4Expert(tensors, self.quantized[bits].group_size)
+        return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors)
+
+    def _direct(self, bits: int) -> bool:
+        stored = self.checkpoint.entry(expert_name(0, 0, "w1")).dtype
+        return bits == FULL_BITS and stored == self.dtype
+
+    def _tensors(self, layer: int, expert: int, bits: int) -> dict[str, torch.Tensor]:
+        kernel = self.kernel(bits)
+        if bits in self.quantized:
+            folder = self.quantized[bits]
+            if kernel == "int4":
+                w1, w2, w3 = (folder.matrix(layer, expert, name) for name in MATRICES)
+                return _packed(w1, w2, w3)
+            return {name: folder.dequantized(layer, expert, name).to(self.dtype) for name in MATRICES}
+        w1, w2, w3 = self.checkpoint.expert(layer, expert)
+        if bits == FULL_BITS:
+            return {name: weight.to(self.dtype) for name, weight in zip(MATRICES, (w1, w2, w3), strict=True)}
+        w13, w13_scales = kernels.int8_rows(torch.cat((w1, w3)))
+        codes, w2_scales = kernels.int8_rows(w2)
+        if kernel == "int8":
+            return {"w13": w13, "w13_scales": w13_scales, "w2": codes, "w2_scales": w2_scales}
+        first, third = (w13.to(self.dtype) * w13_scales.to(self.dtype).unsqueeze(1)).chunk(2)
+        return {"w1": first, "w2": codes.to(self.dtype) * w2_scales.to(self.dtype).unsqueeze(1), "w3": third}
+
+
+def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    w13, w13_scales = kernels.pack_int4(kernels.stack_rows(w1, w3))
+    packed, w2_scales = kernels.pack_int4(w2)
+    return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
+
+

@@ -1,0 +1,64 @@
+"""The Mixture-of-Experts block: a router that picks experts for each token, and the store that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from lumoe.moe.store import ExpertStore
+
+# Called with the layer and the chosen experts, int64 [tokens, k].
+Observer = Callable[[int, torch.Tensor], None]
+
+
+def route(hidden: torch.Tensor, gate: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each token's expert weights `[tokens, k]` (sum 1, hidden's type) and expert indices `[tokens, k]`.
+
+    The softmax runs over all experts in float32 before the top k are taken and renormalised (arXiv 2401.04088, eq. 1).
+    """
+    chances = F.softmax(F.linear(hidden, gate), dim=-1, dtype=torch.float32)
+    weights, chosen = chances.topk(top_k, dim=-1)
+    return (weights / weights.sum(dim=-1, keepdim=True)).to(hidden.dtype), chosen
+
+
+class MoELayer:
+    """One layer's router and experts."""
+
+    __slots__ = ("gate", "index", "observer", "store", "top_k")
+
+    def __init__(self, index: int, gate: torch.Tensor, top_k: int, store: ExpertStore) -> None:
+        self.index, self.gate, self.top_k, self.store = index, gate, top_k, store
+        self.observer: Observer | None = None
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map `[tokens, hidden]` to the weighted sum of each token's experts.
+
+        Sums run in the router's order whatever order the experts arrive in, so residency never changes a bit.
+        """
+        weights, chosen = route(hidden, self.gate, self.top_k)
+        if self.observer is not None:
+            self.observer(self.index, chosen)
+        if hidden.shape[0] == 1:
+            return self._one_token(hidden, weights, chosen.tolist()[0])
+        return self._grouped(hidden, weights, chosen)
+
+    def _one_token(self, hidden: torch.Tensor, weights: torch.Tensor, wanted: list[int]) -> torch.Tensor:
+        outputs = {index: expert(hidden) for index, expert in self.store.fetch(self.index, wanted)}
+        return weights @ torch.cat([outputs[index] for index in wanted])
+
+    def _grouped(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        tokens, k = chosen.shape
+        flat = chosen.flatten()
+        order = flat.argsort(stable=True)
+        ends = torch.bincount(flat).cumsum(0).tolist()
+        begins = [0, *ends[:-1]]
+        rows = hidden[order // k]
+        outputs = torch.empty_like(rows)
+        wanted = [index for index, (begin, end) in enumerate(zip(begins, ends, strict=True)) if end > begin]
+        for index, expert in self.store.fetch(self.index, wanted):
+            outputs[begins[index] : ends[index]] = expert(rows[begins[index] : ends[index]])
+        placed = torch.empty_like(outputs)
+        placed[order] = outputs
+        return (placed.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)

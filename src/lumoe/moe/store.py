@@ -1,0 +1,244 @@
+"""Which expert is where: the fast tier within a byte budget, the slow tier behind it, and the traffic between them.
+
+A miss is read on a thread of its own into a swap buffer while other experts compute. Every buffer, the swap buffers
+among them, counts against the budget from before it is allocated until after it is freed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Literal
+
+import numpy as np
+
+from lumoe.errors import UserError
+from lumoe.moe.experts import Expert, ExpertSource
+from lumoe.moe.plan import Plan
+from lumoe.moe.slow_tier import Buffer, fill
+
+Policy = Literal["static", "lru"]
+SWAP_BUFFERS = 2
+
+
+@dataclass
+class Counters:
+    """Traffic since the store was made: look-ups that found the expert resident or not, bytes read, time waited."""
+
+    hits: int = 0
+    misses: int = 0
+    bytes_moved: int = 0
+    wait_s: float = 0.0
+
+
+class ExpertStore:
+    """Hands out experts; knows their precision and tier."""
+
+    def __init__(
+        self,
+        source: ExpertSource,
+        plan: Plan,
+        budget_bytes: int | None = None,
+        policy: Policy = "static",
+        swap_buffers: int = SWAP_BUFFERS,
+    ) -> None:
+        """Load the plan's resident experts.
+
+        Args:
+            budget_bytes: what experts and swap buffers may take; by default just what the plan needs.
+            policy: `static` keeps the plan's residents; `lru` lets a missed expert take the place of the least recently
+                used one of its layer and precision.
+
+        Raises:
+            UserError: the plan does not fit the model or the budget.
+        """
+        self.source, self.policy, self.swap_buffers = source, policy, max(swap_buffers, 1)
+        self.counters = Counters()
+        layers, experts = plan.shape
+        self.plan = Plan.uniform(layers, experts, resident=False)
+        self.budget_bytes = 0
+        self.bytes_fast = 0
+        self._rows: list[list[Expert | None]] = [[None] * experts for _ in range(layers)]
+        self._held: dict[tuple[int, int], Buffer] = {}
+        self._swap: deque[Buffer] = deque()
+        self._used = [[0] * experts for _ in range(layers)]
+        self._tick = 0
+        self._bytes_lock = Lock()
+        self._place_lock = Lock()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lumoe-read")
+        self.switch(plan, budget_bytes)
+        while self.load_next():
+            pass
+
+    def bytes_needed(self, plan: Plan) -> int:
+        """Bytes that `plan`'s residents and the swap buffers for its other experts take."""
+        sizes = self._sizes(plan)
+        return int(sizes[plan.resident].sum()) + self.swap_buffers * int(sizes[~plan.resident].max(initial=0))
+
+    def switch(self, plan: Plan, budget_bytes: int | None = None) -> None:
+        """Make `plan` the one in force: give up what it does not keep; `load_next` then brings in what it adds.
+
+        From here on every expert has the plan's precision. Must not run during a forward pass.
+
+        Raises:
+            UserError: the plan does not fit the model or the budget; nothing has changed then.
+        """
+        if plan.shape != self.plan.shape:
+            raise UserError(f"plan: made for {plan.shape} layers and experts, the model has {self.plan.shape}")
+        self.source.require(np.unique(plan.bits).tolist())
+        needed = self.bytes_needed(plan)
+        if budget_bytes is not None and needed > budget_bytes:
+            raise UserError(
+                f"the plan takes {needed} bytes for experts and swap buffers, {needed - budget_bytes} more than the "
+                f"budget leaves ({budget_bytes})"
+            )
+        with self._place_lock:
+            for layer, expert in list(self._held):
+                same = plan.bits[layer, expert] == self.plan.bits[layer, expert]
+                if not (same and plan.resident[layer, expert]):
+                    self._rows[layer][expert] = None
+                    self._free(self._held.pop((layer, expert)))
+            while self._swap:
+                self._free(self._swap.popleft())
+            self.plan, self.budget_bytes = plan, needed if budget_bytes is None else budget_bytes
+            largest = int(self._sizes(plan)[~plan.resident].max(initial=0))
+            if largest:
+                self._swap.extend(self._allocate(largest) for _ in range(self.swap_buffers))
+            self._todo = deque(
+                (layer, expert)
+                for layer, expert in np.argwhere(plan.resident).tolist()
+                if (layer, expert) not in self._held
+            )
+
+    def load_next(self) -> bool:
+        """Bring one more of the plan's residents into the fast tier; return whether there was one left to bring.
+
+        May run beside forward passes: an expert is handed out only once it is whole.
+        """
+        with self._place_lock:
+            if not self._todo:
+                return False
+            plan, (layer, expert) = self.plan, self._todo.popleft()
+        buffer = self._allocate(self._size(plan, layer, expert))
+        loaded = self._read(layer, expert, buffer, plan)
+        with self._place_lock:
+            if plan is self.plan:
+                self._rows[layer][expert] = loaded
+                self._held[layer, expert] = buffer
+                return True
+        del loaded
+        self._free(buffer)  # another plan came meanwhile
+        return True
+
+    def resident(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+        """bool `[L, E]`: what is in the fast tier now."""
+        return np.array([[expert is not None for expert in row] for row in self._rows])
+
+    def fetch(self, layer: int, wanted: Sequence[int]) -> Iterator[tuple[int, Expert]]:
+        """Yield `(index, expert)` for each of `wanted` (distinct): residents first, then misses as they arrive.
+
+        An expert must not be kept after the next one is asked for.
+        """
+        row = self._rows[layer]
+        found = [(index, row[index]) for index in wanted]
+        missing = [index for index, expert in found if expert is None]
+        counters = self.counters
+        counters.hits += len(found) - len(missing)
+        if self.policy == "lru":
+            self._tick += 1
+            for index in wanted:
+                self._used[layer][index] = self._tick
+        if not missing:
+            yield from found  # type: ignore[misc]
+            return
+        counters.misses += len(missing)
+        yield from self._fetch_around(layer, wanted, missing, found)
+
+    def _fetch_around(
+        self, layer: int, wanted: Sequence[int], missing: list[int], found: list[tuple[int, Expert | None]]
+    ) -> Iterator[tuple[int, Expert]]:
+        waiting, reading = deque(missing), deque[tuple[int, Future[Expert], Buffer | None]]()
+
+        def start() -> None:
+            while waiting:
+                buffer = self._make_room(layer, waiting[0], wanted) if self.policy == "lru" else None
+                kept = buffer is not None
+                if buffer is None:
+                    if not self._swap:
+                        return
+                    buffer = self._swap.popleft()
+                index = waiting.popleft()
+                task = self._reader.submit(self._read, layer, index, buffer, self.plan)
+                reading.append((index, task, None if kept else buffer))
+                if kept:
+                    self._held[layer, index] = buffer
+
+        start()
+        expert: Expert | None
+        try:
+            for index, expert in found:
+                if expert is not None:
+                    yield index, expert
+            while reading:
+                began = time.perf_counter()
+                expert = reading[0][1].result()
+                self.counters.wait_s += time.perf_counter() - began
+                index, _, buffer = reading.popleft()
+                if buffer is None:
+                    self._rows[layer][index] = expert
+                yield index, expert
+                expert = None
+                if buffer is not None:
+                    self._swap.append(buffer)
+                start()
+        finally:
+            # After a fault the buffers come back once the reader is done with them.
+            for index, task, buffer in reading:
+                task.exception()
+                if buffer is not None:
+                    self._swap.append(buffer)
+                elif self._rows[layer][index] is None:
+                    self._free(self._held.pop((layer, index)))
+
+    def _make_room(self, layer: int, index: int, wanted: Sequence[int]) -> Buffer | None:
+        """Take the buffer of the least recently used expert of this layer and precision, if one can be spared."""
+        bits = self.plan.bits[layer]
+        with self._place_lock:
+            row, used = self._rows[layer], self._used[layer]
+            spare = [e for e, expert in enumerate(row) if expert is not None and e not in wanted]
+            spare = [e for e in spare if bits[e] == bits[index]]
+            if not spare:
+                return None
+            victim = min(spare, key=used.__getitem__)
+            row[victim] = None
+            return self._held.pop((layer, victim))
+
+    def _read(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
+        bits = int(plan.bits[layer, expert])
+        record = self.source.record(layer, expert, bits)
+        fill(buffer, record)
+        self.counters.bytes_moved += record.nbytes
+        return self.source.build(layer, expert, bits, buffer.tensors(record))
+
+    def _sizes(self, plan: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+        return plan.expert_bytes({bits: self.source.nbytes(bits) for bits in np.unique(plan.bits).tolist()})
+
+    def _size(self, plan: Plan, layer: int, expert: int) -> int:
+        return self.source.nbytes(int(plan.bits[layer, expert]))
+
+    def _allocate(self, nbytes: int) -> Buffer:
+        with self._bytes_lock:
+            if self.bytes_fast + nbytes > self.budget_bytes:
+                raise RuntimeError(f"{nbytes} bytes more would exceed the budget of {self.budget_bytes}")
+            self.bytes_fast += nbytes
+        return Buffer(nbytes)
+
+    def _free(self, buffer: Buffer) -> None:
+        nbytes = buffer.nbytes
+        del buffer
+        with self._bytes_lock:
+            self.bytes_fast -= nbytes
