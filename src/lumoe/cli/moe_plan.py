@@ -85,3 +85,96 @@ def anchors(
         bits,
     )
     write_csv(output, table)
+
+
+@app.command()
+def perplexity(
+    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    quantized: Annotated[Path, typer.Option(help="folder of its quantised experts")],
+    corpus: Annotated[Path, typer.Option(help="corpus folder; its test split is scored")],
+    output: Annotated[Path, typer.Option(help="table of each window's negative log-likelihood")],
+    count: Annotated[list[int], typer.Option(min=0, help="numbers of quantised experts")],
+    seed: Annotated[int, typer.Option(help="of the random order in which experts are quantised")] = 0,
+    window: Annotated[int, typer.Option(min=8, help="tokens per window")] = 256,
+    windows: Annotated[int, typer.Option(min=1, help="windows at most")] = 128,
+    threads: Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")] = 1,
+) -> None:
+    """Score a corpus with more and more experts quantised."""
+    import pandas as pd
+    import torch
+
+    from lumoe.files import write_csv
+    from lumoe.moe import quality
+    from lumoe.moe.corpora import read_text
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.perplexity import load_tokenizer, prefix_token, whole_windows
+    from lumoe.moe.plan import quantize_first, random_order
+    from lumoe.moe.quantized import QuantizedExperts
+    from lumoe.moe.shape import read_shape
+
+    torch.set_num_threads(threads)
+    shape, experts = read_shape(model).plan_shape, QuantizedExperts(quantized)
+    tokenizer = load_tokenizer(model)
+    tokens = tokenizer.encode(read_text(corpus, "test"), add_special_tokens=False, verbose=False)
+    pieces = whole_windows(tokens, prefix_token(tokenizer), window, windows)
+    order = random_order(*shape, seed)
+    plans = [quantize_first(order, number, shape, experts.bits) for number in sorted({0, *count})]
+    engine = Engine.load(model, quantized=quantized)
+    labels = {
+        "corpus": corpus.name,
+        "method": experts.method,
+        "bits": experts.bits,
+        "policy": "random",
+        "seed": seed,
+    }
+    scored = zip(quality.score_plans(engine, pieces, plans), plans, strict=True)
+    tables = [quality.window_table(scores, bits, **labels) for scores, bits in scored]
+    write_csv(output, pd.concat(tables, ignore_index=True), quality.WINDOW_COLUMNS)
+
+
+@app.command("perplexity-table")
+def perplexity_table(
+    windows: Annotated[list[Path], typer.Argument(help="tables of `lumoe moe perplexity`")],
+    output: Annotated[Path, typer.Option(help="table of perplexities and intervals")],
+    bootstrap: Annotated[int, typer.Option(min=100, help="resamples")] = 2000,
+    seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
+) -> None:
+    """Join scored windows into perplexities with paired bootstrap intervals."""
+    import pandas as pd
+
+    from lumoe.files import read_csv, write_csv
+    from lumoe.moe import quality
+
+    scored = pd.concat([read_csv(path, quality.WINDOW_COLUMNS) for path in windows], ignore_index=True)
+    write_csv(output, quality.summarise(scored, bootstrap, seed), quality.COLUMNS)
+
+
+@app.command("cross-check")
+def cross_check(
+    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    corpus: Annotated[list[Path], typer.Option(help="corpus folders; documents of their test splits are scored")],
+    output: Annotated[Path, typer.Option(help="table of both scorers' negative log-likelihoods")],
+    documents: Annotated[int, typer.Option(min=1, help="documents per corpus")] = 16,
+    window: Annotated[int, typer.Option(min=8, help="tokens per window")] = 256,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Score the same documents at 16 bits with the engine and with lm-eval."""
+    import pandas as pd
+    import torch
+    from transformers import MixtralForCausalLM
+
+    from lumoe.files import write_csv
+    from lumoe.moe import harness
+    from lumoe.moe.corpora import read_documents
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.perplexity import load_tokenizer
+
+    torch.set_num_threads(threads)
+    engine = Engine.load(model)
+    tokenizer = load_tokenizer(model)
+    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    tables = []
+    for folder in corpus:
+        texts = read_documents(folder, "test")[:documents]
+        tables.append(harness.compare(engine.logits, reference, tokenizer, texts, window).assign(corpus=folder.name))
+    write_csv(output, harness.per_corpus(pd.concat(tables, ignore_index=True)))

@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lumoe.errors import UserError
-from lumoe.moe.perplexity import Logits, rolling_windows, score
+from lumoe.moe.perplexity import Logits, prefix_token, rolling_windows, score
 
 TASK = "lumoe_documents"
 
@@ -64,14 +63,8 @@ def lm_eval_nll(model: Any, tokenizer: Any, documents: Sequence[str], length: in
 
 
 def compare(logits: Logits, model: Any, tokenizer: Any, documents: Sequence[str], length: int) -> pd.DataFrame:
-    """Return one row per document: its tokens and its negative log-likelihood by either scorer.
-
-    Raises:
-        UserError: the tokenizer has no token that can stand before a text.
-    """
-    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    if prefix is None:
-        raise UserError("the tokenizer has neither a beginning- nor an end-of-sequence token")
+    """Return one row per document: its tokens and its negative log-likelihood by either scorer."""
+    prefix = prefix_token(tokenizer)
     kept = [text for text in documents if tokenizer.encode(text, add_special_tokens=False)]
     theirs = lm_eval_nll(model, tokenizer, kept, length)
     rows = []
@@ -82,3 +75,24 @@ def compare(logits: Logits, model: Any, tokenizer: Any, documents: Sequence[str]
             {"document": number, "tokens": int(scores.tokens.sum()), "nll": scores.nll.sum(), "nll_lm_eval": nll}
         )
     return pd.DataFrame(rows)
+
+
+def per_corpus(documents: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per corpus: nats per token by either scorer and how far they are apart."""
+    table = documents.groupby("corpus", sort=False).agg(
+        documents=("document", "count"),
+        tokens=("tokens", "sum"),
+        nll=("nll", "sum"),
+        nll_lm_eval=("nll_lm_eval", "sum"),
+    )
+    return pd.DataFrame(
+        {
+            "corpus": table.index,
+            "documents": table["documents"].to_numpy(),
+            "tokens": table["tokens"].to_numpy(),
+            "nll_per_token": (table["nll"] / table["tokens"]).to_numpy(),
+            "nll_per_token_lm_eval": (table["nll_lm_eval"] / table["tokens"]).to_numpy(),
+            "relative_difference": (table["nll"] / table["nll_lm_eval"] - 1).to_numpy(),
+            "basis": "measured",
+        }
+    )

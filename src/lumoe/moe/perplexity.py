@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +43,32 @@ class Scores:
     def perplexity(self) -> float:
         """exp(Σ nll / Σ tokens)."""
         return float(np.exp(self.nll.sum() / self.tokens.sum()))
+
+
+def load_tokenizer(model: str | Path) -> Any:
+    """Return the tokenizer of a model folder.
+
+    Raises:
+        UserError: the folder holds none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, local_files_only=True)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{model}: no tokenizer in this folder ({str(error).splitlines()[0]})") from None
+
+
+def prefix_token(tokenizer: Any) -> int:
+    """Return the id that stands before a text: beginning of sequence, else end of sequence.
+
+    Raises:
+        UserError: the tokenizer has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise UserError("the tokenizer has neither a beginning- nor an end-of-sequence token")
 
 
 def rolling_windows(tokens: Sequence[int], prefix: int, length: int) -> list[Window]:

@@ -1,0 +1,158 @@
+"""Quality against precision: the perplexity of one model as more and more of its experts are quantised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from lumoe.errors import UserError
+from lumoe.moe.perplexity import Scores, Window, increase_interval, perplexity_interval, resample, score
+from lumoe.moe.plan import FULL_BITS, IntArray, Plan
+
+KEYS = ["corpus", "method", "bits", "policy", "seed", "quantized_experts"]
+WINDOW_COLUMNS = (*KEYS, "expert_bits", "window", "tokens", "nll")
+COLUMNS = (
+    *KEYS,
+    "perplexity",
+    "ci_low",
+    "ci_high",
+    "tokens",
+    "increase",
+    "increase_low",
+    "increase_high",
+    "expert_bits",
+    "basis",
+)
+
+
+class Replannable(Protocol):
+    """A model that changes the precision of its experts in place."""
+
+    def reconfigure(self, plan: Plan) -> object: ...
+
+    def logits(self, tokens: Tensor) -> Tensor: ...
+
+
+def score_plans(model: Replannable, windows: Sequence[Window], bits: Iterable[IntArray]) -> list[Scores]:
+    """Score the same windows under each precision `[L, E]` in turn, everything resident; the model is loaded once."""
+    results = []
+    for precision in bits:
+        model.reconfigure(Plan(precision, np.ones(precision.shape, dtype=bool)))
+        results.append(score(model.logits, windows))
+    return results
+
+
+def window_table(scores: Scores, precision: IntArray, **labels: object) -> pd.DataFrame:
+    """Return one row per window with what `precision` `[L, E]` amounts to: experts quantised, mean bits per expert."""
+    return pd.DataFrame(
+        {
+            **labels,
+            "quantized_experts": int((precision < FULL_BITS).sum()),
+            "expert_bits": float(precision.mean()),
+            "window": np.arange(len(scores.nll)),
+            "tokens": scores.tokens,
+            "nll": scores.nll,
+        }
+    )
+
+
+def summarise(windows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    """Return perplexities and their increases over no expert quantised, with paired bootstrap intervals.
+
+    Every corpus draws the same resamples of its windows for all of its rows, so that differences are paired.
+
+    Args:
+        windows: WINDOW_COLUMNS; for each corpus, method, policy and seed a count of 0 must be there to compare with.
+
+    Raises:
+        UserError: a run lacks its count of 0, or two runs of a corpus scored different windows.
+    """
+    rows = []
+    for corpus, part in windows.groupby("corpus", sort=False):
+        runs = {key: _in_order(run) for key, run in part.groupby(KEYS, sort=False)}
+        tokens = next(iter(runs.values()))["tokens"].to_numpy()
+        draws = resample(len(tokens), resamples, seed)
+        for key, run in runs.items():
+            labels = dict(zip(KEYS, key, strict=True))
+            baseline = runs.get((*key[:-1], 0))
+            if baseline is None:
+                raise UserError(
+                    f"corpus '{corpus}', policy {labels['policy']}, seed {labels['seed']}: add a count of 0"
+                )
+            if not np.array_equal(run["tokens"], tokens):
+                raise UserError(f"corpus '{corpus}': runs scored different windows; measure them again together")
+            nll, zero = run["nll"].to_numpy(), baseline["nll"].to_numpy()
+            low, high = perplexity_interval(nll, tokens, draws)
+            increase_low, increase_high = increase_interval(nll, zero, tokens, draws)
+            rows.append(
+                labels
+                | {
+                    "perplexity": np.exp(nll.sum() / tokens.sum()),
+                    "ci_low": low,
+                    "ci_high": high,
+                    "tokens": tokens.sum(),
+                    "increase": np.exp((nll.sum() - zero.sum()) / tokens.sum()) - 1,
+                    "increase_low": increase_low,
+                    "increase_high": increase_high,
+                    "expert_bits": run["expert_bits"].iloc[0],
+                    "basis": "measured",
+                }
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference: str = "random") -> pd.DataFrame:
+    """Return, for each corpus and count, a policy's mean increase over that of `reference`, with its interval.
+
+    Means are over seeds. The ratio is resampled with the same windows for both policies (paired).
+    """
+    rows = []
+    for corpus, part in windows.groupby("corpus", sort=False):
+        count = int(part["window"].max()) + 1
+        draws = np.vstack([np.ones((1, count), dtype=np.int64), resample(count, resamples, seed)])
+        tokens = draws @ part.groupby("window")["tokens"].first().to_numpy()
+        increases = {
+            (policy, quantized): _mean_increase(part, str(policy), quantized, draws, tokens)
+            for policy, quantized in part[["policy", "quantized_experts"]].drop_duplicates().itertuples(index=False)
+            if quantized
+        }
+        for (policy, quantized), increase in increases.items():
+            base = increases.get((reference, quantized))
+            if policy == reference or base is None:
+                continue
+            ratio = increase / base
+            low, high = np.nanquantile(ratio[1:], [0.025, 0.975])
+            rows.append(
+                {
+                    "corpus": corpus,
+                    "policy": policy,
+                    "quantized_experts": quantized,
+                    "increase": increase[0],
+                    f"increase_{reference}": base[0],
+                    "ratio": ratio[0],
+                    "ratio_low": low,
+                    "ratio_high": high,
+                    "basis": "measured",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _mean_increase(part: pd.DataFrame, policy: str, quantized: int, draws: ArrayLike, tokens: ArrayLike) -> np.ndarray:
+    mine = part[part["policy"] == policy]
+    pairs = []
+    for _, run in mine.groupby(["method", "bits", "seed"], sort=False):
+        nll = [run[run["quantized_experts"] == count].sort_values("window")["nll"] for count in (quantized, 0)]
+        if len(nll[0]) and len(nll[1]):
+            difference = np.asarray(draws) @ (nll[0].to_numpy() - nll[1].to_numpy())
+            pairs.append(np.expm1(difference / np.asarray(tokens)))
+    return np.asarray(np.mean(pairs, axis=0))
+
+
+def _in_order(run: pd.DataFrame) -> pd.DataFrame:
+    return run.sort_values("window").reset_index(drop=True)
