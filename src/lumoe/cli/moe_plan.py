@@ -107,16 +107,15 @@ def perplexity(
     from lumoe.moe import quality
     from lumoe.moe.corpora import read_text
     from lumoe.moe.engine import Engine
-    from lumoe.moe.perplexity import load_tokenizer, prefix_token, whole_windows
+    from lumoe.moe.perplexity import tokenize, whole_windows
     from lumoe.moe.plan import quantize_first, random_order
     from lumoe.moe.quantized import QuantizedExperts
     from lumoe.moe.shape import read_shape
 
     torch.set_num_threads(threads)
     shape, experts = read_shape(model).plan_shape, QuantizedExperts(quantized)
-    tokenizer = load_tokenizer(model)
-    tokens = tokenizer.encode(read_text(corpus, "test"), add_special_tokens=False, verbose=False)
-    pieces = whole_windows(tokens, prefix_token(tokenizer), window, windows)
+    tokens, prefix = tokenize(model, read_text(corpus, "test"))
+    pieces = whole_windows(tokens, prefix, window, windows)
     order = random_order(*shape, seed)
     plans = [quantize_first(order, number, shape, experts.bits) for number in sorted({0, *count})]
     engine = Engine.load(model, quantized=quantized)

@@ -59,6 +59,17 @@ def load_tokenizer(model: str | Path) -> Any:
         raise UserError(f"{model}: no tokenizer in this folder ({str(error).splitlines()[0]})") from None
 
 
+def tokenize(model: str | Path, text: str) -> tuple[list[int], int]:
+    """Return `text` as token ids without special tokens, and the id that stands before a text.
+
+    Raises:
+        UserError: the model folder holds no tokenizer, or one without a beginning- or end-of-sequence token.
+    """
+    tokenizer = load_tokenizer(model)
+    # A text longer than the model's context is what is wanted here: no warning.
+    return tokenizer.encode(text, add_special_tokens=False, verbose=False), prefix_token(tokenizer)
+
+
 def prefix_token(tokenizer: Any) -> int:
     """Return the id that stands before a text: beginning of sequence, else end of sequence.
 
