@@ -1,0 +1,83 @@
+"""`lumoe model`: train a small Mixtral, check and describe a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _model() -> None:
+    """Train and describe Mixtral-architecture models."""
+
+
+@app.command()
+def train(
+    corpus: list[Path] = typer.Option(help="corpus folders; their train splits are trained on"),
+    output: Path = typer.Option(help="model folder to write"),
+    vocabulary: int = typer.Option(4096, min=300),
+    hidden: int = typer.Option(128, min=8),
+    intermediate: int = typer.Option(448, min=8),
+    layers: int = typer.Option(4, min=1),
+    heads: int = typer.Option(4, min=1),
+    key_value_heads: int = typer.Option(2, min=1),
+    experts: int = typer.Option(8, min=2),
+    sequence: int = typer.Option(256, min=8, help="tokens per training sequence"),
+    batch: int = typer.Option(16, min=1, help="sequences per step"),
+    steps: int = typer.Option(2600, min=1),
+    learning_rate: float = typer.Option(2e-3, min=0.0),
+    warmup: int = typer.Option(100, min=0, help="steps of rising learning rate"),
+    decay: float = typer.Option(0.4, min=0.0, max=1.0, help="share of the steps in which the rate falls to zero"),
+    weight_decay: float = typer.Option(0.1, min=0.0),
+    balance: float = typer.Option(0.01, min=0.0, help="weight of the load-balancing loss"),
+    seed: int = typer.Option(0, min=0),
+    threads: int = typer.Option(1, min=1),
+    checkpoint: Path | None = typer.Option(None, help="state of training: a killed run resumes from it"),
+) -> None:
+    """Train a model on corpora; print losses as it goes and the held-out perplexities at the end."""
+    import sys
+
+    import torch
+
+    from lumoe.errors import UserError
+    from lumoe.moe.model_training import train_model
+    from lumoe.moe.train import Progress, TrainingSettings
+
+    if hidden % heads or heads % key_value_heads:
+        raise UserError(
+            f"heads {heads}, key-value heads {key_value_heads}: hidden ({hidden}) must be a multiple of heads, "
+            "and heads of key-value heads"
+        )
+    torch.set_num_threads(threads)
+
+    def report(progress: Progress) -> None:
+        if progress.step % 50 == 0:
+            print(f"step {progress.step}: loss {progress.loss:.3f}, balance {progress.balance:.3f}", file=sys.stderr)
+
+    settings = TrainingSettings(
+        vocabulary=vocabulary,
+        hidden=hidden,
+        intermediate=intermediate,
+        layers=layers,
+        heads=heads,
+        key_value_heads=key_value_heads,
+        experts=experts,
+        sequence=sequence,
+        batch=batch,
+        steps=steps,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        decay=decay,
+        weight_decay=weight_decay,
+        balance=balance,
+        seed=seed,
+    )
+    record = train_model(
+        {folder.name: folder for folder in corpus}, output, settings, checkpoint=checkpoint, report=report
+    )
+    for name, row in record["held_out"].items():
+        typer.echo(f"{name}: perplexity {row['perplexity']:.2f}, trigram {row['trigram_perplexity']:.2f}")
+    typer.echo(f"least expert share: {record['least_expert_share']:.2f} of the fair share")
