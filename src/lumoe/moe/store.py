@@ -18,7 +18,7 @@ import numpy as np
 
 from lumoe.errors import UserError
 from lumoe.moe.experts import Expert, ExpertSource
-from lumoe.moe.plan import Plan
+from lumoe.moe.plan import IntArray, Plan
 from lumoe.moe.slow_tier import Buffer, fill
 
 Policy = Literal["static", "lru"]
@@ -66,6 +66,8 @@ class ExpertStore:
         self._held: dict[tuple[int, int], Buffer] = {}
         self._swap: deque[Buffer] = deque()
         self._used = [[0] * experts for _ in range(layers)]
+        self._hits = [[0] * experts for _ in range(layers)]
+        self._misses = [[0] * experts for _ in range(layers)]
         self._tick = 0
         self._bytes_lock = Lock()
         self._place_lock = Lock()
@@ -138,6 +140,10 @@ class ExpertStore:
         """bool `[L, E]`: what is in the fast tier now."""
         return np.array([[expert is not None for expert in row] for row in self._rows])
 
+    def uses(self) -> tuple[IntArray, IntArray]:
+        """Look-ups of each expert that found it resident and that did not: int `[L, E]` each."""
+        return np.array(self._hits), np.array(self._misses)
+
     def fetch(self, layer: int, wanted: Sequence[int]) -> Iterator[tuple[int, Expert]]:
         """Yield `(index, expert)` for each of `wanted` (distinct): residents first, then misses as they arrive.
 
@@ -148,6 +154,12 @@ class ExpertStore:
         missing = [index for index, expert in found if expert is None]
         counters = self.counters
         counters.hits += len(found) - len(missing)
+        hits, misses = self._hits[layer], self._misses[layer]
+        for index, expert in found:
+            if expert is None:
+                misses[index] += 1
+            else:
+                hits[index] += 1
         if self.policy == "lru":
             self._tick += 1
             for index in wanted:
