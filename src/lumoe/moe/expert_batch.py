@@ -32,13 +32,7 @@ def batched_forward(block: MixtralSparseMoeBlock, hidden_states: Tensor) -> tupl
     expert_of_row, order = chosen.flatten().sort(stable=True)
     rows = tokens[order // block.top_k]
     counts = torch.bincount(expert_of_row, minlength=block.num_experts).tolist()
-    outputs = [
-        functional.linear(
-            functional.silu(functional.linear(part, expert.w1.weight)) * functional.linear(part, expert.w3.weight),
-            expert.w2.weight,
-        )
-        for expert, part in zip(block.experts, rows.split(counts), strict=True)
-    ]
+    outputs = [expert(part) for expert, part in zip(block.experts, rows.split(counts), strict=True)]
     by_choice = torch.cat(outputs)[order.argsort()].view(-1, block.top_k, hidden)
     return (by_choice * weights.unsqueeze(-1)).sum(dim=1).view(batch, sequence, hidden), logits
 

@@ -35,7 +35,7 @@ def train_model(
 ) -> dict[str, Any]:
     """Train a model on the train splits of `corpora` and write its folder; return what `training.json` holds.
 
-    The folder is in Hugging Face format (bfloat16); `training.json`, `loss.csv` and `manifest.json` lie beside the weights.
+    The folder is in Hugging Face format (bfloat16), with `training.json`, `loss.csv` and `manifest.json`.
 
     Raises:
         UserError: a corpus is missing, or there is too little text to train on.
