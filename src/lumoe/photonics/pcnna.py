@@ -1,0 +1,186 @@
+"""PCNNA in closed form: rings, time, energy and area of each convolution, as the paper has them and with what it omits.
+
+Mehrabian et al., "PCNNA: A Photonic Convolutional Neural Network Accelerator", IEEE SOCC 2018, arXiv 1807.08792.
+DRAM → SRAM → input DACs → modulators → one microring bank per kernel → balanced photodiodes → ADCs → SRAM → DRAM.
+Layers run one after another; every kernel sees one location per optical clock.
+
+Arrays: a layer quantity is [L, 1], a design quantity [P] or a scalar, a result [L, P].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from lumoe.errors import UserError
+from lumoe.photonics.shapes import Array, ConvolutionShapes
+
+Number = float | Array
+Values = Mapping[str, Number]
+# What runs at the same time in a layer: the slowest bounds it. What must happen before: it adds.
+STREAMS = ("optical_core", "input_dacs", "adcs", "sram", "dram")
+PREPARATIONS = ("weight_dacs", "settling")
+BOUNDS = ("weight_dacs", "settling", "adcs", "sram", "dram")
+
+
+@dataclass(frozen=True)
+class Design:
+    """What an architect chooses, beside the device parameters; each may be an array [P].
+
+    Attributes:
+        batch: images that share one programming of the weights.
+        channels: wavelengths on one waveguide; infinite as in the paper, where every kernel input has its own.
+        in_time: 0: groups of wavelengths stand side by side on banks of their own; 1: they follow in time on one bank.
+        adcs: number of ADCs; infinite is one for each kernel.
+        bounds: which of `BOUNDS` count; none of them does in the paper.
+    """
+
+    batch: Number = 1.0
+    channels: Number = np.inf
+    in_time: Number = 0.0
+    adcs: Number = np.inf
+    bounds: frozenset[str] = field(default_factory=frozenset)
+
+    def check(self) -> Design:
+        """Return the design if its counts are possible.
+
+        Raises:
+            UserError: a count below one.
+        """
+        for name in ("batch", "channels", "adcs"):
+            if not np.all(np.asarray(getattr(self, name)) >= 1):
+                raise UserError(f"{name} is {np.min(getattr(self, name)):g}, but must be at least 1")
+        return self
+
+    def with_bounds(self, *bounds: str) -> Design:
+        """Return the same design with these bounds."""
+        return replace(self, bounds=frozenset(bounds))
+
+
+def check_values(values: Values) -> None:
+    """Raise unless every count and rate is positive.
+
+    Raises:
+        UserError: the message names the parameter.
+    """
+    for name in ("clock", "input_dacs", "weight_dacs", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width"):
+        if not np.all(np.asarray(values[name]) > 0):
+            raise UserError(f"{name} is {np.min(values[name]):g}, but must be positive")
+
+
+def rings(shapes: ConvolutionShapes, *, filtered: bool = True) -> Array:
+    """Return the rings of each layer, [L, 1]: K·N_kernel, or N_input·K·N_kernel if every input meets every weight."""
+    return shapes.weights if filtered else shapes.inputs * shapes.weights
+
+
+def new_inputs(shapes: ConvolutionShapes) -> Array:
+    """Return the inputs that are new at each location, n_c·m·s (never more than the kernel holds), [L, 1]."""
+    return shapes.in_channels * shapes.kernel_height * np.minimum(shapes.stride, shapes.kernel_width)
+
+
+def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Return into how many groups of at most `channels` wavelengths a kernel is split, [L, P]."""
+    # 1 for an infinite number of channels: a tiny positive quotient rounds up.
+    return np.ceil(shapes.kernel_inputs / np.minimum(np.asarray(design.channels, dtype=float), 1e12))
+
+
+def passes(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Return how many times a layer's locations are swept, [L, P]."""
+    return np.where(np.asarray(design.in_time) > 0, wavelength_groups(shapes, design), 1.0)
+
+
+def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str, Array]:
+    """Return the time per image that each resource would need alone, in seconds, [L, P] each.
+
+    All resources are given; `design.bounds` says which of them `total_time` counts.
+    """
+    sweeps = passes(shapes, design)
+    batch = np.asarray(design.batch, dtype=float)
+    byte = np.asarray(values["data_bits"]) / 8
+    converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
+    partial_sums = shapes.outputs * (2 * sweeps - 1)
+    cache_bytes = (shapes.locations * new_inputs(shapes) * sweeps + partial_sums) * byte
+    cache_rate = np.asarray(values["sram_width"]) / 8 / np.asarray(values["sram_access"])
+    weight_time = shapes.weights / (np.asarray(values["weight_dacs"]) * np.asarray(values["dac_rate"]))
+    weight_load = shapes.weights * byte / np.asarray(values["dram_bandwidth"])
+    times = {
+        "optical_core": shapes.locations * sweeps / np.asarray(values["clock"]),
+        "input_dacs": (
+            shapes.locations * sweeps * new_inputs(shapes)
+            / (np.asarray(values["input_dacs"]) * np.asarray(values["dac_rate"]))
+        ),
+        "adcs": shapes.outputs * sweeps / (converters * np.asarray(values["adc_rate"])),
+        "sram": cache_bytes / cache_rate,
+        "dram": (shapes.inputs + shapes.outputs) * byte / np.asarray(values["dram_bandwidth"]),
+        # Weights come from DRAM while the DACs write them; without the DRAM bound they wait in a cache of any size.
+        "weight_dacs": np.maximum(weight_time, weight_load if "dram" in design.bounds else 0.0) / batch,
+        "settling": sweeps * np.asarray(values["thermo_optic_settling"]) / batch,
+    }  # fmt: skip
+    width = np.broadcast_shapes(*(time.shape for time in times.values()))
+    return {name: np.broadcast_to(time, width) for name, time in times.items()}
+
+
+def total_time(times: Mapping[str, Array], design: Design) -> tuple[Array, npt.NDArray[np.str_]]:
+    """Return the time per image [L, P] in seconds and the name of the resource that takes most of it, [L, P]."""
+    counted = {"optical_core", "input_dacs", *design.bounds}
+    streams = [name for name in STREAMS if name in counted]
+    before = [name for name in PREPARATIONS if name in counted]
+    total = np.max([times[name] for name in streams], axis=0)
+    for name in before:
+        total = total + times[name]
+    names = np.array([*streams, *before])
+    return total, names[np.argmax([times[name] for name in names], axis=0)]
+
+
+def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s: Array) -> dict[str, Array]:
+    """Return the energy per image of each component in joules, [L, P] each.
+
+    Args:
+        duration_s: how long rings, lasers and amplifiers are on for one image, [L, P].
+    """
+    sweeps, groups = passes(shapes, design), wavelength_groups(shapes, design)
+    batch = np.asarray(design.batch, dtype=float)
+    bits = np.asarray(values["data_bits"])
+    conversions = shapes.locations * new_inputs(shapes) * sweeps
+    samples = shapes.outputs * sweeps
+    parallel = np.where(np.asarray(design.in_time) > 0, 1.0, groups)
+    held = shapes.weights / np.where(np.asarray(design.in_time) > 0, groups, 1.0)
+    moved = shapes.inputs + shapes.outputs + shapes.weights / batch
+    return {
+        "laser": held * values["laser_channel_power"] * duration_s,
+        "rings": held * values["ring_power"] * duration_s,
+        "input_dacs": conversions * values["dac_energy"] * np.ones_like(duration_s),
+        "weight_dacs": shapes.weights / batch * values["dac_energy"] * np.ones_like(duration_s),
+        "modulators": conversions * values["modulator_energy"] * np.ones_like(duration_s),
+        "amplifiers": shapes.kernels * parallel * values["tia_power"] * duration_s,
+        "adcs": samples * np.asarray(values["adc_power"]) / values["adc_rate"] * np.ones_like(duration_s),
+        "sram": (conversions + samples) * bits * values["sram_energy"] * np.ones_like(duration_s),
+        "dram": moved * bits * values["dram_energy"] * np.ones_like(duration_s),
+    }
+
+
+def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str, Array]:
+    """Return the area of each component that a layer needs, in m², [L, P] each.
+
+    The accelerator itself needs the largest of its layers, component by component.
+    """
+    groups = wavelength_groups(shapes, design)
+    parallel = np.where(np.asarray(design.in_time) > 0, 1.0, groups)
+    held = shapes.weights / np.where(np.asarray(design.in_time) > 0, groups, 1.0)
+    inputs = shapes.taps * shapes.in_channels
+    colours = np.minimum(np.asarray(design.channels, dtype=float), inputs)
+    converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
+    parts = {
+        "rings": held * np.asarray(values["ring_pitch"]) ** 2,
+        "modulators": inputs * np.asarray(values["modulator_area"]),
+        "lasers": colours * np.asarray(values["laser_area"]),
+        "dacs": (np.asarray(values["input_dacs"]) + values["weight_dacs"]) * values["dac_area"],
+        "amplifiers": shapes.kernels * parallel * np.asarray(values["tia_area"]),
+        "adcs": converters * np.asarray(values["adc_area"]),
+        "sram": np.asarray(values["sram_area"], dtype=float),
+    }
+    width = np.broadcast_shapes(*(np.shape(part) for part in parts.values()))
+    return {name: np.broadcast_to(part, width) for name, part in parts.items()}

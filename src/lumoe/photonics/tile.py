@@ -1,0 +1,97 @@
+"""Winograd tiles F(m×m, r×r): their exact transforms, and what they save and cost.
+
+Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A (Lavin and Gray, CVPR 2016); the Cook-Toom matrices come from wincnn. Strides are
+handled by splitting a convolution into s² unit-stride ones (polyphase), which act as more input channels.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import wincnn
+from sympy import Matrix, Rational
+
+from lumoe.errors import UserError
+from lumoe.photonics.shapes import Array, ConvolutionShapes
+
+DIRECT = 1
+# One of the points is infinity; these are the others, in the order in which larger tiles take them.
+POINTS = (Rational(0), Rational(1), Rational(-1), Rational(2), Rational(-2), Rational(1, 2), Rational(-1, 2))
+LARGEST_POINTS = len(POINTS) + 1
+
+
+def tile_points(m: int, r: int) -> int:
+    """Return n = m + r − 1, the points of F(m, r) along one side.
+
+    Raises:
+        UserError: the tile is impossible: m below one, or more points than are known to be usable.
+    """
+    if m < 1 or r < 1:
+        raise UserError(f"tile {m} for kernel side {r}: both must be at least 1")
+    n = m + r - 1
+    if m > DIRECT and r > 1 and n > LARGEST_POINTS:
+        largest = LARGEST_POINTS - r + 1
+        advice = f"the largest is {largest}" if largest > 1 else "use 1, no Winograd"
+        raise UserError(
+            f"tile {m} is impossible for kernel side {r}: it needs {n} points of {LARGEST_POINTS}; {advice}"
+        )
+    return n
+
+
+@lru_cache(maxsize=64)
+def transforms(m: int, r: int) -> tuple[Matrix, Matrix, Matrix]:
+    """Return the exact A^T [m, n], G [n, r] and B^T [n, n] of F(m, r)."""
+    n = tile_points(m, r)
+    a_t, g, b_t, _ = wincnn.cookToomFilter(POINTS[: n - 1], m, r)
+    return a_t, g, b_t
+
+
+@lru_cache(maxsize=64)
+def additions(m: int, r: int) -> tuple[int, int]:
+    """Return the additions of one tile's input transform Bᵀ d B and of its inverse transform Aᵀ M A."""
+    if m == DIRECT or r == 1:
+        return 0, 0
+    a_t, _, b_t = transforms(m, r)
+    n = m + r - 1
+
+    def per_vector(matrix: Matrix) -> int:
+        return sum(max(sum(1 for x in matrix.row(i) if x != 0) - 1, 0) for i in range(matrix.rows))
+
+    return per_vector(b_t) * 2 * n, per_vector(a_t) * (n + m)
+
+
+def phase_kernel(shapes: ConvolutionShapes) -> Array:
+    """Return the kernel side r that a tile sees after the polyphase split, ⌈m/s⌉, [L, 1]."""
+    side = np.maximum(shapes.kernel_height, shapes.kernel_width)
+    return np.ceil(side / shapes.stride)
+
+
+def phases(shapes: ConvolutionShapes) -> Array:
+    """Return into how many unit-stride convolutions a layer splits: s², or 1 where the kernel skips pixels, [L, 1]."""
+    side = np.maximum(shapes.kernel_height, shapes.kernel_width)
+    return np.minimum(shapes.stride, side) ** 2
+
+
+def effective_tile(shapes: ConvolutionShapes, tile: Array) -> Array:
+    """Return the tile that each layer uses, [L, P]: `tile`, but 1 for kernels of side 1, where nothing is saved."""
+    return np.where(phase_kernel(shapes) > 1, tile, DIRECT)
+
+
+def check_tiles(shapes: ConvolutionShapes, tiles: list[int]) -> None:
+    """Raise if a tile is impossible for one of the layers.
+
+    Raises:
+        UserError: the message names the layer.
+    """
+    for name, r in zip(shapes.names, phase_kernel(shapes)[:, 0], strict=True):
+        for tile in tiles:
+            try:
+                tile_points(tile, int(r))
+            except UserError as error:
+                raise UserError(f"layer {name}: {error}") from None
+
+
+def saving(m: int, r: int) -> float:
+    """Return how many times fewer multiplications F(m×m, r×r) needs than direct convolution, m²r²/n²."""
+    return (m * r / tile_points(m, r)) ** 2
