@@ -23,6 +23,7 @@ from lumoe.moe.perplexity import (
     score,
     whole_windows,
 )
+from lumoe.moe.plan import Plan, quantize_first
 
 
 @given(
@@ -99,10 +100,14 @@ def test_a_constant_shift_has_an_interval_of_no_width(shift):
     assert [low, high] == pytest.approx([np.expm1(shift)] * 2, abs=1e-9)
 
 
-def windows_of(policy: str, seed: int, count: int, nll: list[float], corpus: str = "text") -> pd.DataFrame:
-    bits = np.where(np.arange(8) < count, 4, 16).reshape(2, 4)
+def plan_of(count: int) -> Plan:
+    return Plan(quantize_first(np.arange(8), count, (2, 4)), np.ones((2, 4), dtype=bool))
+
+
+def windows_of(policy: str, seed: int, count: int, nll: list[float]) -> pd.DataFrame:
+    labels = {"corpus": "text", "method": "rtn", "bits": 4, "policy": policy, "seed": seed, "equivalent_experts": count}
     scores = Scores(np.array(nll), np.full(len(nll), 10))
-    return quality.window_table(scores, bits, corpus=corpus, method="rtn", bits=4, policy=policy, seed=seed)
+    return quality.window_table(scores, plan_of(count), {4: 1, 16: 4}, **labels)
 
 
 def test_the_table_holds_increases_over_the_same_run_without_quantisation():
@@ -112,7 +117,7 @@ def test_the_table_holds_increases_over_the_same_run_without_quantisation():
     assert table.loc[4, "perplexity"] == pytest.approx(np.exp(63 / 30))
     assert table.loc[4, ["increase", "increase_low", "increase_high"]].tolist() == pytest.approx([np.expm1(0.1)] * 3)
     assert table.loc[0, "increase"] == 0
-    assert table.loc[4, "expert_bits"] == 10
+    assert table.loc[4, "expert_bytes"] == 4 * 1 + 4 * 4
 
 
 def test_a_run_without_a_baseline_is_named():
@@ -145,8 +150,8 @@ class Recorder:
     def __init__(self) -> None:
         self.plans: list[int] = []
 
-    def reconfigure(self, plan: object) -> None:
-        self.plans.append(plan.quantized_experts)  # type: ignore[attr-defined]
+    def reconfigure(self, plan: Plan) -> None:
+        self.plans.append(plan.quantized_experts)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         confidence = 5.0 - self.plans[-1] / 4
@@ -156,8 +161,7 @@ class Recorder:
 def test_one_model_is_replanned_for_every_precision():
     model = Recorder()
     windows = rolling_windows([1, 2, 3, 4, 5, 6], 0, 3)
-    bits = [np.where(np.arange(8) < count, 4, 16).reshape(2, 4) for count in (0, 4, 8)]
-    scores = quality.score_plans(model, windows, bits)
+    scores = quality.score_plans(model, windows, [plan_of(count) for count in (0, 4, 8)])
     assert model.plans == [0, 4, 8]
     assert np.diff([s.perplexity for s in scores]).min() > 0
 

@@ -15,6 +15,9 @@ BitsOption = Annotated[int, typer.Option(help="bits per weight of a quantised ex
 GroupOption = Annotated[int, typer.Option(help="weights that share a scale")]
 BufferOption = Annotated[int, typer.Option(min=0, help="swap buffer, in 16-bit experts")]
 PromptOption = Annotated[int, typer.Option(help="tokens in")]
+WindowOption = Annotated[int, typer.Option(min=8, help="tokens per window")]
+ActivationsOption = Annotated[str, typer.Option(help="float32, or bfloat16 for the kernels that serve")]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")]
 NewOption = Annotated[int, typer.Option(help="tokens out")]
 
 
@@ -94,41 +97,86 @@ def perplexity(
     corpus: Annotated[Path, typer.Option(help="corpus folder; its test split is scored")],
     output: Annotated[Path, typer.Option(help="table of each window's negative log-likelihood")],
     count: Annotated[list[int], typer.Option(min=0, help="numbers of quantised experts")],
+    policy: Annotated[str, typer.Option(help="which experts: random, sensitivity or mixed (precisions)")] = "random",
     seed: Annotated[int, typer.Option(help="of the random order in which experts are quantised")] = 0,
-    window: Annotated[int, typer.Option(min=8, help="tokens per window")] = 256,
-    windows: Annotated[int, typer.Option(min=1, help="windows at most")] = 128,
-    threads: Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")] = 1,
+    sensitivity: Annotated[Path | None, typer.Option(help="table of `lumoe moe sensitivity`")] = None,
+    window: WindowOption = 256,
+    windows: Annotated[int, typer.Option(min=1, help="windows at most")] = 64,
+    activations: ActivationsOption = "float32",
+    threads: ThreadsOption = 1,
 ) -> None:
     """Score a corpus with more and more experts quantised."""
     import pandas as pd
     import torch
 
-    from lumoe.files import write_csv
+    from lumoe.files import read_csv, write_csv
     from lumoe.moe import quality
     from lumoe.moe.corpora import read_text
     from lumoe.moe.engine import Engine
     from lumoe.moe.perplexity import tokenize, whole_windows
-    from lumoe.moe.plan import quantize_first, random_order
+    from lumoe.moe.policy import plans_of
     from lumoe.moe.quantized import QuantizedExperts
+    from lumoe.moe.sensitivity import COLUMNS
     from lumoe.moe.shape import read_shape
 
     torch.set_num_threads(threads)
-    shape, experts = read_shape(model).plan_shape, QuantizedExperts(quantized)
+    shape, experts = read_shape(model), QuantizedExperts(quantized)
     tokens, prefix = tokenize(model, read_text(corpus, "test"))
     pieces = whole_windows(tokens, prefix, window, windows)
-    order = random_order(*shape, seed)
-    plans = [quantize_first(order, number, shape, experts.bits) for number in sorted({0, *count})]
-    engine = Engine.load(model, quantized=quantized)
-    labels = {
-        "corpus": corpus.name,
-        "method": experts.method,
-        "bits": experts.bits,
-        "policy": "random",
-        "seed": seed,
-    }
-    scored = zip(quality.score_plans(engine, pieces, plans), plans, strict=True)
-    tables = [quality.window_table(scores, bits, **labels) for scores, bits in scored]
+    costs = read_csv(sensitivity, COLUMNS) if sensitivity else None
+    memory = shape.memory([4, 8, experts.bits], experts.group_size)
+    counts = sorted({0, *count})
+    plans = plans_of(policy, shape.plan_shape, counts, experts.bits, memory.expert, seed, costs)
+    engine = Engine.load(model, quantized=quantized, dtype=getattr(torch, activations))
+    tables = [
+        quality.window_table(
+            scores,
+            plan,
+            memory.expert,
+            corpus=corpus.name,
+            method=experts.method,
+            bits=experts.bits,
+            policy=policy,
+            seed=seed,
+            equivalent_experts=number,
+            activations=activations,
+        )
+        for scores, plan, number in zip(quality.score_plans(engine, pieces, plans), plans, counts, strict=True)
+    ]
     write_csv(output, pd.concat(tables, ignore_index=True), quality.WINDOW_COLUMNS)
+
+
+@app.command()
+def sensitivity(
+    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    quantized: Annotated[Path, typer.Option(help="folder of its quantised experts")],
+    corpus: Annotated[list[Path], typer.Option(help="corpus folders; their validation splits are used")],
+    output: Annotated[Path, typer.Option(help="table of every expert's divergence")],
+    bits: Annotated[list[int] | None, typer.Option(help="precisions; those of the folder and 8 by default")] = None,
+    window: WindowOption = 256,
+    windows: Annotated[int, typer.Option(min=1, help="windows per corpus")] = 4,
+    activations: ActivationsOption = "float32",
+    threads: ThreadsOption = 1,
+) -> None:
+    """Measure what quantising each expert alone does to the model's predictions."""
+    import torch
+
+    from lumoe.files import write_csv
+    from lumoe.moe.corpora import read_text
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.perplexity import tokenize, whole_windows
+    from lumoe.moe.quantized import QuantizedExperts
+    from lumoe.moe.sensitivity import COLUMNS, measure_costs
+    from lumoe.moe.shape import read_shape
+
+    torch.set_num_threads(threads)
+    pieces = []
+    for folder in corpus:
+        tokens, prefix = tokenize(model, read_text(folder, "validation"))
+        pieces += whole_windows(tokens, prefix, window, windows)
+    engine = Engine.load(model, quantized=quantized, dtype=getattr(torch, activations))
+    precisions = bits or sorted({QuantizedExperts(quantized).bits, 8})
+    write_csv(output, measure_costs(engine, pieces, read_shape(model).plan_shape, precisions), COLUMNS)
 
 
 @app.command("perplexity-table")
@@ -137,6 +185,7 @@ def perplexity_table(
     output: Annotated[Path, typer.Option(help="table of perplexities and intervals")],
     bootstrap: Annotated[int, typer.Option(min=100, help="resamples")] = 2000,
     seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
+    comparison: Annotated[Path | None, typer.Option(help="table of policies held against random choice")] = None,
 ) -> None:
     """Join scored windows into perplexities with paired bootstrap intervals."""
     import pandas as pd
@@ -146,6 +195,8 @@ def perplexity_table(
 
     scored = pd.concat([read_csv(path, quality.WINDOW_COLUMNS) for path in windows], ignore_index=True)
     write_csv(output, quality.summarise(scored, bootstrap, seed), quality.COLUMNS)
+    if comparison:
+        write_csv(comparison, quality.compare_policies(scored, bootstrap, seed))
 
 
 @app.command("cross-check")
@@ -154,8 +205,8 @@ def cross_check(
     corpus: Annotated[list[Path], typer.Option(help="corpus folders; documents of their test splits are scored")],
     output: Annotated[Path, typer.Option(help="table of both scorers' negative log-likelihoods")],
     documents: Annotated[int, typer.Option(min=1, help="documents per corpus")] = 16,
-    window: Annotated[int, typer.Option(min=8, help="tokens per window")] = 256,
-    threads: Annotated[int, typer.Option(min=1)] = 1,
+    window: WindowOption = 256,
+    threads: ThreadsOption = 1,
 ) -> None:
     """Score the same documents at 16 bits with the engine and with lm-eval."""
     import pandas as pd
@@ -169,9 +220,10 @@ def cross_check(
     from lumoe.moe.perplexity import load_tokenizer
 
     torch.set_num_threads(threads)
-    engine = Engine.load(model)
+    # Both in float32: bfloat16's rounding is larger than what is being checked.
+    engine = Engine.load(model, dtype=torch.float32)
     tokenizer = load_tokenizer(model)
-    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
     tables = []
     for folder in corpus:
         texts = read_documents(folder, "test")[:documents]

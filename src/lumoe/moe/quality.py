@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from lumoe.errors import UserError
 from lumoe.moe.perplexity import Scores, Window, increase_interval, perplexity_interval, resample, score
-from lumoe.moe.plan import FULL_BITS, IntArray, Plan
+from lumoe.moe.plan import Plan
 
-KEYS = ["corpus", "method", "bits", "policy", "seed", "quantized_experts"]
-WINDOW_COLUMNS = (*KEYS, "expert_bits", "window", "tokens", "nll")
+# `equivalent_experts`: the experts take as many bytes as with so many of them at `bits` and the others at 16.
+KEYS = ["corpus", "method", "bits", "policy", "seed", "equivalent_experts"]
+WINDOW_COLUMNS = (*KEYS, "quantized_experts", "expert_bytes", "window", "tokens", "nll")
 COLUMNS = (
     *KEYS,
+    "quantized_experts",
     "perplexity",
     "ci_low",
     "ci_high",
@@ -25,7 +27,7 @@ COLUMNS = (
     "increase",
     "increase_low",
     "increase_high",
-    "expert_bits",
+    "expert_bytes",
     "basis",
 )
 
@@ -38,22 +40,22 @@ class Replannable(Protocol):
     def logits(self, tokens: Tensor) -> Tensor: ...
 
 
-def score_plans(model: Replannable, windows: Sequence[Window], bits: Iterable[IntArray]) -> list[Scores]:
-    """Score the same windows under each precision `[L, E]` in turn, everything resident; the model is loaded once."""
+def score_plans(model: Replannable, windows: Sequence[Window], plans: Iterable[Plan]) -> list[Scores]:
+    """Score the same windows under each plan in turn; the model is loaded once."""
     results = []
-    for precision in bits:
-        model.reconfigure(Plan(precision, np.ones(precision.shape, dtype=bool)))
+    for plan in plans:
+        model.reconfigure(plan)
         results.append(score(model.logits, windows))
     return results
 
 
-def window_table(scores: Scores, precision: IntArray, **labels: object) -> pd.DataFrame:
-    """Return one row per window with what `precision` `[L, E]` amounts to: experts quantised, mean bits per expert."""
+def window_table(scores: Scores, plan: Plan, bytes_of: Mapping[int, int], **labels: object) -> pd.DataFrame:
+    """Return one row per window, with `labels` and what the plan's experts amount to."""
     return pd.DataFrame(
         {
             **labels,
-            "quantized_experts": int((precision < FULL_BITS).sum()),
-            "expert_bits": float(precision.mean()),
+            "quantized_experts": plan.quantized_experts,
+            "expert_bytes": int(plan.expert_bytes(bytes_of).sum()),
             "window": np.arange(len(scores.nll)),
             "tokens": scores.tokens,
             "nll": scores.nll,
@@ -92,6 +94,7 @@ def summarise(windows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
             rows.append(
                 labels
                 | {
+                    "quantized_experts": run["quantized_experts"].iloc[0],
                     "perplexity": np.exp(nll.sum() / tokens.sum()),
                     "ci_low": low,
                     "ci_high": high,
@@ -99,7 +102,7 @@ def summarise(windows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
                     "increase": np.exp((nll.sum() - zero.sum()) / tokens.sum()) - 1,
                     "increase_low": increase_low,
                     "increase_high": increase_high,
-                    "expert_bits": run["expert_bits"].iloc[0],
+                    "expert_bytes": run["expert_bytes"].iloc[0],
                     "basis": "measured",
                 }
             )
@@ -107,7 +110,7 @@ def summarise(windows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
 
 
 def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference: str = "random") -> pd.DataFrame:
-    """Return, for each corpus and count, a policy's mean increase over that of `reference`, with its interval.
+    """Return each policy's mean increase over that of `reference` at the same bytes, with its interval.
 
     Means are over seeds. The ratio is resampled with the same windows for both policies (paired).
     """
@@ -118,7 +121,7 @@ def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference
         tokens = draws @ part.groupby("window")["tokens"].first().to_numpy()
         increases = {
             (policy, quantized): _mean_increase(part, str(policy), quantized, draws, tokens)
-            for policy, quantized in part[["policy", "quantized_experts"]].drop_duplicates().itertuples(index=False)
+            for policy, quantized in part[["policy", "equivalent_experts"]].drop_duplicates().itertuples(index=False)
             if quantized
         }
         for (policy, quantized), increase in increases.items():
@@ -131,7 +134,7 @@ def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference
                 {
                     "corpus": corpus,
                     "policy": policy,
-                    "quantized_experts": quantized,
+                    "equivalent_experts": quantized,
                     "increase": increase[0],
                     f"increase_{reference}": base[0],
                     "ratio": ratio[0],
@@ -147,7 +150,7 @@ def _mean_increase(part: pd.DataFrame, policy: str, quantized: int, draws: Array
     mine = part[part["policy"] == policy]
     pairs = []
     for _, run in mine.groupby(["method", "bits", "seed"], sort=False):
-        nll = [run[run["quantized_experts"] == count].sort_values("window")["nll"] for count in (quantized, 0)]
+        nll = [run[run["equivalent_experts"] == count].sort_values("window")["nll"] for count in (quantized, 0)]
         if len(nll[0]) and len(nll[1]):
             difference = np.asarray(draws) @ (nll[0].to_numpy() - nll[1].to_numpy())
             pairs.append(np.expm1(difference / np.asarray(tokens)))
