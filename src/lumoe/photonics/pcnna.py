@@ -84,7 +84,8 @@ def new_inputs(shapes: ConvolutionShapes) -> Array:
 def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
     """Return into how many groups of at most `channels` wavelengths a kernel is split, [L, P]."""
     # 1 for an infinite number of channels: a tiny positive quotient rounds up.
-    return np.ceil(shapes.kernel_inputs / np.minimum(np.asarray(design.channels, dtype=float), 1e12))
+    groups: Array = np.ceil(shapes.kernel_inputs / np.minimum(np.asarray(design.channels, dtype=float), 1e12))
+    return groups
 
 
 def passes(shapes: ConvolutionShapes, design: Design) -> Array:

@@ -48,8 +48,8 @@ def layer_table(network: Network, values: pcnna.Values, design: pcnna.Design) ->
             "baseline_s": baseline["processing_s"].to_numpy(),
             "baseline_total_s": baseline["total_s"].to_numpy(),
             "baseline_energy_j": baseline["energy_j"].to_numpy(),
-            "energy_j": sum(joules.values())[:, 0],
-            "area_mm2": sum(square_metres.values())[:, 0] * 1e6,
+            "energy_j": np.sum(list(joules.values()), axis=0)[:, 0],
+            "area_mm2": np.sum(list(square_metres.values()), axis=0)[:, 0] * 1e6,
         }
     )
     for short, column in {
