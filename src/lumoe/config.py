@@ -75,7 +75,7 @@ class Quantization(Section):
     method: Literal["gptq", "rtn"] = "gptq"
     bits: Literal[4] = 4
     group_size: Literal[32, 64, 128, 256] = 64
-    calibration_tokens: int = Field(default=32768, ge=128)
+    calibration_tokens: int = Field(default=32768, ge=128, description="from the train splits, in equal parts")
 
 
 class Placement(Section):
@@ -113,11 +113,20 @@ class Placement(Section):
 class Perplexity(Section):
     """How the quality of a configuration is measured."""
 
-    counts: list[int] = Field(default=[0, 4, 8, 12, 16, 20, 24, 28, 32], description="numbers of quantised experts")
+    counts: list[int] = Field(default=[0, 8, 16, 24, 32], description="numbers of quantised experts")
     seeds: list[int] = Field(default=[0, 1, 2], description="which experts: one random order per seed")
+    policies: list[Literal["sensitivity", "mixed"]] = Field(
+        default=["sensitivity", "mixed"], description="what else than a random choice is tried"
+    )
     window: int = Field(default=256, ge=8, description="tokens per window; windows are disjoint, the tail is dropped")
-    windows: int = Field(default=128, ge=1, description="windows per corpus")
+    windows: int = Field(default=64, ge=1, description="windows per corpus, of its test split")
+    sensitivity_windows: int = Field(default=2, ge=1, description="windows per corpus, of its validation split")
+    activations: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="float32 isolates what quantising does; bfloat16 runs the kernels that serve"
+    )
+    served_windows: int = Field(default=16, ge=1, description="windows per corpus that the serving kernels score too")
     bootstrap: int = Field(default=2000, ge=100, description="resamples for the paired interval")
+    cross_check_documents: int = Field(default=8, ge=1, description="documents per corpus that lm-eval scores too")
 
 
 class Throughput(Section):
@@ -128,6 +137,7 @@ class Throughput(Section):
     prompt_tokens: int = Field(default=16, ge=1)
     new_tokens: int = Field(default=16, ge=1)
     repeats: int = Field(default=5, ge=1)
+    threads: int = Field(default=1, ge=1, description="threads of timed runs; one core is left to the slow tier's reads")
 
 
 class Photonics(Section):
@@ -136,7 +146,11 @@ class Photonics(Section):
     pcnna_network: str = "alexnet-ungrouped"
     winograd_network: str = "vgg16"
     device_sets: list[str] = Field(default=["conservative", "moderate", "aggressive"])
-    tiles: list[int] = Field(default=[2, 4], description="m of F(m x m, 3 x 3)")
+    tiles: list[int] = Field(
+        default=[1, 2, 4, 6], description="m of F(m x m, 3 x 3); 1 is direct convolution, no Winograd"
+    )
+    batch: int = Field(default=1, ge=1, description="images that share one programming of the weights")
+    samples: int = Field(default=512, ge=16, description="base samples of the Sobol sequence over assumed parameters")
 
 
 class Settings(Section):

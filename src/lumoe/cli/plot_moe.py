@@ -53,7 +53,7 @@ def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_perplexity
 
-    columns = ["corpus", "policy", "seed", "quantized_experts", "increase", "increase_low", "increase_high"]
+    columns = ["corpus", "policy", "seed", "equivalent_experts", "increase", "increase_low", "increase_high"]
     draw_perplexity(read_csv(table, columns), output)
 
 

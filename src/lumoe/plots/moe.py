@@ -93,7 +93,7 @@ def draw_pareto(pareto: pd.DataFrame, output: str | Path) -> None:
 
 
 def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
-    """Relative perplexity increase against the number of quantised experts, one panel per corpus, with intervals.
+    """Relative perplexity increase against quantised experts (or the same bytes), one panel per corpus, with intervals.
 
     A point is one choice of experts (seed) with its paired bootstrap interval; the line joins the means over seeds.
     """
@@ -101,11 +101,11 @@ def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
     corpora = list(dict.fromkeys(perplexity["corpus"]))
     policies = list(dict.fromkeys(perplexity["policy"]))
     figure, panels = plt.subplots(1, len(corpora), figsize=(PAGE_WIDTH_IN, 2.5), sharey=True, squeeze=False)
-    span = perplexity["quantized_experts"].max()
+    span = perplexity["equivalent_experts"].max()
     for axes, corpus in zip(panels[0], corpora, strict=True):
         for number, policy in enumerate(policies):
             part = perplexity[(perplexity["corpus"] == corpus) & (perplexity["policy"] == policy)]
-            mean = part.groupby("quantized_experts")["increase"].mean()
+            mean = part.groupby("equivalent_experts")["increase"].mean()
             axes.plot(mean.index, mean, color=OKABE_ITO[number], label=policy)
             seeds = sorted(part["seed"].unique())
             for seed in seeds:
@@ -116,16 +116,16 @@ def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
                 )
                 errors = np.abs(rows[["increase_low", "increase_high"]].to_numpy().T - rows["increase"].to_numpy())
                 axes.errorbar(
-                    rows["quantized_experts"] + shift, rows["increase"], yerr=errors, fmt=MARKERS[number],
+                    rows["equivalent_experts"] + shift, rows["increase"], yerr=errors, fmt=MARKERS[number],
                     markersize=3, linewidth=0.9, color=OKABE_ITO[number], alpha=0.75,
                 )  # fmt: skip
         axes.axhline(0, color="0.4", linewidth=0.7)
-        axes.set(title=corpus, xlabel="4-bit experts", ylabel="perplexity increase")
+        axes.set(title=corpus, xlabel="4-bit experts (or the same bytes)", ylabel="perplexity increase")
         axes.label_outer()
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[0][0].legend(title="which experts", loc="upper left")
     _note(figure, "measured; 95 % paired bootstrap over windows, one point per choice of experts")
-    columns = ["corpus", "policy", "seed", "quantized_experts", "increase", "increase_low", "increase_high"]
+    columns = ["corpus", "policy", "seed", "equivalent_experts", "increase", "increase_low", "increase_high"]
     save(figure, output, perplexity[columns])
 
 
