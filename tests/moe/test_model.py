@@ -29,11 +29,17 @@ def test_float32_logits_equal_transformers(model_f32: Path, ids: torch.Tensor) -
     assert (engine.logits(ids) - reference(model_f32, ids, torch.float32)).abs().max() <= 1e-4
 
 
-def test_bfloat16_argmax_agrees_with_transformers(model_bf16: Path) -> None:
+def test_bfloat16_argmax_agrees_with_transformers(tmp_path: Path) -> None:
+    model_bf16 = make_model(tmp_path, torch.bfloat16, initializer_range=0.05)
     ids = torch.randint(0, 96, (16, 64), generator=torch.Generator().manual_seed(2))
-    engine = Engine.load(model_bf16)
-    ours, theirs = engine.logits(ids).argmax(-1), reference(model_bf16, ids, torch.bfloat16).argmax(-1)
-    assert (ours == theirs).float().mean() >= 0.99
+    theirs, exact = (reference(model_bf16, ids, dtype).float() for dtype in (torch.bfloat16, torch.float32))
+    # Random weights leave many near ties; where rounding decides, transformers disagrees with itself.
+    noise = (theirs - exact).square().mean().sqrt()
+    best = exact.topk(2).values
+    decided = best[..., 0] - best[..., 1] > 4 * noise
+    assert decided.float().mean() > 0.5
+    agree = Engine.load(model_bf16).logits(ids).argmax(-1) == theirs.argmax(-1)
+    assert agree[decided].float().mean() >= 0.99
 
 
 def test_sliding_window_equals_transformers(tmp_path: Path, ids: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from lumoe.moe.checkpoint import Architecture
 
@@ -94,7 +94,7 @@ class Attention:
         """Map `[sequences, tokens, hidden]` to the same shape, appending keys and values to the cache."""
         count, tokens, _ = hidden.shape
         heads, shared = self.heads, self.key_value_heads
-        mixed = F.linear(hidden, self.projection).view(count, tokens, heads + 2 * shared, self.width)
+        mixed = functional.linear(hidden, self.projection).view(count, tokens, heads + 2 * shared, self.width)
         turned = mixed[:, :, : heads + shared]
         turned = turned * window.cosine + turned.roll(self.width // 2, dims=-1) * window.sine
         keys, values = self._remember(
@@ -104,14 +104,14 @@ class Attention:
         if tokens == 1:
             # The heads that share a key take the place of tokens: nothing is repeated.
             query = query.reshape(count, shared, heads // shared, self.width)
-            found = F.scaled_dot_product_attention(query, keys, values, attn_mask=window.mask)
+            found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=window.mask)
             found = found.reshape(count, 1, heads * self.width)
         else:
-            found = F.scaled_dot_product_attention(
+            found = functional.scaled_dot_product_attention(
                 query, keys, values, attn_mask=window.mask, is_causal=window.causal, enable_gqa=True
             )
             found = found.transpose(1, 2).reshape(count, tokens, heads * self.width)
-        return F.linear(found, self.output)
+        return functional.linear(found, self.output)
 
     def _remember(
         self, cache: KVCache, window: Window, keys: torch.Tensor, values: torch.Tensor

@@ -88,7 +88,7 @@ class Checkpoint:
         raw = torch.empty(entry.nbytes, dtype=torch.uint8)
         with entry.path.open("rb", buffering=0) as file:
             file.seek(entry.offset)
-            view, got = memoryview(raw.numpy()), 0
+            view, got = memoryview(raw.numpy().data), 0
             while got < entry.nbytes and (step := file.readinto(view[got:])):
                 got += step
             # What was read is held once: in the tensor, not in the page cache as well.
@@ -109,7 +109,7 @@ class Checkpoint:
             entry = self.entry(name)
             if entry.shape != shape:
                 raise UserError(
-                    f"{entry.path}: the tensor '{name}' has shape {list(entry.shape)}, config.json asks for {list(shape)}"
+                    f"{entry.path}: the tensor '{name}' has shape {list(entry.shape)}, config.json says {list(shape)}"
                 )
 
 

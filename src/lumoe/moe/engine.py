@@ -57,7 +57,7 @@ class Engine:
                 by default what the plan needs.
             dtype: type of the activations; float32 is for reference runs and expands quantised weights.
             policy: what happens to a missed expert after use, see `ExpertStore`.
-            spill: folder for a nameless file of experts in their kernel's layout; beside the quantised experts by default.
+            spill: folder for a nameless file of experts in their kernel's layout; by default where the experts are.
 
         Raises:
             UserError: a file is missing or damaged, or the plan does not fit the model or the budget.
@@ -73,7 +73,7 @@ class Engine:
             left = budget_bytes - decoder.nbytes
             if left < 0:
                 raise UserError(
-                    f"a budget of {budget_bytes} bytes does not even hold the {decoder.nbytes} bytes outside the experts"
+                    f"a budget of {budget_bytes} bytes does not hold the {decoder.nbytes} bytes outside the experts"
                 )
         return cls(decoder, ExpertStore(source, plan, left, policy, swap_buffers))
 
@@ -114,7 +114,7 @@ class Engine:
             return self.decoder.forward(tokens, cache, slots, last_only)
 
     def logits(self, ids: Tokens) -> torch.Tensor:
-        """Return logits `[sequences, tokens, vocabulary]` of equally long sequences, or `[tokens, vocabulary]` of one."""
+        """Return logits `[sequences, tokens, vocabulary]` of sequences as long, or `[tokens, vocabulary]` of one."""
         tokens, single = self._tokens(ids)
         result = self.step(tokens, self.cache(*tokens.shape), last_only=False)
         return result[0] if single else result

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.moe import kernels
@@ -35,7 +36,10 @@ class DenseExpert:
         self.w1, self.w2, self.w3 = tensors["w1"], tensors["w2"], tensors["w3"]
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return F.linear(F.silu(F.linear(hidden, self.w1), inplace=True).mul_(F.linear(hidden, self.w3)), self.w2)
+        return functional.linear(
+            functional.silu(functional.linear(hidden, self.w1), inplace=True).mul_(functional.linear(hidden, self.w3)),
+            self.w2,
+        )
 
 
 class Int4Expert:
@@ -50,7 +54,7 @@ class Int4Expert:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = kernels.int4_matmul(hidden, self.w13, self.group_size, self.w13_scales).chunk(2, dim=-1)
-        return kernels.int4_matmul(F.silu(gate).mul_(up), self.w2, self.group_size, self.w2_scales)
+        return kernels.int4_matmul(functional.silu(gate).mul_(up), self.w2, self.group_size, self.w2_scales)
 
 
 class Int8Expert:
@@ -64,7 +68,7 @@ class Int8Expert:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = kernels.int8_matmul(hidden, self.w13, self.w13_scales).chunk(2, dim=-1)
-        return kernels.int8_matmul(F.silu(gate).mul_(up), self.w2, self.w2_scales)
+        return kernels.int8_matmul(functional.silu(gate).mul_(up), self.w2, self.w2_scales)
 
 
 class ExpertSource:
@@ -86,6 +90,8 @@ class ExpertSource:
         self._files: dict[Path, DirectFile] = {}
         self._records: dict[tuple[int, int, int], Record] = {}
         self._checked: set[tuple[int, int]] = set()
+        # Misses and a change of plan ask on threads of their own; the spill file and its list have one writer.
+        self._record_lock = Lock()
 
     @property
     def precisions(self) -> tuple[int, ...]:
@@ -132,13 +138,16 @@ class ExpertSource:
     def record(self, layer: int, expert: int, bits: int) -> Record:
         """Return where the expert lies on the slow tier, writing it there in its kernel's layout if need be."""
         key = (layer, expert, bits)
-        if key not in self._records:
-            if self._direct(bits):
-                entries = [(name, self.checkpoint.entry(expert_name(layer, expert, name))) for name in MATRICES]
-                self._records[key] = span(self._files, [(n, e.path, e.offset, e.dtype, e.shape) for n, e in entries])
-            else:
-                self._records[key] = self._spill.write(list(self._tensors(layer, expert, bits).items()))
-        return self._records[key]
+        with self._record_lock:
+            if key not in self._records:
+                if self._direct(bits):
+                    entries = [(name, self.checkpoint.entry(expert_name(layer, expert, name))) for name in MATRICES]
+                    self._records[key] = span(
+                        self._files, [(n, e.path, e.offset, e.dtype, e.shape) for n, e in entries]
+                    )
+                else:
+                    self._records[key] = self._spill.write(list(self._tensors(layer, expert, bits).items()))
+            return self._records[key]
 
     def build(self, layer: int, expert: int, bits: int, tensors: Mapping[str, torch.Tensor]) -> Expert:
         """Return the expert whose record was read into `tensors`.
@@ -168,11 +177,11 @@ class ExpertSource:
                 w1, w2, w3 = (folder.matrix(layer, expert, name) for name in MATRICES)
                 return _packed(w1, w2, w3)
             return {name: folder.dequantized(layer, expert, name).to(self.dtype) for name in MATRICES}
-        w1, w2, w3 = self.checkpoint.expert(layer, expert)
+        full = self.checkpoint.expert(layer, expert)
         if bits == FULL_BITS:
-            return {name: weight.to(self.dtype) for name, weight in zip(MATRICES, (w1, w2, w3), strict=True)}
-        w13, w13_scales = kernels.int8_rows(torch.cat((w1, w3)))
-        codes, w2_scales = kernels.int8_rows(w2)
+            return {name: weight.to(self.dtype) for name, weight in zip(MATRICES, full, strict=True)}
+        w13, w13_scales = kernels.int8_rows(torch.cat((full[0], full[2])))
+        codes, w2_scales = kernels.int8_rows(full[1])
         if kernel == "int8":
             return {"w13": w13, "w13_scales": w13_scales, "w2": codes, "w2_scales": w2_scales}
         first, third = (w13.to(self.dtype) * w13_scales.to(self.dtype).unsqueeze(1)).chunk(2)
@@ -183,5 +192,3 @@ def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, t
     w13, w13_scales = kernels.pack_int4(kernels.stack_rows(w1, w3))
     packed, w2_scales = kernels.pack_int4(w2)
     return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
-
-

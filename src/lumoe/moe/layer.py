@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from lumoe.moe.store import ExpertStore
 
@@ -18,7 +18,7 @@ def route(hidden: torch.Tensor, gate: torch.Tensor, top_k: int) -> tuple[torch.T
 
     The softmax runs over all experts in float32 before the top k are taken and renormalised (arXiv 2401.04088, eq. 1).
     """
-    chances = F.softmax(F.linear(hidden, gate), dim=-1, dtype=torch.float32)
+    chances = functional.softmax(functional.linear(hidden, gate), dim=-1, dtype=torch.float32)
     weights, chosen = chances.topk(top_k, dim=-1)
     return (weights / weights.sum(dim=-1, keepdim=True)).to(hidden.dtype), chosen
 

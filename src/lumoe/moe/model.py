@@ -8,7 +8,7 @@ tie to one version of transformers. Tests hold it to transformers' logits.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 from lumoe.moe.attention import Attention, KVCache, Rotary, Window
 from lumoe.moe.checkpoint import Checkpoint
@@ -74,7 +74,7 @@ class Decoder:
         """
         a = self.architecture
         window = Window(cache, slots, tokens.shape[1], self._rotary, a.sliding_window)
-        hidden = F.embedding(tokens, self.embedding)
+        hidden = functional.embedding(tokens, self.embedding)
         for (before, attention, between, _), experts in zip(self.layers, self._experts, strict=True):
             hidden = hidden + attention(rms_norm(hidden, before, a.rms_norm_eps), cache, window)
             normed = rms_norm(hidden, between, a.rms_norm_eps)
@@ -83,9 +83,9 @@ class Decoder:
             cache.lengths[slot] += tokens.shape[1]
         if last_only:
             hidden = hidden[:, -1:]
-        return F.linear(rms_norm(hidden, self.norm, a.rms_norm_eps), self.head)
+        return functional.linear(rms_norm(hidden, self.norm, a.rms_norm_eps), self.head)
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Divide by the root mean square over the last axis (in float32) and scale by `weight`."""
-    return F.rms_norm(hidden, weight.shape, weight, epsilon)
+    return functional.rms_norm(hidden, weight.shape, weight, epsilon)

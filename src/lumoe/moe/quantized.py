@@ -23,10 +23,12 @@ def expert_path(folder: Path, layer: int, expert: int) -> Path:
     return folder / f"layer-{layer:02d}-expert-{expert:02d}.safetensors"
 
 
-def save_expert(folder: Path, layer: int, expert: int, tensors: Mapping[str, torch.Tensor]) -> None:
+def save_expert(
+    folder: Path, layer: int, expert: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> None:
     """Write one expert's tensors, whole or not at all."""
     with atomic_path(expert_path(folder, layer, expert)) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, dict(metadata))
 
 
 def affine_tensors(name: str, matrix: AffineMatrix) -> dict[str, torch.Tensor]:
@@ -35,7 +37,9 @@ def affine_tensors(name: str, matrix: AffineMatrix) -> dict[str, torch.Tensor]:
     return {f"{name}.codes": codes, f"{name}.scales": matrix.scales, f"{name}.zeros": matrix.zeros}
 
 
-def codebook_tensors(name: str, codes: torch.Tensor, scales: torch.Tensor, values: torch.Tensor) -> dict[str, torch.Tensor]:
+def codebook_tensors(
+    name: str, codes: torch.Tensor, scales: torch.Tensor, values: torch.Tensor
+) -> dict[str, torch.Tensor]:
     """Return the tensors of a matrix whose 4-bit codes are looked up in `values [16]` and scaled group by group."""
     return {f"{name}.codes": pack_nibbles(codes), f"{name}.scales": scales, f"{name}.values": values}
 

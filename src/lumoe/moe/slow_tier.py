@@ -142,7 +142,9 @@ class Spill:
             while done < len(view):
                 done += os.pwrite(self._file.fileno(), view[done:], offset + done)
         except OSError as error:
-            raise UserError(f"{self._path}: no room to spill experts ({error.strerror}); choose another folder") from None
+            raise UserError(
+                f"{self._path}: no room to spill experts ({error.strerror}); choose another folder"
+            ) from None
 
 
 def aligned(size: int, to: int = BLOCK) -> int:
@@ -150,7 +152,9 @@ def aligned(size: int, to: int = BLOCK) -> int:
     return -(-size // to) * to
 
 
-def span(files: dict[Path, DirectFile], tensors: Sequence[tuple[str, Path, int, torch.dtype, tuple[int, ...]]]) -> Record:
+def span(
+    files: dict[Path, DirectFile], tensors: Sequence[tuple[str, Path, int, torch.dtype, tuple[int, ...]]]
+) -> Record:
     """Return the record of tensors that lie in files as (name, path, offset, dtype, shape).
 
     Neighbours are joined into one read. Offsets in a buffer keep the file's position within a block, as aligned reads

@@ -1,0 +1,171 @@
+"""`lumoe moe`: quantise, measure this machine, time and run a model under a byte budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lumoe.cli import moe_plan
+
+app = typer.Typer(no_args_is_help=True)
+app.registered_commands += moe_plan.app.registered_commands
+
+ModelOption = Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint")]
+CorpusOption = Annotated[list[Path], typer.Option(help="corpus folder; repeat for several")]
+QuantizedOption = Annotated[list[Path] | None, typer.Option(help="folder of quantised experts; repeat for several")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")]
+DtypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")]
+
+
+@app.command()
+def quantize(
+    model: ModelOption,
+    corpus: CorpusOption,
+    output: Annotated[Path, typer.Option(help="folder that gets one file per expert and a manifest")],
+    method: Annotated[Literal["gptq", "rtn", "nf4"], typer.Option()] = "gptq",
+    bits: Annotated[int, typer.Option(help="2, 3, 4 or 8")] = 4,
+    group_size: Annotated[int, typer.Option(min=2, help="weights that share a scale")] = 64,
+    tokens: Annotated[int, typer.Option(min=128, help="calibration tokens, from the train splits")] = 32768,
+    sequence: Annotated[int, typer.Option(min=16, help="tokens per calibration sequence")] = 256,
+    least_tokens: Annotated[int, typer.Option(min=1, help="experts that see fewer are rounded to nearest")] = 128,
+    seed: int = 0,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Quantise all experts one by one; run again after an interruption, it goes on where it stopped."""
+    import logging
+
+    from lumoe.moe.calibration import calibration_tokens
+    from lumoe.moe.checkpoint import Checkpoint
+    from lumoe.moe.quantize import Recipe, quantize
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    _use_threads(threads)
+    recipe = Recipe(method, bits, group_size, least_tokens)
+    checkpoint = Checkpoint(model)
+    ids = calibration_tokens(model, corpus, tokens, sequence, seed)
+    table = quantize(checkpoint, ids, output, recipe, progress=lambda line: typer.echo(line, err=True))
+    rounded = table[table["method"] != method]
+    typer.echo(
+        f"{len(table)} experts at {bits} bits in {output}: mean output error {table['relative_error'].mean():.4f}, "
+        f"{len(rounded)} rounded to nearest for want of calibration tokens"
+    )
+
+
+@app.command()
+def calibrate(
+    model: ModelOption,
+    output: Annotated[Path, typer.Option(help="the profile, JSON")],
+    quantized: QuantizedOption = None,
+    bits: Annotated[
+        list[int] | None, typer.Option(help="precisions to time; 16 and the quantised ones by default")
+    ] = None,
+    name: Annotated[str, typer.Option(help="name of the profile")] = "this-machine",
+    seconds: Annotated[float, typer.Option(min=0.01, help="least time spent on each number")] = 0.3,
+    dtype: DtypeOption = "bfloat16",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Measure this machine's profile: experts, slow tier, and everything outside the experts."""
+    import torch
+
+    from lumoe.files import write_json
+    from lumoe.moe.checkpoint import read_architecture
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.plan import FULL_BITS, Plan
+    from lumoe.moe.profile import measure_hardware
+    from lumoe.moe.quantized import QuantizedExperts
+
+    _use_threads(threads)
+    plan = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
+    engine = Engine.load(model, quantized, plan, dtype=getattr(torch, dtype))
+    wanted = bits or [FULL_BITS, *(QuantizedExperts(folder).bits for folder in quantized or [])]
+    write_json(output, measure_hardware(engine, sorted({*wanted}), name, seconds).model_dump(mode="json"))
+
+
+@app.command()
+def throughput(
+    model: ModelOption,
+    quantized: Annotated[Path, typer.Option(help="folder of quantised experts")],
+    hardware: Annotated[str, typer.Option(help="profile of this machine, made by `lumoe moe calibrate`")],
+    corpus: CorpusOption,
+    output: Annotated[Path, typer.Option(help="the table")],
+    count: Annotated[list[int], typer.Option(min=0, help="numbers of quantised experts")],
+    resident: Annotated[list[float], typer.Option(min=0, max=1, help="shares of resident experts")],
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    new_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    seed: int = 0,
+    dtype: DtypeOption = "bfloat16",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Measure tokens/s of configurations at batch 1 and predict each from the machine's profile."""
+    import torch
+
+    from lumoe.files import write_csv
+    from lumoe.moe.calibration import held_out_prompts
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.hardware import read_hardware
+    from lumoe.moe.plan import Plan
+    from lumoe.moe.quantize import read_frequencies
+    from lumoe.moe.quantized import QuantizedExperts
+    from lumoe.moe.throughput import COLUMNS, configurations, measure
+
+    _use_threads(threads)
+    profile = read_hardware(hardware)
+    prompts = held_out_prompts(model, corpus, prompt_tokens, repeats + 1, seed)
+    experts = QuantizedExperts(quantized)
+    plan = Plan.uniform(experts.shape["num_hidden_layers"], experts.shape["num_local_experts"], resident=False)
+    engine = Engine.load(model, quantized, plan, dtype=getattr(torch, dtype))
+    plans = configurations(plan.shape, count, resident, engine.memory.expert, experts.bits, seed)
+    table = measure(engine, plans, prompts, new_tokens, repeats, profile, read_frequencies(quantized))
+    write_csv(output, table, COLUMNS)
+
+
+@app.command()
+def generate(
+    model: ModelOption,
+    prompt: Annotated[str, typer.Argument(help="the text to go on from")],
+    quantized: QuantizedOption = None,
+    plan: Annotated[Path | None, typer.Option(help="plan as JSON, from `lumoe moe plan`")] = None,
+    budget: Annotated[str | None, typer.Option(help="bytes of the fast tier, like 24GB or 30%")] = None,
+    new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    dtype: DtypeOption = "bfloat16",
+    threads: ThreadsOption = 0,
+) -> None:
+    """Continue a text (the likeliest token each time) and say what it cost."""
+    import time
+
+    import torch
+    from transformers import AutoTokenizer
+
+    from lumoe.files import read_json
+    from lumoe.moe.budget import parse_budget
+    from lumoe.moe.checkpoint import read_architecture
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.perplexity import tokenize
+    from lumoe.moe.plan import Plan
+
+    _use_threads(threads)
+    ids = tokenize(model, prompt)[0]
+    chosen = Plan.from_dict(read_json(plan)) if plan else None
+    limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
+    engine = Engine.load(model, quantized, chosen, limit, getattr(torch, dtype))
+    began = time.perf_counter()
+    made = engine.generate(ids, new_tokens)
+    seconds = time.perf_counter() - began
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)  # type: ignore[no-untyped-call]
+    typer.echo(prompt + tokenizer.decode(made.tolist()))
+    counts = engine.metrics()
+    typer.echo(
+        f"{new_tokens / seconds:.2f} tokens/s; {counts['bytes_fast']} bytes fast; {counts['hits']} hits, "
+        f"{counts['misses']} misses, {counts['bytes_moved']} bytes moved",
+        err=True,
+    )
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)

@@ -1,0 +1,146 @@
+"""Measured tokens per second of configurations, with the cost model's prediction beside each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+
+from lumoe.errors import UserError
+from lumoe.moe.cost import Workload, predict
+from lumoe.moe.engine import Engine
+from lumoe.moe.hardware import Hardware
+from lumoe.moe.plan import Plan, fill, quantize_first, random_order
+from lumoe.moe.profile import describe_device
+
+COLUMNS = (
+    "quantized_experts",
+    "resident_experts",
+    "budget_bytes",
+    "prompt_tokens",
+    "new_tokens",
+    "tokens_per_s",
+    "tokens_per_s_min",
+    "tokens_per_s_max",
+    "predicted_tokens_per_s",
+    "repeats",
+    "device",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One timed generation."""
+
+    seconds: float
+    first_token_s: float
+    hits: int
+    misses: int
+    bytes_moved: int
+
+
+def configurations(
+    shape: tuple[int, int],
+    counts: Sequence[int],
+    shares: Sequence[float],
+    sizes: Mapping[int, int],
+    bits: int,
+    seed: int,
+) -> list[Plan]:
+    """Return a plan for every count of quantised experts and share of resident ones.
+
+    Which experts are quantised is random (`seed`); quantised ones become resident first, as in arXiv 2407.14417.
+    """
+    total = shape[0] * shape[1]
+    order = random_order(*shape, seed)
+    plans = []
+    for count in counts:
+        chosen = quantize_first(order, count, shape, bits)
+        every = np.sort(Plan(chosen, np.ones(shape, dtype=bool)).expert_bytes(sizes).ravel())
+        for share in shares:
+            if not 0 <= share <= 1:
+                raise UserError(f"the share of resident experts must lie in 0..1, not {share}")
+            room = int(every[: round(share * total)].sum())
+            plans.append(Plan(chosen, fill(chosen, room, sizes)))
+    return plans
+
+
+def time_generation(engine: Engine, prompt: torch.Tensor, new_tokens: int) -> Run:
+    """Generate once and return its time and traffic."""
+    before = engine.metrics()
+    cache = engine.cache(1, len(prompt) + new_tokens)
+    began = time.perf_counter()
+    token = engine.step(prompt.unsqueeze(0), cache)[:, -1].argmax(-1, keepdim=True)
+    first = time.perf_counter()
+    for _ in range(new_tokens - 1):
+        token = engine.step(token, cache)[:, -1].argmax(-1, keepdim=True)
+    end = time.perf_counter()
+    after = engine.metrics()
+    return Run(end - began, first - began, *(after[key] - before[key] for key in ("hits", "misses", "bytes_moved")))
+
+
+def measure(
+    engine: Engine,
+    plans: Sequence[Plan],
+    prompts: torch.Tensor,
+    new_tokens: int,
+    repeats: int,
+    hardware: Hardware,
+    frequencies: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """Time every plan on the same prompts and predict it.
+
+    Rounds go through all plans in turn, so that a disturbance of the machine meets all of them alike.
+
+    Args:
+        prompts: int64 `[prompts, tokens]`; repeat `r` uses prompt `r` modulo their number.
+        frequencies: `[L, E]`, how often a token is routed to each expert, for the prediction.
+
+    Returns:
+        COLUMNS and the traffic; speed is new tokens over the time of prefill and decode, median over repeats.
+    """
+    runs: list[list[Run]] = [[] for _ in plans]
+    fast = [0] * len(plans)
+    for repeat in range(repeats + 1):
+        prompt = prompts[repeat % len(prompts)]
+        for index, plan in enumerate(plans):
+            engine.reconfigure(plan)
+            if not np.array_equal(engine.store.resident(), plan.resident):
+                raise RuntimeError("the store does not hold what the plan says")
+            fast[index] = engine.bytes_fast
+            time_generation(engine, prompt, 2)  # the first reading lays experts out
+            run = time_generation(engine, prompt, new_tokens)
+            if repeat:  # the first round warms up
+                runs[index].append(run)
+    shape, sizes = engine.decoder.architecture, engine.memory.expert
+    workload = Workload(prompts.shape[1], new_tokens)
+    rows = []
+    for plan, done, used in zip(plans, runs, fast, strict=True):
+        speeds = [new_tokens / run.seconds for run in done]
+        predicted = predict(hardware, shape, plan, sizes, workload, frequencies)
+        rows.append(
+            {
+                "quantized_experts": plan.quantized_experts,
+                "resident_experts": plan.resident_experts,
+                "budget_bytes": used,
+                "prompt_tokens": prompts.shape[1],
+                "new_tokens": new_tokens,
+                "tokens_per_s": np.median(speeds),
+                "tokens_per_s_min": min(speeds),
+                "tokens_per_s_max": max(speeds),
+                "predicted_tokens_per_s": predicted.tokens_per_s,
+                "repeats": repeats,
+                "device": describe_device(),
+                "first_token_s": np.median([run.first_token_s for run in done]),
+                "hits": np.mean([run.hits for run in done]),
+                "misses": np.mean([run.misses for run in done]),
+                "bytes_moved": np.mean([run.bytes_moved for run in done]),
+                "basis": "measured",
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,46 @@
+# Quantised experts, one file each. Only the manifest is declared: after a kill the rule goes on where it stopped.
+QUANTIZED = f"{RESULTS}/moe/{MODEL}/quantized/{{method}}-{{bits}}bit-group{{group}}"
+
+
+rule quantize_experts:
+    input:
+        model=MODEL_FILES,
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}/train.jsonl",
+            corpus=config["corpora"]["sources"],
+        ),
+        code=source(
+            "moe/affine",
+            "moe/calibration",
+            "moe/quantize",
+            "moe/quantize_gptq",
+            "moe/quantize_nf4",
+            "moe/quantized",
+        ),
+    output:
+        manifest=f"{QUANTIZED}/manifest.json",
+        experts=f"{QUANTIZED}/experts.csv",
+    log:
+        f"logs/quantize_experts/{MODEL}-{{method}}-{{bits}}bit-group{{group}}.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: 1
+    params:
+        model=MODEL_FOLDER,
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        ),
+        tokens=config["quantization"]["calibration_tokens"],
+        seed=SEED,
+    shell:
+        "lumoe moe quantize"
+        " --model {params.model}"
+        " $(printf -- '--corpus %s ' {params.corpora})"
+        " --method {wildcards.method}"
+        " --bits {wildcards.bits}"
+        " --group-size {wildcards.group}"
+        " --tokens {params.tokens}"
+        " --seed {params.seed}"
+        " --threads {threads}"
+        " --output $(dirname {output.manifest})"
+        " 2> {log}"

@@ -1,0 +1,114 @@
+# This machine's profile and the speed of configurations on it. Timed rules take the one timing slot.
+EXPERTS = (
+    f"{RESULTS}/moe/{MODEL}/quantized/{config['quantization']['method']}"
+    f"-{config['quantization']['bits']}bit-group{config['quantization']['group_size']}"
+)
+
+
+rule calibrate_machine:
+    input:
+        model=MODEL_FILES,
+        quantized=f"{EXPERTS}/manifest.json",
+        code=source(
+            "moe/attention",
+            "moe/experts",
+            "moe/layer",
+            "moe/model",
+            "moe/profile",
+            "moe/store",
+        ),
+    output:
+        f"{RESULTS}/moe/{MODEL}/machine.json",
+    log:
+        f"logs/calibrate_machine/{MODEL}.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: config["throughput"]["threads"]
+    resources:
+        timing_slot=1,
+    params:
+        model=MODEL_FOLDER,
+    shell:
+        "lumoe moe calibrate"
+        " --model {params.model}"
+        " --quantized $(dirname {input.quantized})"
+        " --threads {threads}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule measure_throughput:
+    input:
+        model=MODEL_FILES,
+        quantized=f"{EXPERTS}/manifest.json",
+        hardware=f"{RESULTS}/moe/{MODEL}/machine.json",
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
+            corpus=config["corpora"]["sources"],
+        ),
+        code=source(
+            "moe/attention",
+            "moe/cost",
+            "moe/experts",
+            "moe/layer",
+            "moe/model",
+            "moe/store",
+            "moe/throughput",
+        ),
+    output:
+        f"{RESULTS}/moe/{MODEL}/throughput.csv",
+    log:
+        f"logs/measure_throughput/{MODEL}.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: config["throughput"]["threads"]
+    resources:
+        timing_slot=1,
+    params:
+        model=MODEL_FOLDER,
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        ),
+        counts=config["throughput"]["counts"],
+        resident=config["throughput"]["resident"],
+        prompt_tokens=config["throughput"]["prompt_tokens"],
+        new_tokens=config["throughput"]["new_tokens"],
+        repeats=config["throughput"]["repeats"],
+        seed=SEED,
+    shell:
+        "lumoe moe throughput"
+        " --model {params.model}"
+        " --quantized $(dirname {input.quantized})"
+        " --hardware {input.hardware}"
+        " $(printf -- '--corpus %s ' {params.corpora})"
+        " $(printf -- '--count %s ' {params.counts})"
+        " $(printf -- '--resident %s ' {params.resident})"
+        " --prompt-tokens {params.prompt_tokens}"
+        " --new-tokens {params.new_tokens}"
+        " --repeats {params.repeats}"
+        " --seed {params.seed}"
+        " --threads {threads}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule plot_throughput:
+    input:
+        table=f"{RESULTS}/moe/{MODEL}/throughput.csv",
+        code=source("plots/serving"),
+    output:
+        report(
+            f"{FIGURES}/measured/throughput.svg",
+            caption="../report/throughput.rst",
+            category="3. Mixture-of-Experts serving",
+        ),
+        multiext(f"{FIGURES}/measured/throughput", ".png", ".csv"),
+    log:
+        "logs/plot_throughput/throughput.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot serving throughput"
+        " --table {input.table}"
+        " --output {output[0]}"
+        " 2> {log}"
