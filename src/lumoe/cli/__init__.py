@@ -17,6 +17,7 @@ GROUPS = {
     "corpus": "Text corpora: build, inspect.",
     "model": "Train and describe Mixtral-architecture models.",
     "moe": "Quantise, plan, measure and serve a Mixture-of-Experts model under a byte budget.",
+    "serve": "Serve a model over HTTP, as OpenAI does, under a byte budget that can change.",
     "photonics": "Time, energy, area and accuracy of microring accelerators.",
     "claims": "Hold the regenerated values against what the papers claim.",
     "plot": "Draw a figure from its table.",

@@ -1,0 +1,61 @@
+"""`lumoe serve`: an OpenAI-compatible server for a Mixture-of-Experts model under a byte budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def serve(
+    model: Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint with its tokenizer")],
+    budget: Annotated[
+        str | None,
+        typer.Option(help="bytes of the fast tier: 24GB, 22.5GiB or 30% of the 16-bit model; all by default"),
+    ] = None,
+    quantized: Annotated[
+        Path | None, typer.Option(help="folder of quantised experts; without it, experts are rounded to 8 bits")
+    ] = None,
+    prefer: Annotated[
+        Literal["throughput", "quality"], typer.Option(help="what to plan for when a request does not say")
+    ] = "throughput",
+    name: Annotated[str | None, typer.Option(help="what clients call the model; the folder's name by default")] = None,
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LUMOE_API_KEY", help="key that /v1 asks for", show_envvar=True)
+    ] = None,
+    slots: Annotated[int, typer.Option(min=1, help="sequences decoded together")] = 16,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="tokens of prompt and answer; 2048 or what the model has by default")
+    ] = None,
+    queue: Annotated[int, typer.Option(min=0, help="sequences that may wait; more are answered 429")] = 128,
+    prefill_tokens: Annotated[int, typer.Option(min=1, help="prompt tokens fed between two decode steps")] = 512,
+    policy: Annotated[
+        Literal["static", "lru"], typer.Option(help="whether a missed expert may stay in place of another")
+    ] = "static",
+    drain: Annotated[int, typer.Option(min=0, help="seconds that running requests get after SIGTERM")] = 60,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
+    threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
+    seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
+) -> None:
+    """Serve a model under a byte budget that can change while it runs."""
+    import logging
+
+    import torch
+
+    from lumoe.moe.checkpoint import read_architecture
+    from lumoe.moe.serve.app import Limits
+    from lumoe.moe.serve.run import Setup
+    from lumoe.moe.serve.run import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
+    longest = min(2048, read_architecture(model).max_position_embeddings)
+    limits = Limits(slots, context or longest, queue, prefill_tokens)
+    run(Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed), limits, host, port, drain)

@@ -1,0 +1,284 @@
+"""The HTTP application: OpenAI's endpoints, the budget, metrics and the page."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from lumoe import __version__
+from lumoe.moe.budget import parse_budget
+from lumoe.moe.engine import Engine
+from lumoe.moe.plan import Preference
+from lumoe.moe.serve.choices import Answer, GenerationError
+from lumoe.moe.serve.errors import ApiError, install_handlers
+from lumoe.moe.serve.generation import Generation
+from lumoe.moe.serve.governor import Governor
+from lumoe.moe.serve.guards import BodyLimit, CountResponses
+from lumoe.moe.serve.metrics import Metrics
+from lumoe.moe.serve.prompts import Prompts
+from lumoe.moe.serve.scheduler import ClosedError, QueueFullError, Scheduler
+from lumoe.moe.serve.schemas import (
+    BudgetRequest,
+    BudgetResponse,
+    ChatRequest,
+    CompletionRequest,
+    ModelCard,
+    ModelList,
+)
+from lumoe.moe.serve.state import Readings, budget_state, page_state
+from lumoe.moe.serve.streaming import collect, stream
+from lumoe.resources import package_path
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    Attributes:
+        slots: sequences that are decoded together.
+        context: tokens of a sequence, prompt and answer.
+        queue: sequences that may wait for a slot.
+        prefill_tokens: prompt tokens that are fed at most between two decode steps.
+    """
+
+    slots: int = 16
+    context: int = 2048
+    queue: int = 128
+    prefill_tokens: int = 512
+
+
+class Server:
+    """An engine with its scheduler, governor and metrics, between start and stop of the application."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Prompts,
+        governor: Governor,
+        metrics: Metrics,
+        name: str,
+        limits: Limits,
+        api_key: str | None = None,
+    ) -> None:
+        self.engine, self.prompts, self.governor, self.metrics = engine, prompts, governor, metrics
+        self.name, self.limits, self.api_key = name, limits, api_key
+        self.started = int(time.time())
+        self.readings = Readings(engine)
+        self.cache = engine.cache(limits.slots, limits.context)
+        self.scheduler: Scheduler | None = None
+
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        """Run the scheduler while the application runs."""
+        loop = asyncio.get_running_loop()
+        self.scheduler = Scheduler(
+            self.engine, self.governor, self.metrics, self.cache,
+            queue=self.limits.queue, prefill_tokens=self.limits.prefill_tokens,
+            post=lambda call: _post(loop, call),
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            await run_in_threadpool(self.scheduler.close)
+            self.governor.close()
+
+    @property
+    def active(self) -> Scheduler:
+        """The scheduler."""
+        assert self.scheduler is not None, "the application has not started"
+        return self.scheduler
+
+    def submit(self, answer: Answer) -> None:
+        """Queue the sequences of an answer.
+
+        Raises:
+            ApiError: 429 when the queue is full, 503 when the server shuts down.
+        """
+        room = self.limits.slots + self.limits.queue
+        if len(answer.generations) > room:
+            raise ApiError(400, f"{len(answer.generations)} choices exceed what this server holds, {room}", "n")
+        try:
+            self.active.submit(answer.generations)
+        except QueueFullError as error:
+            text = f"{error}; try again in {error.retry_after_s} s"
+            raise ApiError(429, text, code="queue_full", headers={"Retry-After": str(error.retry_after_s)}) from None
+        except ClosedError as error:
+            raise ApiError(503, str(error), code="shutting_down", headers={"Retry-After": "5"}) from None
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Any) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call)
+
+
+def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
+    """Return the application.
+
+    Args:
+        hosts: values of the Host header to answer to; None answers to any. Naming them keeps a web page of another
+            site, whose name was made to resolve to this address, from talking to the server.
+    """
+    app = FastAPI(
+        title="lumoe",
+        version=__version__,
+        description=__doc__,
+        lifespan=server.running,
+        redoc_url=None,
+        docs_url=None,
+    )
+    install_handlers(app)
+    app.add_middleware(BodyLimit)
+    if hosts is not None:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(CountResponses, metrics=server.metrics)
+    _add_public(app, server)
+    _add_openai(app, server)
+    _add_budget(app, server)
+    return app
+
+
+_bearer = HTTPBearer(auto_error=False, description="the API key, where the server has one")
+
+
+def _guard(server: Server) -> Any:
+    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+        if server.api_key is None:
+            return
+        given = credentials.credentials if credentials else ""
+        if not secrets.compare_digest(given.encode(), server.api_key.encode()):
+            text = "this server needs its API key: send 'Authorization: Bearer KEY'"
+            raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+    return Depends(check)
+
+
+def _add_public(app: FastAPI, server: Server) -> None:
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(package_path("moe", "serve", "page", "index.html"))
+
+    @app.get("/health")
+    async def health() -> JSONResponse:
+        """Whether the engine runs; 503 if it does not."""
+        well = server.active.alive and server.governor.fault is None
+        body = {"status": "ok" if well else "failing", "fault": server.governor.fault, "model": server.name}
+        return JSONResponse(body, 200 if well else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """Counters, gauges and histograms in the Prometheus text format."""
+        server.metrics.sample(server.active.running, server.active.waiting)
+        return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_openai(app: FastAPI, server: Server) -> None:
+    guard = _guard(server)
+
+    @app.get("/v1/models", dependencies=[guard])
+    async def models() -> ModelList:
+        """List the one model."""
+        return ModelList(data=[ModelCard(id=server.name, created=server.started)])
+
+    @app.get("/v1/models/{model}", dependencies=[guard])
+    async def model(model: str) -> ModelCard:
+        """Describe a model."""
+        _check_model(server, model)
+        return ModelCard(id=server.name, created=server.started)
+
+    @app.post("/v1/completions", dependencies=[guard], response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continue a text."""
+        _check_model(server, body.model)
+        prompts = [await run_in_threadpool(server.prompts.encode, prompt) for prompt in body.prompts]
+        answer = Answer("completion", server.name, server.prompts, body.logprobs)
+        return await _answer(server, answer, body, prompts, body.max_tokens, request)
+
+    @app.post("/v1/chat/completions", dependencies=[guard], response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Response:
+        """Answer the last message of a conversation."""
+        _check_model(server, body.model)
+        if body.top_logprobs is not None and not body.logprobs:
+            raise ApiError(400, "'top_logprobs' needs 'logprobs': true", "top_logprobs", "invalid_value")
+        prompt = await run_in_threadpool(server.prompts.encode_chat, body.messages)
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        answer = Answer("chat", server.name, server.prompts, top)
+        return await _answer(server, answer, body, [prompt], body.max_completion_tokens or body.max_tokens, request)
+
+
+def _add_budget(app: FastAPI, server: Server) -> None:
+    guard = _guard(server)
+
+    @app.get("/v1/budget", dependencies=[guard])
+    async def budget() -> BudgetResponse:
+        """What the fast tier may hold, and what it holds."""
+        return budget_state(server.engine, server.governor)
+
+    @app.put("/v1/budget", dependencies=[guard])
+    async def set_budget(body: BudgetRequest) -> BudgetResponse:
+        """Change budget or default preference; answers when freed memory is back with the system."""
+        governor = server.governor
+        value = governor.budget_bytes if body.budget is None else body.budget
+        amount = parse_budget(value, governor.whole_bytes) if isinstance(value, str) else value
+        preference: Preference = body.preference or governor.default
+        try:
+            change = server.active.call(lambda: governor.set_budget(amount, preference))
+        except ClosedError as error:
+            raise ApiError(503, str(error), code="shutting_down") from None
+        await asyncio.wrap_future(change)
+        return budget_state(server.engine, governor)
+
+    @app.get("/v1/state", dependencies=[guard])
+    async def state() -> dict[str, Any]:
+        """Everything that the page at `/` shows."""
+        return page_state(server.engine, server.governor, server.metrics, server.active, server.readings)
+
+
+def _check_model(server: Server, name: str) -> None:
+    if name != server.name:
+        text = f"the model '{name[:80]}' does not exist; this server has '{server.name}'"
+        raise ApiError(404, text, "model", "model_not_found")
+
+
+async def _answer(
+    server: Server,
+    answer: Answer,
+    body: CompletionRequest | ChatRequest,
+    prompts: list[list[int]],
+    max_tokens: int | None,
+    request: Request,
+) -> Response:
+    for prompt in prompts:
+        limit = server.prompts.limit(prompt, max_tokens)
+        for choice in range(body.n or 1):
+            answer.generations.append(
+                Generation(
+                    prompt,
+                    body.sampling(choice, limit, answer.top),
+                    server.prompts.backend,
+                    answer.sink(len(answer.generations)),
+                    stops=body.stops,
+                    end_tokens=server.prompts.end_tokens,
+                    preference=body.preference,
+                )
+            )
+    server.submit(answer)
+    if body.stream:
+        return StreamingResponse(
+            stream(answer, body.include_usage), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+    try:
+        whole = await collect(answer, request)
+    except GenerationError as error:
+        raise ApiError(500, str(error), code="generation_failed") from None
+    return JSONResponse(whole, 200) if whole is not None else Response(status_code=499)

@@ -1,0 +1,93 @@
+"""Errors in the shape that OpenAI's clients understand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from lumoe.errors import UserError
+
+TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
+
+
+class ApiError(Exception):
+    """An answer other than success.
+
+    Attributes:
+        param: the field of the request that is at fault.
+        code: a word for programs.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """Return ``{"error": {message, type, param, code}}``."""
+    kind = TYPES.get(status, "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every error of the application leave in that shape."""
+
+    async def api_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        body = error_body(error.status, error.message, error.param, error.code)
+        return JSONResponse(body, error.status, headers=error.headers)
+
+    async def user_error(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(400, str(error)), 400)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return JSONResponse(_first(error), 400)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        text = f"{request.method} {request.url.path}: {error.detail}"
+        return JSONResponse(error_body(error.status_code, text), error.status_code, headers=error.headers)
+
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(500, "the server failed; its log says why"), 500)
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(UserError, user_error)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, unexpected)
+
+
+def _first(error: RequestValidationError) -> dict[str, Any]:
+    first = error.errors()[0]
+    # A union lists each alternative's name in the path; a client knows its fields and indices only.
+    path = [str(part) for part in first["loc"] if part != "body"]
+    where = path[0] if path and not path[0].isdigit() else None
+    if first["type"] == "json_invalid":
+        return error_body(400, f"the body is not JSON: {first['ctx']['error']}", None, "invalid_json")
+    if first["type"] == "extra_forbidden":
+        return error_body(
+            400, f"'{'.'.join(path)}' is not a parameter that this server knows", where, "unknown_parameter"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return error_body(400, f"'{'.'.join(path) or 'body'}': {message}", where, "invalid_value")

@@ -1,0 +1,110 @@
+"""One sequence being generated: its prompt, how it is drawn, and what it has come to."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tokenizers import Tokenizer
+
+from lumoe.moe.plan import Preference
+from lumoe.moe.serve.sampling import Draw, Sampler, Sampling
+from lumoe.moe.serve.text import TextStream
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that is ready, with the tokens that it is made of."""
+
+    text: str
+    draws: tuple[Draw, ...]
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The sequence could not be finished."""
+
+    message: str
+
+
+Event = Piece | Failure
+
+
+@dataclass
+class Times:
+    """Clock readings in seconds (monotonic); None until it happened."""
+
+    arrived: float = field(default_factory=time.perf_counter)
+    first_token: float | None = None
+    last_token: float | None = None
+
+
+class Generation:
+    """A sequence from its prompt to its last token. The engine's thread drives it; `cancel` may come from anywhere."""
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        tokenizer: Tokenizer,
+        sink: Callable[[Event], None],
+        *,
+        stops: Sequence[str] = (),
+        end_tokens: frozenset[int] = frozenset(),
+        preference: Preference | None = None,
+    ) -> None:
+        self.prompt, self.sampling, self.sink, self.preference = list(prompt), sampling, sink, preference
+        self.sampler = Sampler(sampling)
+        self.end_tokens = end_tokens
+        # Whether a token begins with a space depends on the token before it, not on the whole prompt.
+        self._text = TextStream(tokenizer, self.prompt[-4:], stops)
+        self._unreleased: deque[tuple[int, Draw]] = deque()
+        self.times = Times()
+        self.slot: int | None = None
+        self.fed = 0
+        self.drawn = 0
+        self.last = -1
+        self.cancelled = False
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the whole prompt has been through the engine."""
+        return self.fed >= len(self.prompt)
+
+    def cancel(self) -> None:
+        """Ask for no more tokens."""
+        self.cancelled = True
+
+    def accept(self, draw: Draw) -> Piece | None:
+        """Take the next token; return what can be shown of it, or None while nothing can."""
+        self.times.last_token = time.perf_counter()
+        if self.times.first_token is None:
+            self.times.first_token = self.times.last_token
+        self.last, self.drawn = draw.token, self.drawn + 1
+        ended = draw.token in self.end_tokens
+        text = ""
+        if not ended:
+            self._unreleased.append((self._text.decoded, draw))
+            text = self._text.push(draw.token)
+        if ended or self._text.stopped:
+            finish: Finish | None = "stop"
+        else:
+            finish = "length" if self.drawn >= self.sampling.max_tokens else None
+        if finish and not self._text.stopped:
+            text += self._text.finish()
+            finish = "stop" if self._text.stopped else finish
+        draws = self._released(everything=finish is not None and not self._text.stopped)
+        return Piece(text, draws, finish) if text or finish else None
+
+    def _released(self, everything: bool) -> tuple[Draw, ...]:
+        """Tokens whose text has begun to appear."""
+        found = []
+        while self._unreleased and (everything or self._unreleased[0][0] < self._text.released):
+            found.append(self._unreleased.popleft()[1])
+        return tuple(found)

@@ -1,0 +1,174 @@
+"""Which plan is in force: budget and preference in, changes of plan between two steps out.
+
+A change takes effect at a step boundary: precisions switch and memory is given back there, in one go. Experts that the
+new plan wants in the fast tier are then read beside the running steps, on a thread of their own; until one is there it
+is a miss like any other. So each token is computed under exactly one plan, and no request waits for a change.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from lumoe.moe.engine import Engine
+from lumoe.moe.plan import FULL_BITS, IntArray, Memory, Plan, Preference, quality_plan, throughput_plan
+
+log = logging.getLogger(__name__)
+
+# A request for quality is not followed by a change back before this time has passed without another one.
+DWELL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A finished change of plan."""
+
+    plan: Plan
+    budget_bytes: int
+    freed_s: float
+    loaded_s: float
+
+
+class Governor:
+    """Chooses plans for a budget and brings them into force. Methods are the engine thread's unless said otherwise."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        preference: Preference,
+        *,
+        order: IntArray,
+        bits: int,
+        on_change: Callable[[Change], None] = lambda change: None,
+    ) -> None:
+        """Take over an engine; its plan stays as it is until `set_budget`.
+
+        Args:
+            order: the `L·E` expert indices in the order in which they give up precision.
+            bits: precision of quantised experts.
+        """
+        self.engine, self.order, self.bits = engine, order, bits
+        self.memory = engine.memory
+        self.budget_bytes, self.default, self.preference = engine.bytes_fast, preference, preference
+        self.changes = 0
+        self.fault: str | None = None
+        self._on_change = on_change
+        self._last_quality = float("-inf")
+        # Held for the read of one expert at a time, so that a switch waits for one read at most.
+        self._loading = threading.Lock()
+        self._wake = threading.Condition()
+        self._pending: tuple[Plan, int, float, float] | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._load, name="lumoe-load", daemon=True)
+        self._thread.start()
+
+    def plan_for(self, budget_bytes: int, preference: Preference) -> Plan:
+        """Return the plan for a budget; any thread may ask.
+
+        Raises:
+            UserError: the budget is too small for this model.
+        """
+        return choose_plan(self.memory, self.engine.plan.shape, budget_bytes, preference, self.order, self.bits)
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of the model with every expert at 16 bits: what a budget in % refers to."""
+        return self.memory.non_expert + self.engine.plan.bits.size * self.memory.expert[FULL_BITS]
+
+    @property
+    def minimum_bytes(self) -> int:
+        """Smallest budget that any plan fits."""
+        return self.memory.non_expert + self.memory.buffer
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that the plan keeps in the fast tier is there."""
+        return self._pending is None
+
+    def set_budget(self, budget_bytes: int, preference: Preference) -> None:
+        """Change budget and default preference.
+
+        Raises:
+            UserError: the budget is too small; nothing has changed then.
+        """
+        self._switch(budget_bytes, preference)
+        self.default = preference
+
+    def heed(self, preferences: Iterable[Preference | None]) -> None:
+        """Follow the preferences of the requests in flight.
+
+        One that asks for quality gets it, whatever others ask for: speed is a wish, precision a property of the answer.
+        """
+        asked = set(preferences)
+        now = time.monotonic()
+        if not asked:
+            return
+        if "quality" in asked:
+            wanted: Preference = "quality"
+            self._last_quality = now
+        else:
+            wanted = self.default if None in asked else "throughput"
+        waiting = self.preference == "quality" and now - self._last_quality < DWELL_S
+        if wanted != self.preference and not waiting:
+            self._switch(self.budget_bytes, wanted)
+
+    def close(self) -> None:
+        """Stop the loading thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _switch(self, budget_bytes: int, preference: Preference) -> None:
+        began = time.perf_counter()
+        plan = self.plan_for(budget_bytes, preference)
+        with self._loading:
+            self.engine.store.switch(plan, budget_bytes - self.engine.decoder.nbytes)
+        self.budget_bytes, self.preference = budget_bytes, preference
+        self.changes += 1
+        with self._wake:
+            self._pending = (plan, budget_bytes, began, time.perf_counter() - began)
+            self._wake.notify()
+
+    def _load(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or self._pending is not None)
+                if self._closed:
+                    return
+                pending = self._pending
+            try:
+                with self._loading:
+                    more = self.engine.store.load_next()
+            except Exception as error:
+                # The expert stays a miss: whoever needs it meets the same fault and says so.
+                log.exception("loading experts stopped")
+                self.fault = str(error)
+                more = False
+            if not more:
+                self._settle(pending)
+
+    def _settle(self, pending: tuple[Plan, int, float, float] | None) -> None:
+        with self._wake:
+            if pending is None or self._pending is not pending:
+                return  # another change came meanwhile
+            self._pending = None
+        plan, budget_bytes, began, freed_s = pending
+        self._on_change(Change(plan, budget_bytes, freed_s, time.perf_counter() - began))
+
+
+def choose_plan(
+    memory: Memory, shape: tuple[int, int], budget_bytes: int, preference: Preference, order: IntArray, bits: int
+) -> Plan:
+    """Return the plan of arXiv 2407.14417 for a budget: speed quantises until all is resident, quality never quantises.
+
+    Raises:
+        UserError: the budget does not hold the weights outside the experts and the swap buffers.
+    """
+    # In float32, the type of reference runs, quantised weights are expanded: quantising would buy nothing.
+    if preference == "quality" or memory.expert[bits] >= memory.expert[FULL_BITS]:
+        return quality_plan(budget_bytes, memory, shape, order, 0, bits)
+    return throughput_plan(budget_bytes, memory, shape, order, bits)

@@ -1,0 +1,123 @@
+"""From the text of a request to token ids that fit the context."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jinja2.exceptions import TemplateError
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
+
+from lumoe.errors import UserError
+from lumoe.moe.serve.errors import ApiError
+from lumoe.moe.serve.schemas import Message
+
+# Byte-level tokenizers write each byte as a letter.
+_BYTE_OF = {letter: value for value, letter in bytes_to_unicode().items()}
+
+
+class Prompts:
+    """The model's tokenizer, and the limits that prompts must keep."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, context: int) -> None:
+        self._tokenizer, self._vocabulary, self._context = tokenizer, vocabulary, context
+        self.backend: Tokenizer = tokenizer.backend_tokenizer
+        # Limits that a tokenizer's file may set would cut prompts silently.
+        self.backend.no_truncation()
+        self.backend.no_padding()
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be turned into prompts."""
+        return bool(self._tokenizer.chat_template)
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        end = self._tokenizer.eos_token_id
+        return frozenset() if end is None else frozenset([end])
+
+    def encode(self, prompt: str | list[int]) -> list[int]:
+        """Return token ids of a prompt of `POST /v1/completions`."""
+        if isinstance(prompt, str):
+            return self._checked(list(self.backend.encode(prompt, add_special_tokens=True).ids), "prompt")
+        wrong = [token for token in prompt if token >= self._vocabulary]
+        if wrong:
+            raise ApiError(400, f"token id {wrong[0]} is outside 0..{self._vocabulary - 1}", "prompt", "invalid_value")
+        return self._checked(prompt, "prompt")
+
+    def encode_chat(self, messages: list[Message]) -> list[int]:
+        """Return token ids of a conversation, laid out by the model's chat template."""
+        if not self.has_chat_template:
+            raise ApiError(400, "this model has no chat template; use /v1/completions", "messages", "no_chat_template")
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [message.flat() for message in messages], add_generation_prompt=True, tokenize=False
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            raise ApiError(
+                400, f"the chat template refused the messages: {error}", "messages", "invalid_value"
+            ) from None
+        return self._checked(list(self.backend.encode(text, add_special_tokens=False).ids), "messages")
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the bytes that one token stands for, which need not be whole characters."""
+        text = str(self.backend.decode([token], skip_special_tokens=False))
+        if "\ufffd" not in text:
+            return text.encode()
+        symbol = str(self.backend.id_to_token(token))
+        if match := re.fullmatch(r"<0x([0-9A-F]{2})>", symbol):
+            return bytes.fromhex(match[1])
+        if all(letter in _BYTE_OF for letter in symbol):
+            return bytes(_BYTE_OF[letter] for letter in symbol)
+        return text.encode()
+
+    def token_text(self, token: int) -> str:
+        """Return one token by itself; what is not whole characters is written ``bytes:\\xf0``, as OpenAI does."""
+        raw = self.token_bytes(token)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{value:02x}" for value in raw)
+
+    def limit(self, prompt: list[int], asked: int | None) -> int:
+        """Return how many tokens may be drawn after `prompt`.
+
+        Raises:
+            ApiError: prompt and `asked` tokens do not fit the context.
+        """
+        room = self._context - len(prompt)
+        if asked is not None and asked > room:
+            raise self._too_long(f"{len(prompt)} tokens and max_tokens {asked}", "max_tokens")
+        return room if asked is None else asked
+
+    def _checked(self, ids: list[int], param: str) -> list[int]:
+        if not ids:
+            raise ApiError(400, "the prompt is empty; give at least one token", param, "empty_prompt")
+        if len(ids) >= self._context:
+            raise self._too_long(f"{len(ids)} tokens", param)
+        return ids
+
+    def _too_long(self, what: str, param: str) -> ApiError:
+        text = f"the context holds {self._context} tokens, the request needs more: its prompt has {what}"
+        return ApiError(400, text, param, "context_length_exceeded")
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Read the tokenizer of a model folder; code in the folder is never run.
+
+    Raises:
+        UserError: there is none, or it has no fast form.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, trust_remote_code=False, use_fast=True
+        )
+    except Exception as error:  # transformers raises whatever the reader of the file at fault raises
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: no tokenizer that can be read there ({text})") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"{folder}: the tokenizer has no fast form (tokenizer.json)")
+    return tokenizer

@@ -1,0 +1,122 @@
+"""The server as a process: load, listen, drain, end."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+import uvicorn
+
+from lumoe.errors import UserError
+from lumoe.moe.budget import parse_budget
+from lumoe.moe.checkpoint import read_architecture
+from lumoe.moe.engine import Engine
+from lumoe.moe.plan import FULL_BITS, Plan, Preference, random_order
+from lumoe.moe.serve.app import Limits, Server, create_app
+from lumoe.moe.serve.governor import Governor
+from lumoe.moe.serve.metrics import Metrics
+from lumoe.moe.serve.prompts import Prompts, load_tokenizer
+from lumoe.moe.store import Policy
+
+log = logging.getLogger(__name__)
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `lumoe serve` was asked for.
+
+    Attributes:
+        budget: of the fast tier, as text; None is the whole model at 16 bits.
+        name: what clients call the model; the folder's name by default.
+        seed: of the order in which experts give up precision.
+    """
+
+    model: Path
+    quantized: Path | None = None
+    budget: str | None = None
+    preference: Preference = "throughput"
+    name: str | None = None
+    api_key: str | None = None
+    dtype: str = "bfloat16"
+    policy: Policy = "static"
+    seed: int = 0
+
+
+def load(setup: Setup, limits: Limits) -> Server:
+    """Open the model; experts come into the fast tier in the background, until then they are misses.
+
+    Raises:
+        UserError: the model, the quantised experts or the budget are not usable.
+    """
+    architecture = read_architecture(setup.model)
+    tokenizer = load_tokenizer(setup.model)
+    if limits.context > architecture.max_position_embeddings:
+        raise UserError(
+            f"a context of {limits.context} tokens exceeds the {architecture.max_position_embeddings} that "
+            f"{setup.model} was made for"
+        )
+    bare = Plan.uniform(*architecture.plan_shape, resident=False)
+    engine = Engine.load(setup.model, setup.quantized, bare, dtype=getattr(torch, setup.dtype), policy=setup.policy)
+    metrics = Metrics(engine)
+    governor = Governor(
+        engine,
+        setup.preference,
+        order=random_order(*bare.shape, setup.seed),
+        bits=min(bits for bits in engine.memory.expert if bits < FULL_BITS),
+        on_change=metrics.changed,
+    )
+    budget = parse_budget(setup.budget, governor.whole_bytes) if setup.budget else governor.whole_bytes
+    governor.set_budget(budget, setup.preference)
+    prompts = Prompts(tokenizer, architecture.vocab_size, limits.context)
+    return Server(engine, prompts, governor, metrics, setup.name or setup.model.resolve().name, limits, setup.api_key)
+
+
+def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int) -> None:
+    """Serve until SIGTERM or SIGINT: then refuse new connections, finish what runs for up to `drain_s`, and return.
+
+    Raises:
+        UserError: the model cannot be loaded or the address is taken.
+    """
+    listener = listen(host, port)
+    server = load(setup, limits)
+    address, bound = listener.getsockname()[:2]
+    app = create_app(server, hosts=[*LOOPBACK, "[::1]"] if host in LOOPBACK else None)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain_s, timeout_keep_alive=30,
+        server_header=False,
+    )  # fmt: skip
+    # uvicorn handles the signal, drains, and then raises it again with the handler that it found: this one.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ended)
+    log.info(
+        "%s on http://%s:%d with a budget of %d bytes (%d bytes of keys and values beside it)",
+        server.name, f"[{address}]" if ":" in address else address, bound, server.governor.budget_bytes,
+        server.cache.nbytes,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the address; port 0 takes a free one.
+
+    Raises:
+        UserError: it cannot be bound.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        raise UserError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port") from None
+    return listener
+
+
+def _ended(number: int, frame: FrameType | None) -> None:
+    log.info("stopped by signal %d", number)

@@ -1,0 +1,249 @@
+"""Continuous batching: sequences join and leave between any two steps of the engine.
+
+One thread owns the engine. Each round it admits waiting sequences into free slots of the key-value cache, feeds some
+prompt tokens, decodes one token of every running sequence in one pass, and hands out what came of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from lumoe.moe.attention import KVCache
+from lumoe.moe.engine import Engine
+from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
+from lumoe.moe.serve.governor import Governor
+from lumoe.moe.serve.metrics import Metrics
+from lumoe.moe.serve.sampling import Draw, draw
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class QueueFullError(Exception):
+    """No room for more waiting sequences; `retry_after_s` is how long one takes to leave."""
+
+    def __init__(self, waiting: int, retry_after_s: int) -> None:
+        super().__init__(f"{waiting} sequences are waiting already")
+        self.retry_after_s = retry_after_s
+
+
+class ClosedError(Exception):
+    """The scheduler takes no more sequences."""
+
+
+class Scheduler:
+    """Runs generations on an engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        governor: Governor,
+        metrics: Metrics,
+        cache: KVCache,
+        *,
+        queue: int,
+        prefill_tokens: int,
+        post: Callable[[Callable[[], None]], None] = lambda call: call(),
+    ) -> None:
+        """Start.
+
+        Args:
+            cache: keys and values; its number of sequences is the number of slots.
+            queue: sequences that may wait for a slot.
+            prefill_tokens: prompt tokens that are fed at most between two decode steps.
+            post: runs a call on the thread where events are wanted, such as an event loop's `call_soon_threadsafe`.
+        """
+        self.engine, self.governor, self.metrics = engine, governor, metrics
+        self.cache, self.queue, self.prefill_tokens, self.post = cache, queue, prefill_tokens, post
+        self._free = list(range(len(cache.lengths)))[::-1]
+        self._running: list[Generation] = []
+        self._waiting: deque[Generation] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._events: list[tuple[Generation, Event]] = []
+        self._condition = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="lumoe-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """Sequences that have a slot."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait for one."""
+        return len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine's thread runs."""
+        return self._thread.is_alive()
+
+    def submit(self, generations: Sequence[Generation]) -> None:
+        """Queue sequences, all of them or none.
+
+        Raises:
+            QueueFullError: too many wait already.
+            ClosedError: the scheduler was closed.
+        """
+        with self._condition:
+            if self._closed:
+                raise ClosedError("the server is shutting down")
+            room = self.queue + len(self._free) - len(self._waiting)
+            if len(generations) > room:
+                raise QueueFullError(len(self._waiting), self.metrics.retry_after_s(len(self._waiting)))
+            self._waiting.extend(generations)
+            self._condition.notify()
+
+    def call(self, function: Callable[[], T]) -> Future[T]:
+        """Run `function` on the engine's thread between two steps."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._condition:
+            if self._closed:
+                raise ClosedError("the server is shutting down")
+            self._calls.append(run)
+            self._condition.notify()
+        return future
+
+    def close(self) -> None:
+        """Fail what is left and stop; returns when the thread has ended."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._closed or self._running or self._waiting or self._calls)
+                if self._closed:
+                    break
+            while self._calls:
+                self._calls.popleft()()
+            try:
+                self._round()
+            except Exception as error:
+                # One broken read must not take the server down: say so to those it concerns and go on.
+                log.exception("a step of the engine failed")
+                self._fail(f"{type(error).__name__}: {error}")
+            self._flush()
+        self._fail("the server was stopped")
+        self._flush()
+
+    def _round(self) -> None:
+        self._drop_cancelled()
+        self._admit()
+        left = self.prefill_tokens
+        while left > 0 and (group := self._next_prompts(left)):
+            left -= self._prefill(*group)
+        decoding = [generation for generation in self._running if generation.drawn]
+        if decoding:
+            tokens = torch.tensor([[generation.last] for generation in decoding])
+            self._hand_out(decoding, self._step(tokens, decoding))
+        self.metrics.sample(self.running, self.waiting)
+
+    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[Draw]:
+        slots = [generation.slot for generation in generations if generation.slot is not None]
+        logits = self.engine.step(tokens, self.cache, slots)[:, -1]
+        return draw(logits, [generation.sampler for generation in generations])
+
+    def _admit(self) -> None:
+        with self._condition:
+            while self._waiting and self._free:
+                generation = self._waiting.popleft()
+                generation.slot = self._free.pop()
+                self.cache.lengths[generation.slot] = 0
+                self._running.append(generation)
+        # Slots in rising order keep the cache's rows together, which spares the engine a copy where lengths agree.
+        self._running.sort(key=lambda generation: generation.slot or 0)
+        self.governor.heed(generation.preference for generation in self._running)
+
+    def _next_prompts(self, left: int) -> tuple[list[Generation], int] | None:
+        """Choose sequences whose next piece of prompt is equally long: one pass takes them together."""
+        unfed = [generation for generation in self._running if not generation.prefilled]
+        if not unfed:
+            return None
+        unfed.sort(key=lambda generation: generation.times.arrived)
+        size = min(len(unfed[0].prompt) - unfed[0].fed, left)
+        group = [generation for generation in unfed if len(generation.prompt) - generation.fed == size]
+        group = group[: max(left // size, 1)] or unfed[:1]
+        return sorted(group, key=lambda generation: generation.slot or 0), size
+
+    def _prefill(self, group: list[Generation], size: int) -> int:
+        tokens = torch.tensor([generation.prompt[generation.fed : generation.fed + size] for generation in group])
+        slots = [generation.slot for generation in group if generation.slot is not None]
+        logits = self.engine.step(tokens, self.cache, slots)[:, -1]
+        for generation in group:
+            generation.fed += size
+        self.metrics.prompt_tokens(size * len(group))
+        done = [row for row, generation in enumerate(group) if generation.prefilled]
+        if done:
+            ready = [group[row] for row in done]
+            self._hand_out(ready, draw(logits[done], [generation.sampler for generation in ready]))
+        return size * len(group)
+
+    def _hand_out(self, generations: Sequence[Generation], draws: Sequence[Draw]) -> None:
+        for generation, drawn in zip(generations, draws, strict=True):
+            before = generation.times.last_token
+            piece = generation.accept(drawn)
+            self.metrics.token(generation.times, before)
+            if piece is not None:
+                self._events.append((generation, piece))
+                if piece.finish:
+                    self._release(generation, piece.finish)
+
+    def _drop_cancelled(self) -> None:
+        with self._condition:
+            for generation in [waiting for waiting in self._waiting if waiting.cancelled]:
+                self._waiting.remove(generation)
+                self.metrics.finished(generation, "cancelled")
+        for generation in [running for running in self._running if running.cancelled]:
+            self._release(generation, "cancelled")
+
+    def _release(self, generation: Generation, outcome: str) -> None:
+        self._running.remove(generation)
+        if generation.slot is not None:
+            with self._condition:
+                self._free.append(generation.slot)
+        generation.slot = None
+        self.metrics.finished(generation, outcome)
+
+    def _fail(self, message: str) -> None:
+        for generation in list(self._running):
+            self._events.append((generation, Failure(message)))
+            self._release(generation, "failed")
+        if self._closed:
+            with self._condition:
+                for generation in self._waiting:
+                    self._events.append((generation, Failure(message)))
+                    self.metrics.finished(generation, "failed")
+                self._waiting.clear()
+            while self._calls:
+                self._calls.popleft()()
+
+    def _flush(self) -> None:
+        if self._events:
+            events, self._events = self._events, []
+            # One wake-up of the receiving thread for all sequences of a step.
+            self.post(partial(_deliver, events))
+
+
+def _deliver(events: Sequence[tuple[Generation, Piece | Failure]]) -> None:
+    for generation, event in events:
+        generation.sink(event)

@@ -1,0 +1,186 @@
+"""Requests and responses of OpenAI's completion and chat interfaces, as far as this server has them.
+
+A parameter that would change the answer and is not supported is refused, not ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lumoe.moe.plan import Preference
+from lumoe.moe.serve.sampling import Sampling
+
+TokenId = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(strict=True)]
+StopString = Annotated[str, Field(min_length=1, max_length=256)]
+MAX_CHOICES = 32
+
+
+class StreamOptions(BaseModel):
+    """What a stream contains besides the text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    include_usage: bool = Field(default=False, strict=True)
+    include_obfuscation: bool = Field(default=False, strict=True)
+
+
+class Request(BaseModel):
+    """What both kinds of request have in common."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = Field(max_length=256)
+    temperature: float | None = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, strict=True)
+    top_p: float | None = Field(default=1.0, gt=0, le=1, allow_inf_nan=False, strict=True)
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, strict=True)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None = 1
+    stream: Annotated[bool, Field(strict=True)] | None = False
+    stream_options: StreamOptions | None = None
+    preference: Preference | None = Field(
+        default=None, description="what to plan for while this request runs; quality never uses quantised experts"
+    )
+    user: str | None = Field(default=None, description="accepted, not used")
+    metadata: dict[str, str] | None = Field(default=None, description="accepted, not used")
+    store: bool | None = Field(default=None, description="accepted, not used")
+    frequency_penalty: Literal[0] | None = Field(default=None, description="not supported")
+    presence_penalty: Literal[0] | None = Field(default=None, description="not supported")
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
+        default=None, description="not supported"
+    )
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def sampling(self, choice: int, max_tokens: int, top_logprobs: int | None) -> Sampling:
+        """Return how the `choice`-th sequence is drawn: of equal prompts each has a random stream of its own."""
+        return Sampling(
+            temperature=1.0 if self.temperature is None else self.temperature,
+            top_p=1.0 if self.top_p is None else self.top_p,
+            seed=None if self.seed is None else self.seed + choice,
+            max_tokens=max_tokens,
+            top_logprobs=top_logprobs,
+        )
+
+
+class CompletionRequest(Request):
+    """`POST /v1/completions`."""
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MAX_CHOICES)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+        | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
+    )
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    echo: Literal[False] | None = Field(default=None, description="not supported")
+    suffix: Literal[""] | None = Field(default=None, description="not supported")
+    best_of: Literal[1] | None = Field(default=None, description="not supported")
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, as texts or as token ids."""
+        prompt: Any = self.prompt
+        return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+
+
+class TextPart(BaseModel):
+    """Part of a message."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+
+    def flat(self) -> dict[str, str]:
+        """Return role and text, as chat templates want them."""
+        parts = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": self.role, "content": parts}
+
+
+class ChatRequest(Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1, max_length=4096)
+    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
+    logprobs: Annotated[bool, Field(strict=True)] | None = False
+    top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+
+
+class BudgetRequest(BaseModel):
+    """`PUT /v1/budget`: what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget: str | Count | None = Field(default=None, description="bytes, or text such as 24GB, 22.5GiB or 30%")
+    preference: Preference | None = None
+
+    @field_validator("budget")
+    @classmethod
+    def _positive(cls, value: str | int | None) -> str | int | None:
+        if isinstance(value, int) and not 0 < value < 2**63:
+            raise ValueError("must be above 0 bytes")
+        if isinstance(value, str) and len(value) > 32:
+            raise ValueError("write it like 24GB, 22.5GiB or 30%")
+        return value
+
+
+class BudgetResponse(BaseModel):
+    """The budget and what the server does with it."""
+
+    budget_bytes: int
+    minimum_bytes: int
+    whole_bytes: int
+    preference: Preference
+    planned_for: Preference
+    bytes_fast: int
+    quantized_experts: int
+    resident_experts: int
+    experts: int
+    settled: bool = Field(description="whether every expert that the plan keeps in the fast tier is there")
+
+
+class ModelCard(BaseModel):
+    """An entry of `GET /v1/models`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "lumoe"
+
+
+class ModelList(BaseModel):
+    """`GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Usage(BaseModel):
+    """Tokens of a request, all its choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
