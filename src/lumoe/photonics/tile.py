@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 import wincnn
-from sympy import Matrix, Rational
+from sympy import Matrix, Rational  # type: ignore[import-untyped]
 
 from lumoe.errors import UserError
 from lumoe.photonics.shapes import Array, ConvolutionShapes

@@ -87,7 +87,7 @@ def _rates(block: pd.DataFrame) -> pd.DataFrame:
     block["area_mm2"] = block.filter(regex="^area_.+_mm2$").sum(axis=1)
     block["speedup"] = block["baseline_s"] / block["time_s"]
     block["energy_gain"] = block["baseline_energy_j"] / block["energy_j"]
-    for column in energies:
+    for column in map(str, energies.columns):
         block[column.replace("energy_", "power_").replace("_j", "_w")] = energies[column] / block["time_s"]
     return block
 

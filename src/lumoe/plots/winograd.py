@@ -1,0 +1,121 @@
+"""Figures of the Winograd photonic accelerator: beside electronic accelerators, and where its power goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
+
+FIGURES_OF_MERIT = {"gop_per_s": "GOP/s", "power_w": "W", "gop_per_s_per_w": "GOP/s/W"}
+SCOPES = {"chip": "chip alone", "system": "with DRAM"}
+
+
+def _note(figure: Figure, text: str) -> None:
+    # Room below the axes' labels for the note.
+    figure.set_layout_engine("constrained", rect=(0, 0.035, 1, 0.965))
+    basis_note(figure, text)
+
+
+def _tile_name(tile: int) -> str:
+    return "no Winograd" if tile == 1 else f"F({tile}×{tile}, 3×3)"
+
+
+def draw_winograd(summary: pd.DataFrame, output: str | Path) -> None:
+    """Throughput, power and efficiency of every device set and tile, and of every electronic baseline.
+
+    Args:
+        summary: the summary table of `lumoe photonics winograd`.
+    """
+    use_style()
+    designs = summary.drop_duplicates(["device_set", "tile", "scope"])
+    baselines = summary.drop_duplicates("baseline")
+    sets = list(designs["device_set"].unique())
+    rows = [*reversed(sets), *baselines.sort_values("baseline_gop_per_s_per_w", na_position="first")["baseline"]]
+    place = {name: index for index, name in enumerate(reversed(rows))}
+    tiles = sorted(designs["tile"].unique())
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE_WIDTH_IN, 4.4), sharey=True)
+    for axis, (column, label) in zip(axes, FIGURES_OF_MERIT.items(), strict=True):
+        axis.scatter(
+            baselines[f"baseline_{column}"],
+            baselines["baseline"].map(place),
+            color="0.45",
+            marker="|",
+            s=70,
+            linewidths=2,
+        )
+        for index, tile in enumerate(tiles):
+            for scope, face in {"chip": OKABE_ITO[index], "system": "none"}.items():
+                part = designs[(designs["tile"] == tile) & (designs["scope"] == scope)]
+                height = part["device_set"].map(place) + 0.18 * ((len(tiles) - 1) / 2 - index)
+                axis.scatter(
+                    part[column],
+                    height,
+                    marker=MARKERS[index],
+                    s=18,
+                    facecolor=face,
+                    edgecolor=OKABE_ITO[index],
+                    zorder=3,
+                )
+        axis.set(xscale="log", xlabel=label)
+        axis.axhline(len(baselines) - 0.5, color="0.6", linewidth=0.8)
+    axes[0].set_yticks(range(len(rows)), list(reversed(rows)))
+    axes[0].set_ylim(-0.6, len(rows) - 0.4)
+    marks = [
+        Line2D([], [], linestyle="", marker=MARKERS[i], color=OKABE_ITO[i], label=_tile_name(tile))
+        for i, tile in enumerate(tiles)
+    ]
+    scopes = [
+        Line2D([], [], linestyle="", marker="o", color="0.2", markerfacecolor=face, label=SCOPES[scope])
+        for scope, face in {"chip": "0.2", "system": "none"}.items()
+    ]
+    electronic = Line2D(
+        [], [], linestyle="", marker="|", markersize=8, markeredgewidth=2, color="0.45", label="electronic"
+    )
+    figure.legend(
+        handles=[*marks, *scopes, electronic], loc="outside upper center", ncols=7, columnspacing=1.0, handletextpad=0.2
+    )
+    _note(figure, "photonic: modelled, reconstructed design; electronic: published")
+    columns = [
+        "device_set",
+        "tile",
+        "scope",
+        *FIGURES_OF_MERIT,
+        "baseline",
+        *(f"baseline_{name}" for name in FIGURES_OF_MERIT),
+    ]
+    save(figure, output, summary[[*columns, "confidence"]])
+
+
+def draw_winograd_power(layers: pd.DataFrame, output: str | Path) -> None:
+    """Where the power goes: one stacked bar per device set and tile, with DRAM on top.
+
+    Args:
+        layers: the layer table of `lumoe photonics winograd`.
+    """
+    use_style()
+    table = layers[(layers["layer"] == "all") & (layers["scope"] == "system")]
+    parts = [name for name in table.columns if name.startswith("power_") and name not in ("power_w",)]
+    parts = sorted(parts, key=lambda name: -table[name].sum())
+    colours = sns.color_palette([*OKABE_ITO, "0.6"], len(parts))
+    sets = list(table["device_set"].unique())
+    figure, axes = plt.subplots(1, len(sets), figsize=(PAGE_WIDTH_IN, 2.9), squeeze=False)
+    for axis, name in zip(axes[0], sets, strict=True):
+        rows = table[table["device_set"] == name].sort_values("tile")
+        base = np.zeros(len(rows))
+        for part, colour in zip(parts, colours, strict=True):
+            label = part.removeprefix("power_").removesuffix("_w")
+            axis.bar(rows["tile"].map(str), rows[part], bottom=base, color=colour, label=label, width=0.7)
+            base += rows[part].to_numpy()
+        axis.set(title=name, xlabel="tile m (1: no Winograd)")
+    axes[0, 0].set_ylabel("power while running (W)")
+    handles, labels = axes[0, -1].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside right center")
+    _note(figure, "modelled; batch and network as configured, DRAM included")
+    save(figure, output, table[["device_set", "tile", "gop_per_s", "power_w", *parts]])
