@@ -27,7 +27,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "site" / name
         (folder / "tests").mkdir(parents=True)
         functions = [
-            f'def f{i}():\n    """The {name} function number {i}, hash {hashlib.md5(f"{name}{i}".encode()).hexdigest()}.'
+            f'def f{i}():\n    """The {name} function number {i}, {hashlib.md5(f"{name}{i}".encode()).hexdigest()}.'
             f'\n\n    It is number {i} of {name} and says so at some length, {i * 7} times over."""\n'
             for i in range(40)
         ]
@@ -93,7 +93,7 @@ def test_a_document_made_of_earlier_lines_is_dropped() -> None:
         [
             Document("\n".join(lines), "first"),
             Document("\n".join([*lines[:7], "and one line that is new in this text"]), "mostly known"),
-            Document("\n".join([*lines[:2], *(f"something else entirely, number {i}" for i in range(5))]), "mostly new"),
+            Document("\n".join([*lines[:2], *(f"something else, number {i}" for i in range(6))]), "mostly new"),
             Document("  " + "\n\n".join(lines), "the same words"),
         ]
     )
