@@ -159,6 +159,18 @@ def _words(shape: Shape) -> str:
     return " x ".join(map(str, shape))
 
 
+def parse_shape(text: str) -> Shape:
+    """Return the (channels, height, width) of ``3x224x224``.
+
+    Raises:
+        UserError: not three whole numbers of at least 1.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UserError(f"the input is '{text}', but must be CHANNELSxHEIGHTxWIDTH, each at least 1, such as 3x224x224")
+    return int(parts[0]), int(parts[1]), int(parts[2])
+
+
 def load_network(name: str, input_shape: Shape | None = None) -> Network:
     """Return a shipped network by name, or trace the user's own `module:factory`.
 

@@ -1,0 +1,66 @@
+"""`lumoe photonics`: time, energy, area and accuracy of microring accelerators."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+for part in ("winograd", "uncertainty", "physics", "explore"):
+    if find_spec(f"lumoe.cli.photonics_{part}"):
+        app.add_typer(import_module(f"lumoe.cli.photonics_{part}").app)
+
+NetworkOption = Annotated[str, typer.Option(help="a shipped network, or your own MODULE:FACTORY")]
+InputOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
+DevicesOption = Annotated[str, typer.Option(help="a device set, or a .yaml file of your own")]
+OutputOption = Annotated[Path, typer.Option(help="the table to write")]
+
+
+@app.command("layers")
+def show_layers(
+    network: NetworkOption = "alexnet",
+    image: InputOption = "3x224x224",
+    output: Annotated[Path | None, typer.Option(help="write the table here instead of printing it")] = None,
+) -> None:
+    """Trace a network: its layers, their weights and multiply-accumulates, and what was left out."""
+    from lumoe.cli.tables import show
+    from lumoe.files import write_csv
+    from lumoe.photonics.network import load_network, parse_shape
+
+    traced = load_network(network, parse_shape(image))
+    table = traced.table()
+    if output:
+        write_csv(output, table)
+    else:
+        columns = ["name", "kind", "in_channels", "out_channels", "out_side", "kernel", "groups", "weights", "macs"]
+        show(table[columns], f"{network}: {table['macs'].sum():,} multiply-accumulates")
+    for note in traced.notes():
+        typer.echo(note, err=True)
+
+
+@app.command("pcnna")
+def model_pcnna(
+    output: OutputOption,
+    summary: Annotated[Path, typer.Option(help="the totals and greatest speed-ups")],
+    network: NetworkOption = "alexnet-ungrouped",
+    image: InputOption = "3x224x224",
+    devices: DevicesOption = "pcnna",
+) -> None:
+    """Model PCNNA layer by layer: as its paper counts, and with every bound that the paper leaves out."""
+    from lumoe.files import write_csv
+    from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.network import load_network, parse_shape
+    from lumoe.photonics.pcnna import Design
+    from lumoe.photonics.pcnna_report import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
+
+    traced = load_network(network, parse_shape(image))
+    layers = layer_table(traced, load_devices(devices).values(), Design())
+    write_csv(output, layers, COLUMNS)
+    write_csv(summary, summary_table(layers), SUMMARY_COLUMNS)
+    for note in traced.notes():
+        typer.echo(note, err=True)
