@@ -2,7 +2,13 @@ rule judge_claims:
     input:
         claims="data/claims.yaml",
         code=source("claims"),
+        anchors=f"{RESULTS}/moe/mixtral-8x7b/anchors.csv",
+        frontiers=expand(f"{RESULTS}/moe/{{model}}/pareto.csv", model=["mixtral-8x7b", MODEL]),
+        throughput=f"{RESULTS}/moe/{MODEL}/throughput.csv",
+        perplexity=f"{RESULTS}/moe/{MODEL}/perplexity.csv",
         pcnna=f"{RESULTS}/photonics/pcnna/{config['photonics']['pcnna_network']}.csv",
+        pcnna_summary=f"{RESULTS}/photonics/pcnna/summary/{config['photonics']['pcnna_network']}.csv",
+        winograd=f"{RESULTS}/photonics/winograd/{config['photonics']['winograd_network']}_summary.csv",
     output:
         f"{RESULTS}/claims.csv",
     log:
