@@ -148,7 +148,8 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
     """Return the number that `value` points at.
 
     Raises:
-        UserError: the table or column is absent, or no row (for `only`: not exactly one row) matches.
+        UserError: the table or column is absent, no row (for `only`: not exactly one row) matches, or the number is
+            missing or infinite.
     """
     path = Path(results) / value.table.format_map(names)
     wanted = [value.column, *value.where, *([value.per] if value.per else [])]
@@ -156,16 +157,21 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
     for column, cell in value.where.items():
         cell = cell.format_map(names) if isinstance(cell, str) else cell
         table = table[table[column] == cell]
+    rows = value.where or "everything"
     numbers = table[value.column].to_numpy(dtype=object if value.reduce == "count" else float)
     if value.reduce == "count":
         return float(len(numbers))
     if value.per:
         numbers = numbers / table[value.per].to_numpy(dtype=float)
+    if value.reduce in ("max", "min"):
+        # A row without the figure (a baseline that never published its power) cannot be an extreme.
+        numbers = numbers[~np.isnan(numbers)]
     if len(numbers) == 0 or (value.reduce == "only" and len(numbers) != 1):
-        raise UserError(
-            f"{path}: {len(numbers)} rows match {value.where or 'everything'}, expected one; rebuild the table"
-        )
-    return float(REDUCTIONS[value.reduce](numbers)) - value.minus_one
+        raise UserError(f"{path}: {len(numbers)} rows match {rows}, expected one; rebuild the table")
+    number = float(REDUCTIONS[value.reduce](numbers)) - value.minus_one
+    if not np.isfinite(number):
+        raise UserError(f"{path}: '{value.column}' where {rows} is {number}; rebuild the table")
+    return number
 
 
 def verdict(quantity: Quantity, value: float, low: float, high: float) -> Verdict:

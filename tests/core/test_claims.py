@@ -104,6 +104,22 @@ def test_a_table_that_does_not_hold_the_value_stops(results: Path, value: dict[s
 
 
 @pytest.mark.parametrize(
+    ("reduce", "value"), [("max", 400.0), ("min", 50.0), ("sum", None), ("mean", None), ("only", None)]
+)
+def test_a_missing_number_is_never_an_extreme_nor_a_result(results: Path, reduce: str, value: float | None) -> None:
+    table = pd.read_csv(results / "t.csv")
+    table.loc[1, "s"] = float("nan")
+    table.to_csv(results / "t.csv", index=False)
+    where = {"layer": "b"} if reduce == "only" else {}
+    claims = one_claim(value={"table": "t.csv", "column": "s", "reduce": reduce, "where": where}, judgement=AT_LEAST)
+    if value is None:
+        with pytest.raises(UserError, match="is nan; rebuild"):
+            judge(claims, results, {})
+    else:
+        assert judge(claims, results, {}).iloc[0]["value"] == value
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"value": {"table": "t", "column": "c"}}, "needs a judgement"),
