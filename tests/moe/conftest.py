@@ -8,6 +8,9 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from lumoe.moe.checkpoint import Checkpoint
+from lumoe.moe.quantize import Recipe, quantize
+
 TINY = {
     "vocab_size": 96,
     "hidden_size": 64,
@@ -47,3 +50,15 @@ def model_f32(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def model_bf16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("bf16"), torch.bfloat16)
+
+
+@pytest.fixture(scope="session")
+def quantized(model_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Rounded experts of the bfloat16 model: bits -> folder."""
+    checkpoint = Checkpoint(model_bf16)
+    tokens = torch.randint(0, TINY["vocab_size"], (4, 16), generator=torch.Generator().manual_seed(3))
+    folders = {}
+    for bits in (2, 3, 4):
+        folders[bits] = tmp_path_factory.mktemp(f"rtn{bits}")
+        quantize(checkpoint, tokens, folders[bits], Recipe("rtn", bits, 32))
+    return folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -90,6 +91,7 @@ class ExpertSource:
         self._files: dict[Path, DirectFile] = {}
         self._records: dict[tuple[int, int, int], Record] = {}
         self._checked: set[tuple[int, int]] = set()
+        self._sizes: dict[int, int] = {}
         # Misses and a change of plan ask on threads of their own; the spill file and its list have one writer.
         self._record_lock = Lock()
 
@@ -116,15 +118,16 @@ class ExpertSource:
 
     def nbytes(self, bits: int) -> int:
         """Bytes of memory that one expert at `bits` takes, the largest of them where alignment makes them differ."""
-        self.require([bits])
-        shape = self.checkpoint.architecture
-        count, kernel = shape.expert_parameters, self.kernel(bits)
+        if bits not in self._sizes:
+            self.require([bits])
+            self._sizes[bits] = self._measure(bits)
+        return self._sizes[bits]
+
+    def _measure(self, bits: int) -> int:
+        shape, kernel = self.checkpoint.architecture, self.kernel(bits)
         if self._direct(bits):
-            return max(
-                self.record(layer, expert, bits).nbytes
-                for layer in range(shape.num_hidden_layers)
-                for expert in range(shape.num_local_experts)
-            )
+            every = product(range(shape.num_hidden_layers), range(shape.num_local_experts))
+            return max(self.record(layer, expert, bits).nbytes for layer, expert in every)
         hidden, wide = shape.hidden_size, shape.intermediate_size
         if kernel == "int4":
             group = self.quantized[bits].group_size
@@ -132,7 +135,7 @@ class ExpertSource:
         elif kernel == "int8":
             parts = [2 * wide * hidden, 2 * wide * 2, hidden * wide, hidden * 2]
         else:
-            parts = [count // 3 * self.dtype.itemsize] * 3
+            parts = [hidden * wide * self.dtype.itemsize] * 3
         return aligned(sum(aligned(part, 64) for part in parts[:-1]) + parts[-1])
 
     def record(self, layer: int, expert: int, bits: int) -> Record:

@@ -126,14 +126,19 @@ class ExpertStore:
                 return False
             plan, (layer, expert) = self.plan, self._todo.popleft()
         buffer = self._allocate(self._size(plan, layer, expert))
-        loaded = self._read(layer, expert, buffer, plan)
-        with self._place_lock:
-            if plan is self.plan:
-                self._rows[layer][expert] = loaded
-                self._held[layer, expert] = buffer
-                return True
-        del loaded
-        self._free(buffer)  # another plan came meanwhile
+        loaded: Expert | None = None
+        try:
+            loaded = self._read(layer, expert, buffer, plan)
+        finally:
+            with self._place_lock:
+                # Another plan may have come meanwhile, or a miss may have brought the expert in already.
+                wanted = loaded is not None and plan is self.plan and (layer, expert) not in self._held
+                if wanted:
+                    self._rows[layer][expert] = loaded
+                    self._held[layer, expert] = buffer
+            del loaded
+            if not wanted:
+                self._free(buffer)
         return True
 
     def resident(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
