@@ -54,9 +54,13 @@ class Training(Section):
     key_value_heads: int = Field(default=2, ge=1)
     experts: int = Field(default=8, ge=2)
     sequence: int = Field(default=256, ge=16, description="tokens per training sequence")
-    batch: int = Field(default=16, ge=1, description="sequences per step")
-    steps: int = Field(default=6000, ge=1)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    batch: int = Field(default=12, ge=1, description="sequences per step")
+    steps: int = Field(default=1800, ge=1)
+    learning_rate: float = Field(default=4e-3, gt=0)
+    warmup: int = Field(default=60, ge=0, description="steps in which the learning rate rises")
+    decay: float = Field(default=0.4, ge=0, le=1, description="share of the steps in which it falls to zero")
+    weight_decay: float = Field(default=0.1, ge=0)
+    balance: float = Field(default=0.02, ge=0, description="weight of the load-balancing loss")
 
 
 class Model(Section):
@@ -64,7 +68,9 @@ class Model(Section):
 
     name: str = Field(default="mini-mixtral", pattern=r"^[A-Za-z0-9._-]+$")
     source: str = Field(
-        default="shipped", description="shipped, trained (by the `train` rule), folder:PATH or hub:REPO"
+        default="shipped",
+        pattern=r"^(shipped|trained|folder:.+|hub:.+)$",
+        description="shipped, trained (by the `train` rule), folder:PATH or hub:REPO",
     )
     training: Training = Training()
 
@@ -137,13 +143,36 @@ class Throughput(Section):
     prompt_tokens: int = Field(default=16, ge=1)
     new_tokens: int = Field(default=16, ge=1)
     repeats: int = Field(default=5, ge=1)
-    threads: int = Field(default=1, ge=1, description="threads of timed runs; one core is left to the slow tier's reads")
+    threads: int = Field(
+        default=1, ge=1, description="threads of timed runs; one core is left to the slow tier's reads"
+    )
+
+
+class Remedies(Section):
+    """What PCNNA's waterfall changes, one after another, to win back what the bounds took."""
+
+    grouped_network: str = Field(
+        default="alexnet", description="pcnna_network with grouped convolutions; may be itself"
+    )
+    batch: int = Field(default=64, ge=1, description="images that share one programming of the weights")
+    sram_width: int = Field(default=8192, ge=1, description="bits of one SRAM access")
+    weight_dacs: int = Field(default=100, ge=1)
+
+
+class Exploration(Section):
+    """The design space of `lumoe photonics explore`."""
+
+    designs: list[Literal["pcnna", "winograd"]] = ["pcnna", "winograd"]
+    network: str = "alexnet"
+    points: int = Field(default=20000, ge=1, description="designs per accelerator")
 
 
 class Photonics(Section):
     """The two microring accelerators."""
 
     pcnna_network: str = "alexnet-ungrouped"
+    remedies: Remedies = Remedies()
+    exploration: Exploration = Exploration()
     winograd_network: str = "vgg16"
     device_sets: list[str] = Field(default=["conservative", "moderate", "aggressive"])
     tiles: list[int] = Field(

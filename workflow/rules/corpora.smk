@@ -3,7 +3,11 @@ rule build_corpora:
     input:
         protocols="data/corpora.yaml",
         code=source(
-            "cli/corpus", "moe/corpora", "moe/corpus_build", "moe/docstrings", "moe/text_sources"
+            "cli/corpus",
+            "moe/corpora",
+            "moe/corpus_build",
+            "moe/docstrings",
+            "moe/text_sources",
         ),
     output:
         expand(
@@ -13,16 +17,19 @@ rule build_corpora:
         ),
     log:
         "logs/build_corpora/corpora.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: 1
     params:
         folder=f"{RESULTS}/corpora",
-        sources=[f"--source {name}={place}" for name, place in config["corpora"]["sources"].items()],
+        sources=[
+            f"--source {name}={place}"
+            for name, place in config["corpora"]["sources"].items()
+        ],
         validation=config["corpora"]["validation"],
         test=config["corpora"]["test"],
         minimum_characters=config["corpora"]["minimum_characters"],
         hub_documents=config["corpora"]["hub_documents"],
-    conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
     shell:
         "lumoe corpus build"
         " {params.sources}"

@@ -81,3 +81,53 @@ def train(
     for name, row in record["held_out"].items():
         typer.echo(f"{name}: perplexity {row['perplexity']:.2f}, trigram {row['trigram_perplexity']:.2f}")
     typer.echo(f"least expert share: {record['least_expert_share']:.2f} of the fair share")
+
+
+@app.command()
+def check(
+    model: Path = typer.Option(help="model folder with manifest.json and training.json"),
+    corpus: list[Path] = typer.Option(help="corpus folders; their test splits are scored"),
+    output: Path = typer.Option(help="JSON file to write"),
+    window: int = typer.Option(256, min=8, help="tokens per window"),
+    windows: int = typer.Option(128, min=1, help="windows per corpus"),
+    threads: int = typer.Option(1, min=1),
+) -> None:
+    """Verify a model's files, score it beside a trigram, and say whether its corpora are those it was trained on."""
+    import sys
+
+    import torch
+
+    from lumoe.files import write_json
+    from lumoe.moe.model_check import check_model, differences
+
+    torch.set_num_threads(threads)
+    corpora = {folder.name: folder for folder in corpus}
+    found = check_model(model, corpora, window, windows)
+    for sentence in differences(model, corpora, found["same_corpora"]):
+        print(f"warning: {sentence}", file=sys.stderr)
+    for name, row in found["held_out"].items():
+        typer.echo(f"{name}: perplexity {row['perplexity']:.2f}, trigram {row['trigram_perplexity']:.2f}")
+    write_json(output, {"model": model.name, **found})
+
+
+@app.command()
+def fetch(
+    repository: str = typer.Argument(help="OWNER/NAME on the Hugging Face hub"),
+    output: Path = typer.Option(help="model folder to write"),
+) -> None:
+    """Download a Mixtral checkpoint (safetensors, configuration, tokenizer) and record its files' SHA-256."""
+    from huggingface_hub import snapshot_download
+
+    from lumoe.errors import UserError
+    from lumoe.files import atomic_path
+    from lumoe.moe.manifest import write_manifest
+
+    with atomic_path(output) as folder:
+        try:
+            snapshot_download(repository, local_dir=folder, allow_patterns=["*.json", "*.safetensors", "tokenizer*"])
+        except Exception as error:  # the hub's client raises a dozen unrelated types for one absent repository
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"model 'hub:{repository}': cannot be downloaded ({reason}); check name and network"
+            ) from None
+        write_manifest(folder)

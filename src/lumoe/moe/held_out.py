@@ -38,7 +38,7 @@ def evaluate(model: Any, batch: Tensor, at_once: int = 16) -> tuple[float, NDArr
     config = model.config
     loads = np.zeros((config.num_hidden_layers, config.num_local_experts), dtype=np.int64)
     total = 0.0
-    for part in batch.split(at_once):
+    for part in torch.split(batch, at_once):
         output = model(input_ids=part, output_router_logits=True, use_cache=False)
         logits = output.logits[:, :-1].float()
         total += float(functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))

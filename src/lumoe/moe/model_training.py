@@ -40,7 +40,7 @@ def train_model(
     Raises:
         UserError: a corpus is missing, or there is too little text to train on.
     """
-    splits = {name: read_statistics(path)["splits"] for name, path in corpora.items()}
+    statistics = {name: read_statistics(path) for name, path in corpora.items()}
     documents = [text for path in corpora.values() for text in read_documents(path, "train")]
     characters = sum(map(len, documents))
     if characters < settings.batch * settings.sequence * 8:
@@ -64,7 +64,11 @@ def train_model(
             "steps": len(history),
             "tokens": len(history) * settings.batch * settings.sequence,
             "seconds": round(seconds, 1),
-            "corpora": {name: {"train_sha256": parts["train"]["sha256"]} for name, parts in splits.items()},
+            "corpora": {
+                name: {key: known[key] for key in ("source", "package", "version") if key in known}
+                | {f"{split}_sha256": part["sha256"] for split, part in known["splits"].items()}
+                for name, known in statistics.items()
+            },
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")}
             | {"python": platform.python_version()},
             "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s)",
@@ -91,7 +95,7 @@ def held_out(model_folder: Path, corpora: Mapping[str, Path], window: int, limit
         UserError: a test split shorter than one window.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder)
-    model = batch_experts(MixtralForCausalLM.from_pretrained(model_folder, dtype=torch.float32)).eval()
+    model: Any = batch_experts(MixtralForCausalLM.from_pretrained(model_folder, dtype=torch.float32)).eval()
     texts = "\n\n".join(read_text(path, "train") for path in corpora.values())
     trigram = Trigram(np.array(encode(tokenizer, texts)), model.config.vocab_size) if texts.strip() else None
     rows: dict[str, dict[str, Any]] = {}

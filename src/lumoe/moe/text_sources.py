@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def folder_splits(path: str | Path, protocol: str = "") -> tuple[dict[str, list[
         raise UserError(f"corpus source 'folder:{path}': no such folder")
     if not (folder / _FILES["test"]).is_file():
         raise UserError(f"corpus source 'folder:{path}': no test.txt in it (train.txt and valid.txt may be absent)")
-    settings = protocols()[protocol] if protocol else {"separator": "\n\n"}
+    settings: dict[str, Any] = protocols()[protocol] if protocol else {"separator": "\n\n"}
     splits: dict[str, list[Document]] = {}
     for name, file in _FILES.items():
         if not (folder / file).is_file():
@@ -73,8 +74,8 @@ def folder_splits(path: str | Path, protocol: str = "") -> tuple[dict[str, list[
         except UnicodeDecodeError as error:
             raise UserError(f"corpus source 'folder:{path}': {file} is not UTF-8 ({error.reason})") from None
         if protocol:
-            rows = text.splitlines(keepends=bool(settings["newline"]))
-            rows = rows[: settings["documents"].get(name)]
+            lines = islice(StringIO(text, newline="\n"), settings["documents"].get(name))
+            rows = lines if settings["newline"] else (line.rstrip("\n") for line in lines)
             splits[name] = [Document(row, f"{file}:{number}") for number, row in enumerate(rows, 1)]
         else:
             splits[name] = [Document(text, file)]

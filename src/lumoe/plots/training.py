@@ -1,0 +1,69 @@
+"""How the default model was trained, and how its routers share the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from lumoe.plots.style import COLUMN_WIDTH_IN, OKABE_ITO, basis_note, save, use_style
+
+_SMOOTHING_STEPS = 25
+
+
+def draw_training_loss(losses: pd.DataFrame, held_out: pd.DataFrame, output: Path) -> None:
+    """Draw the training loss beside the held-out losses of the model and of the trigram.
+
+    Args:
+        losses: columns `tokens` and `loss` (nats per token), one row a step.
+        held_out: columns `predictor` and `nll` (nats per token), one horizontal line a row.
+        output: the figure; .svg, .png and .csv are written.
+    """
+    use_style()
+    smooth = losses["loss"].rolling(_SMOOTHING_STEPS, min_periods=1).mean()
+    curve = pd.DataFrame({"series": "training", "tokens": losses["tokens"], "nll": smooth})
+    lines = pd.DataFrame({"series": held_out["predictor"], "tokens": losses["tokens"].iloc[-1], "nll": held_out["nll"]})
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH_IN, 2.6))
+    axes.plot(curve["tokens"] / 1e6, curve["nll"], color=OKABE_ITO[0], label="training loss")
+    for series, nll, color, dashes in zip(
+        lines["series"], lines["nll"], OKABE_ITO[1:], ("--", ":", "-."), strict=False
+    ):
+        axes.axhline(nll, color=color, linestyle=dashes, label=f"{series}, held out: {nll:.2f}")
+    axes.set(xlabel="training tokens (million)", ylabel="loss (nats per token)")
+    axes.set_ylim(0.9 * min(curve["nll"].min(), lines["nll"].min()), None)
+    axes.legend(frameon=False)
+    basis_note(figure, f"measured; training loss is a running mean of {_SMOOTHING_STEPS} steps")
+    save(figure, output, pd.concat([curve, lines], ignore_index=True))
+
+
+def draw_expert_load(loads: pd.DataFrame, output: Path) -> None:
+    """Draw the load of each expert as a multiple of its fair share.
+
+    Args:
+        loads: columns `layer`, `expert` and `share` (of the layer's tokens).
+        output: the figure; .svg, .png and .csv are written.
+    """
+    use_style()
+    experts = loads["expert"].nunique()
+    table = loads.assign(fair_shares=loads["share"] * experts)
+    grid = table.pivot(index="layer", columns="expert", values="fair_shares")
+    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH_IN, 0.9 + 0.28 * len(grid)))
+    sns.heatmap(
+        grid,
+        ax=axes,
+        annot=True,
+        fmt=".2f",
+        cmap="RdBu_r",
+        center=1.0,
+        vmin=0.0,
+        vmax=2.0,
+        annot_kws={"size": 6},
+        cbar_kws={"label": "load / fair share"},
+    )
+    axes.grid(False)
+    axes.tick_params(length=0, rotation=0)
+    axes.set(xlabel="expert", ylabel="layer")
+    basis_note(figure, "measured on held-out text")
+    save(figure, output, table)
