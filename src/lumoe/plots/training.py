@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 from lumoe.plots.style import COLUMN_WIDTH_IN, OKABE_ITO, basis_note, save, use_style
 
@@ -34,7 +35,7 @@ def draw_training_loss(losses: pd.DataFrame, held_out: pd.DataFrame, output: Pat
     axes.set(xlabel="training tokens (million)", ylabel="loss (nats per token)")
     axes.set_ylim(0.9 * min(curve["nll"].min(), lines["nll"].min()), None)
     axes.legend(frameon=False)
-    basis_note(figure, f"measured; training loss is a running mean of {_SMOOTHING_STEPS} steps")
+    _note(figure, f"measured; training loss: running mean of {_SMOOTHING_STEPS} steps")
     save(figure, output, pd.concat([curve, lines], ignore_index=True))
 
 
@@ -65,5 +66,10 @@ def draw_expert_load(loads: pd.DataFrame, output: Path) -> None:
     axes.grid(False)
     axes.tick_params(length=0, rotation=0)
     axes.set(xlabel="expert", ylabel="layer")
-    basis_note(figure, "measured on held-out text")
+    _note(figure, "measured on held-out text")
     save(figure, output, table)
+
+
+def _note(figure: Figure, text: str) -> None:
+    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
+    basis_note(figure, text)
