@@ -24,6 +24,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from lumoe.errors import UserError
 from lumoe.photonics.limits import require_between, require_finite, require_positive
 
 Number = TypeVar("Number", float, Tensor)
@@ -74,11 +75,16 @@ def weight(phase: Tensor, *, r1: float | Tensor, r2: float | Tensor, loss: float
     return (constant + interference) / (1 + product**2 - interference)
 
 
-def cosine_of_weight(target: Tensor, *, r1: float | Tensor, r2: float | Tensor, loss: float | Tensor) -> Tensor:
-    """Return cosφ = [w(1 + P²) − K + S] / (2P(1 + w)), K = (1−r1²)(1−r2²)a, S = (r2·a)² + r1². Not range-checked."""
+def half_phase_sine(target: Tensor, *, r1: float, r2: float, loss: float) -> Tensor:
+    """Return sin(φ/2) of the detuning at which :func:`weight` equals `target`; not range-checked.
+
+    The inverse cosφ = [w(1 + P²) − K + S] / (2P(1 + w)), with K = (1−r1²)(1−r2²)a and S = (r2·a)² + r1², written as
+    sin²(φ/2) = (1 − P)²(w_max − w) / (4P(1 + w)): the same, without the cancellation near resonance.
+    """
     product = r1 * r2 * loss
-    constant = (1 - r1**2) * (1 - r2**2) * loss - (r2 * loss) ** 2 - r1**2
-    return (target * (1 + product**2) - constant) / (2 * product * (1 + target))
+    highest = ((1 - r1**2) * (1 - r2**2) * loss - (r2 * loss) ** 2 - r1**2 + 2 * product) / (1 - product) ** 2
+    squared = ((1 - product) ** 2 / (4 * product)) * ((highest - target) / (1 + target))
+    return squared.clamp(0.0, 1.0).sqrt()
 
 
 def phase_of_weight(target: Tensor, *, r1: float, r2: float, loss: float) -> Tensor:
@@ -90,7 +96,7 @@ def phase_of_weight(target: Tensor, *, r1: float, r2: float, loss: float) -> Ten
     low, high = weight_range(r1=r1, r2=r2, loss=loss)
     slack = 1e-9
     require_between("weight", target, low - slack, high + slack, closed=True)
-    return torch.acos(cosine_of_weight(target, r1=r1, r2=r2, loss=loss).clamp(-1.0, 1.0))
+    return 2 * torch.asin(half_phase_sine(target, r1=r1, r2=r2, loss=loss))
 
 
 def weight_range(*, r1: float, r2: float, loss: float) -> tuple[float, float]:
@@ -107,7 +113,18 @@ def free_spectral_range(*, wavelength_m: Number, radius_m: float, group_index: f
 def finesse(*, r1: Number, r2: Number, loss: Number) -> Number:
     """Return F = π√P/(1 − P), the FSR over the full width at half maximum."""
     product = r1 * r2 * loss
-    return math.pi * product**0.5 / (1 - product)
+    root: Number = product**0.5
+    return math.pi * root / (1 - product)
+
+
+def product_of_finesse(value: float) -> float:
+    """Return P = r1·r2·a of a ring with finesse `value`: the inverse of F = π√P/(1 − P).
+
+    Raises:
+        UserError: the finesse is not a positive number.
+    """
+    require_positive("finesse", value)
+    return ((math.sqrt(math.pi**2 + 4 * value**2) - math.pi) / (2 * value)) ** 2
 
 
 @dataclass(frozen=True)
@@ -143,6 +160,30 @@ class Microring:
         require_between("round-trip amplitude (loss)", self.loss, 0.0, 1.0, closed=True)
         for name in ("radius_m", "group_index", "effective_index", "wavelength_m"):
             require_positive(name, getattr(self, name))
+
+    @classmethod
+    def with_finesse(
+        cls, value: float, *, loss: float, radius_m: float, group_index: float, wavelength_m: float = 1.55e-6
+    ) -> Microring:
+        """Return the ring with equal couplings whose finesse is `value`.
+
+        Raises:
+            UserError: the finesse is more than the round-trip loss allows.
+        """
+        coupling = (product_of_finesse(value) / loss) ** 0.5
+        if coupling >= 1:
+            limit = finesse(r1=1.0, r2=1.0, loss=loss) if loss < 1 else math.inf
+            raise UserError(
+                f"finesse is {value:g}, but a round-trip amplitude of {loss:g} allows less than {limit:.4g}"
+            )
+        return cls(
+            r1=coupling,
+            r2=coupling,
+            loss=loss,
+            radius_m=radius_m,
+            group_index=group_index,
+            wavelength_m=wavelength_m,
+        )
 
     @property
     def product(self) -> float:

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumoe.photonics.microring import Microring
+from lumoe.photonics.parameters import load_physics
+from lumoe.photonics.tuning import (
+    compensate,
+    drift_phase,
+    electro_optic_power_w,
+    heat,
+    heater_settings,
+    thermal_coupling,
+    thermo_optic_power_w,
+)
+from lumoe.photonics.weightbank import WeightBank, attainable_bits, channel_capacity, lorentzian_crosstalk
+
+
+def ring_of(finesse: float, loss: float = 0.9995) -> Microring:
+    return Microring.with_finesse(finesse, loss=loss, radius_m=5e-6, group_index=4.2)
+
+
+def product_form(phases: torch.Tensor, bank: WeightBank) -> torch.Tensor:
+    """The bank's definition, term by term: Σ_j T_d,j Π_{k<j} T_t,k − Π_j T_t,j at every channel."""
+    result = torch.empty_like(phases)
+    for i in range(len(phases)):
+        detuned = [phases[j] - (i - j) * bank.channel_phase for j in range(len(phases))]
+        drop, passed = 0.0, 1.0
+        for phase in detuned:
+            drop, passed = drop + passed * float(bank.ring.drop(phase)), passed * float(bank.ring.through(phase))
+        result[i] = drop - passed
+    return result
+
+
+@given(rings=st.integers(1, 7), seed=st.integers(0, 1000))
+def test_response_is_the_product_form(rings: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    bank = WeightBank(ring_of(60), channels=8, spacing=4.0)
+    phases = torch.rand(rings, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(bank.weights(phases), product_form(phases, bank), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("finesse", "published"), [(368, 108), (133, 39)])
+def test_channel_counts_of_tait(finesse: float, published: int) -> None:
+    # Tait et al., IEEE JSTQE 22, 5900214 (2016): 3 dB cross-weight penalty at 3.41 linewidths, rounded.
+    assert round(channel_capacity(finesse, 3.41)) == published
+
+
+@pytest.mark.parametrize(
+    ("spacing", "nearest_db", "total", "bits"),
+    [
+        (3.41, -16.8, 0.070, 2.8),
+        (5, -20, 0.033, 3.9),
+        (8, -24.1, 0.013, 5.3),
+        (10, -26, 0.0082, 5.9),
+        (20, -32, 0.0020, 7.9),
+    ],
+)
+def test_uncalibrated_lorentzian_crosstalk(spacing: float, nearest_db: float, total: float, bits: float) -> None:
+    nearest, summed = lorentzian_crosstalk(spacing)
+    assert 10 * math.log10(nearest) == pytest.approx(nearest_db, abs=0.1)
+    assert summed == pytest.approx(total, rel=0.03)
+    assert attainable_bits(summed) == pytest.approx(bits, abs=0.06)
+    brute = 2 * sum(1 / (1 + (2 * k * spacing) ** 2) for k in range(1, 20_000))
+    assert summed == pytest.approx(brute, rel=1e-2)
+
+
+@pytest.mark.parametrize(("finesse", "spacing"), [(69, 3.41), (133, 3.41), (368, 3.41), (133, 5.0), (368, 10.0)])
+def test_calibration_removes_the_crosstalk(finesse: float, spacing: float) -> None:
+    ring = ring_of(finesse, loss=0.998 if finesse < 200 else 0.9995)
+    bank = WeightBank(ring, channels=int(channel_capacity(finesse, spacing)), spacing=spacing, reach=0.7)
+    generator = torch.Generator().manual_seed(1)
+    target = (2 * torch.rand(50, bank.channels, generator=generator, dtype=torch.float64) - 1) * bank.full_scale
+    left_alone = bank.weights(bank.isolated_phases(target)) - target
+    calibrated = bank.weights(bank.calibrate(target, tolerance=1e-10)) - target
+    assert float(left_alone.abs().max()) > 1e-3
+    assert float(calibrated.abs().max()) < 1e-9
+
+
+def test_calibration_in_single_precision_and_any_batch_shape() -> None:
+    bank = WeightBank(ring_of(133), channels=24, spacing=4.0, reach=0.7)
+    target = (2 * torch.rand(3, 5, 11, generator=torch.Generator().manual_seed(2)) - 1) * bank.full_scale
+    phases = bank.calibrate(target)
+    assert phases.shape == target.shape
+    assert phases.dtype == torch.float32
+    torch.testing.assert_close(bank.weights(phases), target, rtol=0, atol=2e-6)
+
+
+def test_banks_do_not_mix() -> None:
+    bank = WeightBank(ring_of(133), channels=9, spacing=4.0, reach=0.7)
+    target = (2 * torch.rand(20, 9, generator=torch.Generator().manual_seed(3), dtype=torch.float64) - 1) * 0.5
+    alone = torch.stack([bank.calibrate(row, tolerance=1e-11) for row in target])
+    torch.testing.assert_close(bank.calibrate(target, tolerance=1e-11), alone, rtol=0, atol=1e-8)
+
+
+def test_gradient_of_the_bank() -> None:
+    bank = WeightBank(ring_of(60), channels=4, spacing=4.0)
+    phases = torch.rand(2, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(bank.weights, (phases,))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: WeightBank(ring_of(133), channels=40, spacing=3.41),
+         "channels is 40, but a finesse of 133 holds at most 39"),
+        (lambda: WeightBank(ring_of(133), channels=0, spacing=3.41), "channels is 0"),
+        (lambda: WeightBank(ring_of(133), channels=4, spacing=-1), "spacing is -1"),
+        (lambda: WeightBank(ring_of(133), channels=4, spacing=4).calibrate(torch.tensor([0.0, 0.9])),
+         "weight is 0.9, but"),
+        (lambda: WeightBank(ring_of(133), channels=4, spacing=4).calibrate(torch.tensor([math.nan])),
+         "weight is nan"),
+        (lambda: WeightBank(ring_of(133), channels=4, spacing=4).calibrate(torch.zeros(5)),
+         "is 5, but must be .* 1 to 4"),
+        (lambda: Microring.with_finesse(500, loss=0.99, radius_m=5e-6, group_index=4.2),
+         "finesse is 500, but .* less than 312.6"),
+    ],
+)  # fmt: skip
+def test_impossible_banks_are_refused(call, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+@settings(deadline=None)
+@given(rings=st.integers(1, 12), nearest=st.floats(0, 0.3))
+def test_compensation_undoes_thermal_crosstalk(rings: int, nearest: float) -> None:
+    wanted = torch.rand(3, rings, generator=torch.Generator().manual_seed(rings), dtype=torch.float64)
+    coupling = thermal_coupling(rings, nearest)
+    torch.testing.assert_close(heat(compensate(wanted, coupling), coupling), wanted, rtol=0, atol=1e-12)
+
+
+def test_thermal_crosstalk_without_compensation_spoils_the_weights() -> None:
+    bank = WeightBank(ring_of(133), channels=12, spacing=4.0, reach=0.7)
+    target = torch.linspace(-0.5, 0.5, 12, dtype=torch.float64)
+    phases = bank.calibrate(target, tolerance=1e-10)
+    coupling = thermal_coupling(12, 0.05)
+    assert float((bank.weights(heat(phases, coupling)) - target).abs().max()) > 0.01
+    restored = bank.weights(heat(compensate(phases, coupling), coupling))
+    torch.testing.assert_close(restored, target, rtol=0, atol=1e-9)
+
+
+def test_tuning_power() -> None:
+    physics = load_physics("moderate")
+    # Half a free spectral range at 27.5 mW/FSR; 4 µW per nanometre (CrossLight, DAC 2021).
+    half = torch.tensor([[math.pi, 0.0]], dtype=torch.float64)
+    assert float(thermo_optic_power_w(half, physics)) == pytest.approx(27.5e-3 / 2)
+    nanometres = physics.ring.free_spectral_range_m * 1e9 / 2
+    assert float(electro_optic_power_w(half, physics)) == pytest.approx(4e-6 * nanometres)
+    # A ring fabricated just past its target goes nearly once around: heat only moves it one way.
+    settings = heater_settings(torch.tensor([0.0]), torch.tensor([0.1]))
+    assert float(settings) == pytest.approx(2 * math.pi - 0.1, rel=1e-6)
+    # 80 pm/K over an FSR of 18.2 nm.
+    assert drift_phase(1.0, physics) == pytest.approx(2 * math.pi * 80e-12 / physics.ring.free_spectral_range_m)
