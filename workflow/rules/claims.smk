@@ -53,7 +53,42 @@ rule draw_claims:
         " 2> {log}"
 
 
+rule print_claims:
+    # The last job of a whole run: it waits for every figure and table, then prints the verdicts.
+    input:
+        claims=rules.judge_claims.output,
+        model=[*MODEL_CHECK, *MODEL_FIGURES],
+        tables=[
+            rules.cross_check_perplexity.output,
+            rules.tabulate_served.output,
+        ],
+        figures=[
+            rules.draw_claims.output,
+            rules.plot_throughput_memory.output,
+            rules.plot_pareto.output,
+            rules.plot_pareto_measured.output,
+            rules.plot_prediction.output,
+            rules.plot_perplexity.output,
+            rules.plot_throughput.output,
+            rules.draw_pcnna.output,
+            rules.draw_winograd.output,
+            rules.draw_winograd_power.output,
+        ],
+    output:
+        f"{RESULTS}/claims.txt",
+    log:
+        "logs/print_claims.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe claims show"
+        " --table {input.claims}"
+        " 2> {log}"
+        " | tee {output}"
+
+
 rule claims:
+    # `snakemake claims` judges the claims, builds just what that needs, and prints them.
     input:
         rules.judge_claims.output,
     log:

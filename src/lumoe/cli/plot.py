@@ -11,9 +11,10 @@ import typer
 app = typer.Typer(no_args_is_help=True)
 
 for topic, about in {
+    "training": "How the shipped model was trained.",
     "moe": "Mixture-of-Experts serving: speed, quality, placement.",
+    "serving": "What was measured on this machine.",
     "photonics": "The two photonic accelerators.",
-    "physics": "Microrings, weight banks, noise, accuracy.",
 }.items():
     app.add_typer(import_module(f"lumoe.cli.plot_{topic}").app, name=topic, help=about)
 
