@@ -8,12 +8,12 @@ PCNNA_SOURCES = source(
     "photonics/devices",
     "photonics/baselines",
 )
+DEVICE_BASES = ["data/devices/common.yaml", "data/devices/physics.yaml"]
 
 
 rule model_pcnna:
     input:
-        devices="data/devices/pcnna.yaml",
-        common="data/devices/common.yaml",
+        devices=["data/devices/pcnna.yaml", *DEVICE_BASES],
         eyeriss="data/eyeriss_layers.csv",
         code=PCNNA_SOURCES,
     output:
@@ -28,7 +28,7 @@ rule model_pcnna:
     shell:
         "lumoe photonics pcnna"
         " --network {wildcards.network}"
-        " --devices {input.devices}"
+        " --devices {input.devices[0]}"
         " --output {output.layers}"
         " --summary {output.summary}"
         " 2> {log}"
@@ -41,11 +41,11 @@ rule draw_pcnna:
         code=source("plots/photonics", "plots/style"),
     output:
         report(
-            f"{FIGURES}/pcnna_speedup.svg",
-            caption="../report/pcnna_speedup.rst",
+            f"{FIGURES}/pcnna-speedup.svg",
+            caption="../report/pcnna-speedup.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/pcnna_speedup", ".png", ".csv"),
+        multiext(f"{FIGURES}/pcnna-speedup", ".png", ".csv"),
     log:
         "logs/draw_pcnna.log",
     conda:
@@ -54,5 +54,79 @@ rule draw_pcnna:
         "lumoe plot photonics pcnna"
         " --table {input.layers}"
         " --summary {input.summary}"
+        " --output {output[0]}"
+        " 2> {log}"
+
+
+rule draw_pcnna_resources:
+    input:
+        layers=f"{RESULTS}/photonics/pcnna/{config['photonics']['pcnna_network']}.csv",
+        code=source("plots/photonics", "plots/style"),
+    output:
+        report(
+            f"{FIGURES}/pcnna-resources.svg",
+            caption="../report/pcnna-resources.rst",
+            category="4. Photonic accelerators",
+        ),
+        multiext(f"{FIGURES}/pcnna-resources", ".png", ".csv"),
+    log:
+        "logs/draw_pcnna_resources.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot photonics resources"
+        " --table {input.layers}"
+        " --output {output[0]}"
+        " 2> {log}"
+
+
+rule model_pcnna_waterfall:
+    input:
+        devices=["data/devices/pcnna.yaml", *DEVICE_BASES],
+        eyeriss="data/eyeriss_layers.csv",
+        code=[*PCNNA_SOURCES, *source("photonics/waterfall", "photonics/parameters")],
+    output:
+        f"{RESULTS}/photonics/pcnna/waterfall/{{network}}.csv",
+    log:
+        "logs/model_pcnna_waterfall/{network}.log",
+    wildcard_constraints:
+        network="[^/]+",
+    conda:
+        "../../envs/lumoe.yaml"
+    params:
+        grouped_network=config["photonics"]["remedies"]["grouped_network"],
+        batch=config["photonics"]["remedies"]["batch"],
+        sram_width=config["photonics"]["remedies"]["sram_width"],
+        weight_dacs=config["photonics"]["remedies"]["weight_dacs"],
+    shell:
+        "lumoe photonics waterfall"
+        " --network {wildcards.network}"
+        " --grouped-network {params.grouped_network}"
+        " --devices {input.devices[0]}"
+        " --batch {params.batch}"
+        " --sram-width {params.sram_width}"
+        " --weight-dacs {params.weight_dacs}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule draw_pcnna_waterfall:
+    input:
+        steps=f"{RESULTS}/photonics/pcnna/waterfall/{config['photonics']['pcnna_network']}.csv",
+        code=source("plots/photonics", "plots/style"),
+    output:
+        report(
+            f"{FIGURES}/pcnna-waterfall.svg",
+            caption="../report/pcnna-waterfall.rst",
+            category="4. Photonic accelerators",
+        ),
+        multiext(f"{FIGURES}/pcnna-waterfall", ".png", ".csv"),
+    log:
+        "logs/draw_pcnna_waterfall.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot photonics waterfall"
+        " --table {input.steps}"
         " --output {output[0]}"
         " 2> {log}"

@@ -64,3 +64,31 @@ def model_pcnna(
     write_csv(summary, summary_table(layers), SUMMARY_COLUMNS)
     for note in traced.notes():
         typer.echo(note, err=True)
+
+
+@app.command("waterfall")
+def model_waterfall(
+    output: OutputOption,
+    network: NetworkOption = "alexnet-ungrouped",
+    grouped_network: Annotated[str | None, typer.Option(help="the network with grouped convolutions")] = None,
+    image: InputOption = "3x224x224",
+    devices: DevicesOption = "pcnna",
+    batch: Annotated[int, typer.Option(min=1, help="remedy: images that share one programming")] = 64,
+    sram_width: Annotated[int, typer.Option(min=1, help="remedy: bits of one SRAM access")] = 8192,
+    weight_dacs: Annotated[int, typer.Option(min=1, help="remedy: number of weight converters")] = 100,
+) -> None:
+    """Go from PCNNA's published speed-up to the honest one, bound by bound, and see what wins it back."""
+    from lumoe.files import write_csv
+    from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.network import load_network, parse_shape
+    from lumoe.photonics.parameters import load_physics
+    from lumoe.photonics.waterfall import COLUMNS, Remedies, waterfall
+
+    found = load_devices(devices)
+    shape = parse_shape(image)
+    traced = load_network(network, shape)
+    grouped = None if grouped_network in (None, network) else load_network(grouped_network, shape)
+    remedies = Remedies(batch, sram_width, weight_dacs, found.si("electro_optic_settling"), grouped)
+    write_csv(
+        output, waterfall(traced, found.values(), channels=load_physics(found).channels, remedies=remedies), COLUMNS
+    )

@@ -30,3 +30,23 @@ def pcnna(
 
     layers = read_csv(table, ["layer", *(f"speedup_{kind}" for kind in KINDS)])
     draw_pcnna(layers, read_csv(summary, ["quantity", "baseline", *KINDS]), output)
+
+
+@app.command()
+def waterfall(table: Annotated[Path, typer.Option(help="the steps")], output: OutputOption) -> None:
+    """Draw PCNNA's speed-up from the published to the honest one."""
+    from lumoe.files import read_csv
+    from lumoe.plots.photonics import draw_waterfall
+
+    columns = ["step", "kind", "speedup_network", "speedup_max", "speedup_alone", "limit"]
+    draw_waterfall(read_csv(table, columns), output)
+
+
+@app.command()
+def resources(table: Annotated[Path, typer.Option(help="PCNNA layer by layer")], output: OutputOption) -> None:
+    """Draw what bounds each layer of PCNNA, and its energy and area by component."""
+    from lumoe.files import read_csv
+    from lumoe.plots.photonics import RESOURCES, draw_resources
+
+    columns = ["layer", "all_bounds_s", "all_bounds_limit", *(f"{name}_s" for name in RESOURCES)]
+    draw_resources(read_csv(table, columns), output)
