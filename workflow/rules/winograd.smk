@@ -4,7 +4,7 @@ rule model_winograd:
     input:
         devices=expand(
             "data/devices/{set}.yaml",
-            set=["common", *config["photonics"]["device_sets"]],
+            set=["physics", "common", *config["photonics"]["device_sets"]],
         ),
         baselines="data/baselines.csv",
         eyeriss="data/eyeriss_layers.csv",
@@ -24,7 +24,7 @@ rule model_winograd:
     log:
         "logs/model_winograd/{network}.log",
     wildcard_constraints:
-        network=r"(?!.*_summary)[A-Za-z0-9_-]+",
+        network=r"[A-Za-z0-9_-]+(?<!_summary)",
     conda:
         "../../envs/lumoe.yaml"
     params:
@@ -51,7 +51,7 @@ rule draw_winograd:
         report(
             f"{FIGURES}/winograd.svg",
             caption="../report/winograd.rst",
-            category="4. Winograd accelerator",
+            category="4. Photonic accelerators",
         ),
         multiext(f"{FIGURES}/winograd", ".png", ".csv"),
     log:
@@ -73,7 +73,7 @@ rule draw_winograd_power:
         report(
             f"{FIGURES}/winograd-power.svg",
             caption="../report/winograd-power.rst",
-            category="4. Winograd accelerator",
+            category="4. Photonic accelerators",
         ),
         multiext(f"{FIGURES}/winograd-power", ".png", ".csv"),
     log:
