@@ -163,10 +163,11 @@ def sensitivity(
 
     from lumoe.files import write_csv
     from lumoe.moe.corpora import read_text
+    from lumoe.moe.divergence import measure_costs
     from lumoe.moe.engine import Engine
     from lumoe.moe.perplexity import tokenize, whole_windows
     from lumoe.moe.quantized import QuantizedExperts
-    from lumoe.moe.sensitivity import COLUMNS, measure_costs
+    from lumoe.moe.sensitivity import COLUMNS
     from lumoe.moe.shape import read_shape
 
     torch.set_num_threads(threads)
@@ -229,3 +230,51 @@ def cross_check(
         texts = read_documents(folder, "test")[:documents]
         tables.append(harness.compare(engine.logits, reference, tokenizer, texts, window).assign(corpus=folder.name))
     write_csv(output, harness.per_corpus(pd.concat(tables, ignore_index=True)))
+
+
+@app.command()
+def plan(
+    model: ModelOption,
+    budget: Annotated[str, typer.Option(help="bytes of the fast tier: 24GB, 22.5GiB, or a % of the 16-bit model")],
+    prefer: Annotated[str, typer.Option(help="throughput or quality")],
+    min_tokens_per_s: Annotated[float | None, typer.Option(min=0, help="new tokens/s that must be reached")] = None,
+    max_perplexity_increase: Annotated[
+        float | None, typer.Option(min=0, help="relative increase that must not be exceeded, such as 0.02")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="profile; machine.json of --measurements by default")] = None,
+    quantized: Annotated[Path | None, typer.Option(help="folder of quantised experts: true sizes and use")] = None,
+    measurements: Annotated[
+        Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
+    ] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="perplexities instead of those of --measurements")] = None,
+    bits: BitsOption = 4,
+    group_size: GroupOption = 64,
+    buffer_experts: BufferOption = 2,
+    prompt_tokens: PromptOption = 16,
+    new_tokens: NewOption = 16,
+    seed: Annotated[int, typer.Option(help="of the random choice of experts, where sensitivities are unknown")] = 0,
+    output: Annotated[Path | None, typer.Option(help="write the plan as JSON")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Choose precision and place of every expert for a budget, and say what that will give."""
+    import json
+
+    from lumoe.files import write_json
+    from lumoe.moe.budget import parse_budget
+    from lumoe.moe.cost import Workload
+    from lumoe.moe.plan import parse_preference
+    from lumoe.moe.planner import Wish
+    from lumoe.moe.planner_inputs import Known, build_planner, describe
+    from lumoe.moe.shape import read_shape
+
+    shape = read_shape(model)
+    wish = Wish(
+        parse_budget(budget, shape.bytes_full), parse_preference(prefer), min_tokens_per_s, max_perplexity_increase
+    )
+    known = Known.find(model, measurements, hardware, quantized, perplexity)
+    planner = build_planner(shape, known, Workload(prompt_tokens, new_tokens), bits, group_size, buffer_experts, seed)
+    proposal = planner.propose(wish)
+    result = {"model": model, "hardware": planner.hardware.name, "budget_bytes": wish.budget_bytes} | proposal.to_dict()
+    if output:
+        write_json(output, result)
+    typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))

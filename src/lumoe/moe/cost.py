@@ -72,13 +72,16 @@ def expert_seconds(hardware: Hardware, shape: ModelShape, bits: int, tokens: Arr
     """Time of one expert at `bits` over `tokens` (any shape).
 
     Raises:
-        UserError: the profile's experts were timed at other widths, or not at this precision.
+        UserError: the profile is of a model of other widths, or lacks this precision.
     """
-    if not hardware.expert:
-        return np.zeros(np.shape(tokens))
     timed, wanted = (hardware.hidden, hardware.intermediate), (shape.hidden_size, shape.intermediate_size)
     if timed != wanted:
-        raise UserError(f"hardware profile '{hardware.name}' timed experts of widths {timed}, the model has {wanted}")
+        raise UserError(
+            f"hardware profile '{hardware.name}' was measured on a model of widths {timed}, this one has {wanted}: "
+            "measure a profile of it with `lumoe moe calibrate`"
+        )
+    if not hardware.expert:
+        return np.zeros(np.shape(tokens))
     if bits not in hardware.expert:
         known = ", ".join(map(str, sorted(hardware.expert)))
         raise UserError(f"hardware profile '{hardware.name}' has no time for experts at {bits} bits; it has {known}")

@@ -64,9 +64,9 @@ class Hardware(Record):
     Attributes:
         fast_bytes: size of the fast tier.
         dense: time of one forward pass without its experts (attention, norms, routers, embedding, head), all layers.
-        expert: bits per weight -> time of one expert, at the widths `hidden` and `intermediate`; empty when `dense`
-            already contains it (a profile fitted to whole-model speed).
-        hidden, intermediate: widths of the expert that was timed; None when `expert` is empty.
+        expert: bits per weight -> time of one expert; empty when `dense` already contains it (a profile fitted to the
+            speed of a whole model).
+        hidden, intermediate: widths of the model that was timed; the profile predicts no other.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -75,15 +75,13 @@ class Hardware(Record):
     transfer: Transfer
     dense: Seconds
     expert: dict[int, Seconds] = {}
-    hidden: int | None = None
-    intermediate: int | None = None
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Hardware:
         if self.transfer.bytes_per_s.value <= 0:
             raise ValueError("'transfer.bytes_per_s' must be above 0")
-        if self.expert and (self.hidden is None or self.intermediate is None):
-            raise ValueError("'hidden' and 'intermediate' must say at which widths the experts were timed")
         return self
 
 

@@ -7,18 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lumoe.errors import UserError
+from lumoe.errors import UserError, nearest
 
 FULL_BITS = 16
 BITS = (2, 3, 4, 8, FULL_BITS)
 Preference = Literal["throughput", "quality"]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+
+def parse_preference(text: str) -> Preference:
+    """Return the preference that `text` names.
+
+    Raises:
+        UserError: it names none.
+    """
+    if text not in get_args(Preference):
+        raise UserError(f"preference '{text}' is unknown{nearest(text, get_args(Preference))}")
+    return cast(Preference, text)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ def plans_of(
     each expert's precision, out of all for which there are costs, within the bytes that this takes.
 
     Args:
-        costs: rows of `sensitivity.measure_costs`; `random` needs none.
+        costs: rows of `divergence.measure_costs`; `random` needs none.
 
     Raises:
         UserError: the policy is unknown or its costs are missing.

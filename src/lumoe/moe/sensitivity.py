@@ -8,20 +8,17 @@ error, costs of different experts add up, so the choice of precisions is a multi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array, kron
 
 from lumoe.errors import UserError
-from lumoe.moe.perplexity import Window
-from lumoe.moe.plan import FULL_BITS, IntArray, Plan
-from lumoe.moe.quality import Replannable
+from lumoe.moe.plan import FULL_BITS, IntArray
 
 COLUMNS = ("layer", "expert", "bits", "divergence", "tokens")
 
@@ -40,34 +37,8 @@ class Choice:
         return (self.cost - self.bound) / self.cost if self.cost > 0 else 0.0
 
 
-@torch.inference_mode()
-def measure_costs(
-    model: Replannable, windows: Sequence[Window], shape: tuple[int, int], precisions: Iterable[int]
-) -> pd.DataFrame:
-    """Return one row per expert and precision: its divergence in nats per token, with all others at 16 bits.
-
-    Holds the reference's log-probabilities of all windows: `tokens · vocabulary` float32.
-    """
-    model.reconfigure(Plan.uniform(*shape))
-    reference = [model.logits(window.inputs).float().log_softmax(-1) for window in windows]
-    tokens = sum(len(window.inputs) for window in windows)
-    rows = []
-    for bits in precisions:
-        for layer, expert in np.ndindex(*shape):
-            precision = np.full(shape, FULL_BITS)
-            precision[layer, expert] = bits
-            model.reconfigure(Plan(precision, np.ones(shape, dtype=bool)))
-            total = 0.0
-            for window, expected in zip(windows, reference, strict=True):
-                change = model.logits(window.inputs).float().log_softmax(-1) - expected
-                # Σ p·(e^δ − 1 − δ): as Σ p·e^δ = 1 this is the divergence, and no term of it cancels another.
-                total += float((expected.exp() * (torch.expm1(change) - change)).sum(-1).double().sum())
-            rows.append((layer, expert, bits, total / tokens, tokens))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
-
-
 def cost_table(costs: pd.DataFrame, shape: tuple[int, int]) -> dict[int, NDArray[np.float64]]:
-    """Return bits -> cost `[L, E]` from the rows of `measure_costs`; 16 bits cost nothing.
+    """Return bits -> cost `[L, E]` from the rows of `divergence.measure_costs`; 16 bits cost nothing.
 
     Raises:
         UserError: an expert has no row at a precision at which another has one.
