@@ -30,7 +30,7 @@ PLANNER = Planner(
     read_hardware("a100-80gb"),
     Workload(),
     [quantize_first(ORDER, count, MIXTRAL.plan_shape) for count in range(257)],
-    measured_increase(read_csv(data_path("perplexity", "mixtral-8x7b.csv"))),
+    measured_increase(read_csv(data_path("measurements", "mixtral-8x7b-perplexity.csv"))),
 )
 
 

@@ -56,7 +56,7 @@ class Known:
         """
         name = Path(model).name if Path(model).is_dir() else Path(model).stem
         folder = measurements or Path("results/moe") / name
-        published = data_path("perplexity", f"{name}.csv")
+        published = data_path("measurements", f"{name}-perplexity.csv")
         machine = folder / "machine.json"
         if hardware is None:
             hardware = str(machine) if machine.is_file() else _published_hardware(name)
@@ -155,7 +155,7 @@ def _published_hardware(name: str) -> str | None:
 def _quality_basis(known: Known) -> str:
     if known.sensitivity:
         return "modelled: sum of the experts' measured divergences"
-    if known.perplexity and known.perplexity.is_relative_to(data_path("perplexity")):
+    if known.perplexity and known.perplexity.is_relative_to(data_path("measurements")):
         return "published, interpolated over the number of quantised experts"
     return "measured, interpolated over the number of quantised experts"
 
