@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,18 @@ from lumoe.moe.store import SWAP_BUFFERS, ExpertStore, Policy
 from lumoe.moe.turnstile import Turnstile
 
 Tokens = Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
+
+
+class Reconfiguration(NamedTuple):
+    """Times of a change of plan, in seconds from the asking.
+
+    Attributes:
+        freed_s: until the new precisions were in force and the memory given up was back with the system.
+        settled_s: until the last resident expert of the new plan was there.
+    """
+
+    freed_s: float
+    settled_s: float
 
 
 class Engine:
@@ -135,8 +147,8 @@ class Engine:
         """Tell `observer(layer, chosen)` the experts that each token is routed to."""
         self.decoder.observe(observer)
 
-    def reconfigure(self, plan: Plan, budget_bytes: int | None = None) -> float:
-        """Change to `plan` while the engine may be running in other threads; return the seconds that it took.
+    def reconfigure(self, plan: Plan, budget_bytes: int | None = None) -> Reconfiguration:
+        """Change to `plan` while the engine may be running in other threads; return the times that it took.
 
         Between two forward passes the new precisions take force and memory that the plan gives up is freed; the experts
         that it adds are then read in beside the running passes. At no instant are more bytes held than the larger of
@@ -149,9 +161,10 @@ class Engine:
         left = None if budget_bytes is None else budget_bytes - self.decoder.nbytes
         with self._step:
             self.store.switch(plan, left)
+        freed_s = time.perf_counter() - began
         while self.store.load_next():
             pass
-        return time.perf_counter() - began
+        return Reconfiguration(freed_s, time.perf_counter() - began)
 
     def metrics(self) -> dict[str, Any]:
         """Return counters and bytes: may be called at any time from any thread."""

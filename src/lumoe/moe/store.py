@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
 from typing import Literal
@@ -65,6 +66,9 @@ class ExpertStore:
         self._rows: list[list[Expert | None]] = [[None] * experts for _ in range(layers)]
         self._held: dict[tuple[int, int], Buffer] = {}
         self._swap: deque[Buffer] = deque()
+        # Residents of the plan that are not there yet, in the order of loading, and those being read.
+        self._todo: dict[tuple[int, int], None] = {}
+        self._arriving: dict[tuple[int, int], Future[Expert]] = {}
         self._used = [[0] * experts for _ in range(layers)]
         self._hits = [[0] * experts for _ in range(layers)]
         self._misses = [[0] * experts for _ in range(layers)]
@@ -98,7 +102,7 @@ class ExpertStore:
                 f"the plan takes {needed} bytes for experts and swap buffers, {needed - budget_bytes} more than the "
                 f"budget leaves ({budget_bytes})"
             )
-        with self._place_lock:
+        with self._quiet():
             for layer, expert in list(self._held):
                 same = plan.bits[layer, expert] == self.plan.bits[layer, expert]
                 if not (same and plan.resident[layer, expert]):
@@ -110,11 +114,11 @@ class ExpertStore:
             largest = int(self._sizes(plan)[~plan.resident].max(initial=0))
             if largest:
                 self._swap.extend(self._allocate(largest) for _ in range(self.swap_buffers))
-            self._todo = deque(
-                (layer, expert)
+            self._todo = {
+                (layer, expert): None
                 for layer, expert in np.argwhere(plan.resident).tolist()
                 if (layer, expert) not in self._held
-            )
+            }
 
     def load_next(self) -> bool:
         """Bring one more of the plan's residents into the fast tier; return whether there was one left to bring.
@@ -124,21 +128,8 @@ class ExpertStore:
         with self._place_lock:
             if not self._todo:
                 return False
-            plan, (layer, expert) = self.plan, self._todo.popleft()
-        buffer = self._allocate(self._size(plan, layer, expert))
-        loaded: Expert | None = None
-        try:
-            loaded = self._read(layer, expert, buffer, plan)
-        finally:
-            with self._place_lock:
-                # Another plan may have come meanwhile, or a miss may have brought the expert in already.
-                wanted = loaded is not None and plan is self.plan and (layer, expert) not in self._held
-                if wanted:
-                    self._rows[layer][expert] = loaded
-                    self._held[layer, expert] = buffer
-            del loaded
-            if not wanted:
-                self._free(buffer)
+            task = self._bring(*next(iter(self._todo)))
+        task.result()
         return True
 
     def resident(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
@@ -178,21 +169,19 @@ class ExpertStore:
     def _fetch_around(
         self, layer: int, wanted: Sequence[int], missing: list[int], found: list[tuple[int, Expert | None]]
     ) -> Iterator[tuple[int, Expert]]:
+        # With each read its swap buffer, or None where the expert goes to a place of its own.
         waiting, reading = deque(missing), deque[tuple[int, Future[Expert], Buffer | None]]()
 
         def start() -> None:
             while waiting:
-                buffer = self._make_room(layer, waiting[0], wanted) if self.policy == "lru" else None
-                kept = buffer is not None
-                if buffer is None:
+                buffer = None
+                task = self._bring_to_stay(layer, waiting[0], wanted)
+                if task is None:
                     if not self._swap:
                         return
                     buffer = self._swap.popleft()
-                index = waiting.popleft()
-                task = self._reader.submit(self._read, layer, index, buffer, self.plan)
-                reading.append((index, task, None if kept else buffer))
-                if kept:
-                    self._held[layer, index] = buffer
+                    task = self._reader.submit(self._read, layer, waiting[0], buffer, self.plan)
+                reading.append((waiting.popleft(), task, buffer))
 
         start()
         expert: Expert | None
@@ -205,8 +194,6 @@ class ExpertStore:
                 expert = reading[0][1].result()
                 self.counters.wait_s += time.perf_counter() - began
                 index, _, buffer = reading.popleft()
-                if buffer is None:
-                    self._rows[layer][index] = expert
                 yield index, expert
                 expert = None
                 if buffer is not None:
@@ -214,25 +201,74 @@ class ExpertStore:
                 start()
         finally:
             # After a fault the buffers come back once the reader is done with them.
-            for index, task, buffer in reading:
+            for _, task, buffer in reading:
                 task.exception()
                 if buffer is not None:
                     self._swap.append(buffer)
-                elif self._rows[layer][index] is None:
-                    self._free(self._held.pop((layer, index)))
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Hold the place lock at a moment when no expert is on its way to a place of its own."""
+        while True:
+            with self._place_lock:
+                if not self._arriving:
+                    yield
+                    return
+                tasks = list(self._arriving.values())
+            wait(tasks)
+
+    def _bring_to_stay(self, layer: int, index: int, wanted: Sequence[int]) -> Future[Expert] | None:
+        """Start, or find, the read of a missed expert that is to stay: one that the plan wants, or that `lru` keeps."""
+        with self._place_lock:
+            if (expert := self._rows[layer][index]) is not None:  # it has come since it was missed
+                there: Future[Expert] = Future()
+                there.set_result(expert)
+                return there
+            if (layer, index) in self._arriving:
+                return self._arriving[layer, index]
+            if (layer, index) in self._todo:
+                return self._bring(layer, index)
+            if self.policy == "lru" and (buffer := self._make_room(layer, index, wanted)) is not None:
+                return self._bring(layer, index, buffer)
+        return None
+
+    def _bring(self, layer: int, expert: int, buffer: Buffer | None = None) -> Future[Expert]:
+        """Start to read an expert into a place of its own; the place lock is held."""
+        plan = self.plan
+        if buffer is None:
+            buffer = self._allocate(self._size(plan, layer, expert))
+        self._todo.pop((layer, expert), None)
+        task = self._reader.submit(self._arrive, layer, expert, buffer, plan)
+        self._arriving[layer, expert] = task
+        return task
+
+    def _arrive(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
+        try:
+            loaded = self._read(layer, expert, buffer, plan)
+        except BaseException:
+            with self._place_lock:
+                del self._arriving[layer, expert]
+                if plan.resident[layer, expert]:
+                    self._todo[layer, expert] = None  # whoever asks next meets the same fault, or better luck
+            self._free(buffer)
+            raise
+        with self._place_lock:
+            del self._arriving[layer, expert]
+            self._rows[layer][expert] = loaded
+            self._held[layer, expert] = buffer
+        return loaded
 
     def _make_room(self, layer: int, index: int, wanted: Sequence[int]) -> Buffer | None:
         """Take the buffer of the least recently used expert of this layer and precision, if one can be spared."""
         bits = self.plan.bits[layer]
-        with self._place_lock:
-            row, used = self._rows[layer], self._used[layer]
-            spare = [e for e, expert in enumerate(row) if expert is not None and e not in wanted]
-            spare = [e for e in spare if bits[e] == bits[index]]
-            if not spare:
-                return None
-            victim = min(spare, key=used.__getitem__)
-            row[victim] = None
-            return self._held.pop((layer, victim))
+        row, used = self._rows[layer], self._used[layer]
+        spare = [e for e, expert in enumerate(row) if expert is not None and e not in wanted]
+        spare = [e for e in spare if bits[e] == bits[index]]
+        if not spare:
+            return None
+        victim = min(spare, key=used.__getitem__)
+        row[victim] = None
+        return self._held.pop((layer, victim))
 
     def _read(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
         bits = int(plan.bits[layer, expert])

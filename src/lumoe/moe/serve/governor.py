@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lumoe.moe.engine import Engine
-from lumoe.moe.plan import FULL_BITS, IntArray, Memory, Plan, Preference, quality_plan, throughput_plan
+from lumoe.moe.plan import FULL_BITS, IntArray, Plan, Preference
+from lumoe.moe.preference import plan_for
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Governor:
         Raises:
             UserError: the budget is too small for this model.
         """
-        return choose_plan(self.memory, self.engine.plan.shape, budget_bytes, preference, self.order, self.bits)
+        return plan_for(budget_bytes, preference, self.memory, self.engine.plan.shape, self.order, self.bits)
 
     @property
     def whole_bytes(self) -> int:
@@ -158,17 +159,3 @@ class Governor:
             self._pending = None
         plan, budget_bytes, began, freed_s = pending
         self._on_change(Change(plan, budget_bytes, freed_s, time.perf_counter() - began))
-
-
-def choose_plan(
-    memory: Memory, shape: tuple[int, int], budget_bytes: int, preference: Preference, order: IntArray, bits: int
-) -> Plan:
-    """Return the plan of arXiv 2407.14417 for a budget: speed quantises until all is resident, quality never quantises.
-
-    Raises:
-        UserError: the budget does not hold the weights outside the experts and the swap buffers.
-    """
-    # In float32, the type of reference runs, quantised weights are expanded: quantising would buy nothing.
-    if preference == "quality" or memory.expert[bits] >= memory.expert[FULL_BITS]:
-        return quality_plan(budget_bytes, memory, shape, order, 0, bits)
-    return throughput_plan(budget_bytes, memory, shape, order, bits)

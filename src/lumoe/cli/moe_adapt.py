@@ -1,0 +1,73 @@
+"""`lumoe moe adapt` and `lumoe moe trace`: a model under a budget that changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command()
+def adapt(
+    model: Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint")],
+    quantized: Annotated[Path, typer.Option(help="folder of quantised experts")],
+    trace: Annotated[list[Path], typer.Option(help="budget trace (time_s, budget, preference); repeat for several")],
+    corpus: Annotated[list[Path], typer.Option(help="corpus folder that prompts are taken from; repeat for several")],
+    output: Annotated[Path, typer.Option(help="the record, a row each interval and each change")],
+    summary: Annotated[Path | None, typer.Option(help="table of one row per trace and strategy")] = None,
+    duration: Annotated[float, typer.Option(min=0.1, help="seconds of each replay; the trace is scaled to it")] = 60.0,
+    interval: Annotated[float, typer.Option(min=0.01, help="seconds between two rows")] = 0.5,
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    new_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    prompts: Annotated[int, typer.Option(min=1, help="different prompts")] = 16,
+    seed: int = 0,
+    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
+    threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
+) -> None:
+    """Replay budget traces: live reconfiguration beside a static plan and a restart at each change."""
+    from functools import partial
+
+    import torch
+
+    from lumoe.files import write_csv
+    from lumoe.moe.adapt import COLUMNS, Scale, compare, summarize
+    from lumoe.moe.calibration import held_out_prompts
+    from lumoe.moe.checkpoint import read_architecture
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.plan import Plan
+    from lumoe.moe.traces import read_trace
+
+    if threads:
+        torch.set_num_threads(threads)
+    traces = {path.stem: read_trace(path) for path in trace}
+    texts = held_out_prompts(model, corpus, prompt_tokens, prompts, seed)
+    bare = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
+    load = partial(Engine.load, model, quantized, dtype=getattr(torch, dtype))
+    record = compare(load, bare, traces, texts, Scale(duration, interval, new_tokens, seed))
+    table = summarize(record)
+    if summary is not None:
+        write_csv(summary, table)
+    write_csv(output, record, COLUMNS)
+    for row in table.itertuples():
+        typer.echo(f"{row.trace:>14} {row.strategy:>8}: {row.tokens_per_s:8.1f} tokens/s, {row.failed_requests} failed")
+
+
+@app.command()
+def trace(
+    kind: Annotated[Literal["steps", "sawtooth", "multi-tenant"], typer.Argument(help="what happens to the budget")],
+    output: Annotated[Path, typer.Option(help="the trace: time_s, budget, preference")],
+    duration: Annotated[float, typer.Option(min=1, help="seconds")] = 60.0,
+    seed: Annotated[int, typer.Option(min=0, help="of the multi-tenant day")] = 0,
+) -> None:
+    """Write a budget trace; those in data/traces were written by this command with its defaults."""
+    from lumoe.files import write_csv
+    from lumoe.moe import traces
+
+    if kind == "multi-tenant":
+        table = traces.multi_tenant(duration, seed)
+    else:
+        table = traces.steps(duration) if kind == "steps" else traces.sawtooth(duration)
+    write_csv(output, table, traces.COLUMNS)
