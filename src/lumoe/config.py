@@ -61,6 +61,7 @@ class Training(Section):
     decay: float = Field(default=0.4, ge=0, le=1, description="share of the steps in which it falls to zero")
     weight_decay: float = Field(default=0.1, ge=0)
     balance: float = Field(default=0.02, ge=0, description="weight of the load-balancing loss")
+    final_balance: float = Field(default=0.1, ge=0, description="its weight at the end of the decay")
 
 
 class Model(Section):

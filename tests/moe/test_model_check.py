@@ -35,6 +35,7 @@ SETTINGS = TrainingSettings(
     decay=0.5,
     weight_decay=0.0,
     balance=0.01,
+    final_balance=0.01,
     seed=0,
 )
 

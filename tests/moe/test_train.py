@@ -21,7 +21,7 @@ from lumoe.moe.manifest import verify_manifest
 from lumoe.moe.model_training import held_out, train_model
 from lumoe.moe.muon import Muon, orthogonalize
 from lumoe.moe.tokenizer import END_OF_TEXT, encode, train_tokenizer
-from lumoe.moe.train import Progress, TrainingSettings, balance_loss, new_model, rate_at, train
+from lumoe.moe.train import Progress, TrainingSettings, balance_at, balance_loss, new_model, rate_at, train
 from lumoe.moe.training_stream import batches, joined
 
 SETTINGS = TrainingSettings(
@@ -40,6 +40,7 @@ SETTINGS = TrainingSettings(
     decay=0.5,
     weight_decay=0.1,
     balance=0.02,
+    final_balance=0.1,
     seed=3,
 )
 WORDS = (
@@ -162,6 +163,10 @@ def test_the_rate_warms_up_stays_and_falls_to_zero() -> None:
     assert rates[9:60] == [1.0] * 51
     assert rates[60:] == sorted(rates[60:], reverse=True)
     assert rates[-1] == pytest.approx(1 / 40)
+    weights = [balance_at(step, settings) for step in range(100)]
+    assert weights[:61] == [settings.balance] * 61
+    assert weights[60:] == sorted(weights[60:])
+    assert weights[-1] == pytest.approx(settings.final_balance, rel=0.03)
 
 
 def test_the_stream_has_every_document_once_an_epoch_and_skips_exactly(documents: Sequence[str]) -> None:

@@ -33,6 +33,7 @@ def train(
     decay: float = typer.Option(0.4, min=0.0, max=1.0, help="share of the steps in which the rate falls to zero"),
     weight_decay: float = typer.Option(0.1, min=0.0),
     balance: float = typer.Option(0.01, min=0.0, help="weight of the load-balancing loss"),
+    final_balance: float = typer.Option(0.1, min=0.0, help="its weight at the end of the decay"),
     seed: int = typer.Option(0, min=0),
     threads: int = typer.Option(1, min=1),
     checkpoint: Path | None = typer.Option(None, help="state of training: a killed run resumes from it"),
@@ -73,6 +74,7 @@ def train(
         decay=decay,
         weight_decay=weight_decay,
         balance=balance,
+        final_balance=final_balance,
         seed=seed,
     )
     record = train_model(

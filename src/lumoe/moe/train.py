@@ -39,6 +39,7 @@ class TrainingSettings:
     decay: float
     weight_decay: float
     balance: float
+    final_balance: float
     seed: int
 
 
@@ -97,8 +98,22 @@ def rate_at(step: int, settings: TrainingSettings) -> float:
     Until the decay begins the rate does not depend on the number of steps: a run can be made longer or shorter.
     """
     warm = min(1.0, (step + 1) / settings.warmup) if settings.warmup else 1.0
-    left = (settings.steps - step) / max(1.0, settings.steps * settings.decay)
-    return settings.learning_rate * min(warm, left, 1.0)
+    return settings.learning_rate * min(warm, decay_left(step, settings))
+
+
+def decay_left(step: int, settings: TrainingSettings) -> float:
+    """Return 1 before the decay, and during it the share of it that is left."""
+    return min(1.0, (settings.steps - step) / max(1.0, settings.steps * settings.decay))
+
+
+def balance_at(step: int, settings: TrainingSettings) -> float:
+    """Return the weight of the balance loss: constant, then linear to its final value while the rate decays.
+
+    Early on a strong pull towards equal loads keeps experts from becoming different; late, routing has settled and
+    small steps need a stronger pull to even it out.
+    """
+    left = decay_left(step, settings)
+    return left * settings.balance + (1 - left) * settings.final_balance
 
 
 def balance_loss(router_logits: Sequence[Tensor], top_k: int) -> Tensor:
@@ -163,7 +178,7 @@ def train(
         rate = rate_at(step, settings)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        loss, balance = _step(model, next(stream), settings.balance)
+        loss, balance = _step(model, next(stream), balance_at(step, settings))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -209,7 +224,8 @@ def _state(path: Path | None, settings: TrainingSettings) -> dict[str, Any] | No
     if path is None or not path.is_file():
         return None
     state: dict[str, Any] = torch.load(path, weights_only=True)
-    course = {"steps": settings.steps, "decay": settings.decay}
+    # What only the decay depends on may change until the decay begins.
+    course = {name: getattr(settings, name) for name in ("steps", "decay", "final_balance")}
     rates = [(row["learning_rate"], rate_at(row["step"], settings)) for row in state["history"]]
     same = state["settings"] | course == asdict(settings) and all(saved == planned for saved, planned in rates)
     return state if same and len(rates) <= settings.steps else None
