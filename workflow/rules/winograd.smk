@@ -11,6 +11,10 @@ rule model_winograd:
         code=source(
             "photonics/winograd",
             "photonics/winograd_report",
+            "photonics/winograd_link",
+            "photonics/link",
+            "photonics/noise",
+            "photonics/parameters",
             "photonics/tile",
             "photonics/shapes",
             "photonics/network",

@@ -25,6 +25,7 @@ def winograd(
     from lumoe.photonics.baselines import platforms
     from lumoe.photonics.devices import load_devices
     from lumoe.photonics.network import load_network
+    from lumoe.photonics.winograd_link import link, with_links
     from lumoe.photonics.winograd_report import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
 
     sets = {Path(name).stem: load_devices(name) for name in device_set}
@@ -32,5 +33,6 @@ def winograd(
     for note in traced.notes():
         typer.echo(f"lumoe: {note}", err=True)
     table = layer_table(traced, {name: devices.values() for name, devices in sets.items()}, tile, batch=batch)
+    table = with_links(table, {name: link(devices) for name, devices in sets.items()})
     write_csv(layers, table, COLUMNS)
     write_csv(summary, summary_table(table, platforms(baselines)), SUMMARY_COLUMNS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ def pcnna_metrics(network: Network) -> Metrics:
         raise UserError(f"{network.name}: no published latency of Eyeriss for its layers")
 
     def evaluate(values: Mapping[str, Array], choices: Mapping[str, Array]) -> dict[str, Array]:
-        paper = pcnna.Design(**choices)
+        paper = replace(pcnna.Design(), **dict(choices))  # type: ignore[arg-type]
         times = pcnna.resource_times(shapes, values, paper)
         full, _ = pcnna.total_time(times, paper)
         honest = paper.with_bounds(*pcnna.BOUNDS)
@@ -53,7 +54,7 @@ def winograd_metrics(network: Network) -> Metrics:
     """
     shapes = convolution_shapes(network.convolutions())
     same = _same_network(network.name, platforms())
-    fastest = same.loc[same["gop_per_s"].idxmax()]
+    fastest = same.nlargest(1, "gop_per_s").iloc[0]
     lowest, highest = same["gop_per_s_per_w"].min(), same["gop_per_s_per_w"].max()
 
     def evaluate(values: Mapping[str, Array], choices: Mapping[str, Array]) -> dict[str, Array]:

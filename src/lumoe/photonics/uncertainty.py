@@ -80,7 +80,7 @@ class Factor:
         """Return values of the range for positions in [0, 1], any shape."""
         if self.levels:
             index = np.minimum((uniform * len(self.levels)).astype(int), len(self.levels) - 1)
-            return np.asarray(self.levels)[index]
+            return np.asarray(np.asarray(self.levels)[index])
         if self.low > 0 and self.high / self.low >= DECADE:
             found = self.low * (self.high / self.low) ** uniform
         else:

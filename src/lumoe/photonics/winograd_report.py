@@ -32,6 +32,8 @@ SUMMARY_COLUMNS = (
     "baseline_technology", "baseline_network", "confidence", "ratio_gop_per_s", "ratio_power", "ratio_gop_per_s_per_w",
 )  # fmt: skip
 ALL_LAYERS = "all"
+# The efficiency with as much laser power as the converters' bits need; see `winograd_link.with_links`.
+LASER_LIMITED = "gop_per_s_per_w_with_needed_laser"
 
 
 def layer_table(
@@ -110,4 +112,6 @@ def summary_table(layers: pd.DataFrame, platforms: pd.DataFrame) -> pd.DataFrame
     table = whole.merge(known[columns], how="cross")
     for ratio, figure in {"gop_per_s": "gop_per_s", "power": "power_w", "gop_per_s_per_w": "gop_per_s_per_w"}.items():
         table[f"ratio_{ratio}"] = table[figure] / table[f"baseline_{figure}"].replace(0, np.nan)
+    if LASER_LIMITED in table:
+        table[f"ratio_{LASER_LIMITED}"] = table[LASER_LIMITED] / table["baseline_gop_per_s_per_w"]
     return table

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from textwrap import fill
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -74,7 +76,7 @@ def _tornado(axis: Axes, rows: pd.DataFrame) -> None:
     axis.set_title(fill(title, 64), fontsize=7.5, loc="left")
 
 
-def _range_label(row: dict[str, object]) -> str:
+def _range_label(row: Mapping[Hashable, Any]) -> str:
     unit = "" if row["unit"] == "1" else f" {row['unit']}"
     name = str(row["parameter"]).replace("_", " ")
     return f"{name}  {row['low']:g}–{row['high']:g}{unit}"

@@ -1,0 +1,200 @@
+"""The Winograd accelerator against exact transforms, brute-force counts, and what must hold for any design."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.signal import correlate2d
+from typer.testing import CliRunner
+
+from lumoe.cli.photonics_winograd import app
+from lumoe.errors import UserError
+from lumoe.photonics import winograd
+from lumoe.photonics.baselines import platforms
+from lumoe.photonics.devices import load_devices
+from lumoe.photonics.network import Layer, load_network
+from lumoe.photonics.shapes import convolution_shapes
+from lumoe.photonics.tile import additions, check_tiles, phase_kernel, phases, saving, tile_points, transforms
+from lumoe.photonics.winograd_link import link, with_links
+from lumoe.photonics.winograd_report import layer_table, summary_table
+
+SETS = ("conservative", "moderate", "aggressive")
+MODERATE = load_devices("moderate").values()
+
+
+def layer(channels=3, kernels=5, kernel=3, stride=1, side=13, groups=1) -> Layer:
+    out = (side - kernel) // stride + 1
+    return Layer("one", "conv", channels, kernels, (kernel, kernel), (stride, stride), groups=groups,
+                 in_side=(side, side), out_side=(out, out))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    sets = {name: load_devices(name) for name in SETS}
+    layers = layer_table(load_network("vgg16"), {n: d.values() for n, d in sets.items()}, [1, 2, 4, 6])
+    return with_links(layers, {n: link(d) for n, d in sets.items()})
+
+
+@pytest.mark.parametrize(("m", "r"), [(2, 3), (3, 3), (4, 3), (6, 3), (2, 5), (4, 5), (2, 2), (4, 2)])
+def test_a_tile_computes_the_convolution(m: int, r: int) -> None:
+    a_t, g, b_t = (np.array(matrix, dtype=float) for matrix in transforms(m, r))
+    random = np.random.default_rng(m * 10 + r)
+    d, kernel = random.normal(size=(m + r - 1, m + r - 1)), random.normal(size=(r, r))
+    tile = a_t @ ((g @ kernel @ g.T) * (b_t @ d @ b_t.T)) @ a_t.T
+    np.testing.assert_allclose(tile, correlate2d(d, kernel, "valid"), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("m", "r", "times"), [(2, 3, 2.25), (3, 3, 3.24), (4, 3, 4.0), (6, 3, 5.0625), (2, 5, 25 / 9)])
+def test_multiplications_saved_are_the_published_ones(m: int, r: int, times: float) -> None:
+    assert saving(m, r) == pytest.approx(times)
+
+
+def test_f23_needs_the_additions_that_lavin_counts() -> None:
+    # Lavin and Gray, CVPR 2016, section 4.1: F(2x2, 3x3) takes 32 additions for the data and 24 for the inverse.
+    assert additions(2, 3) == (32, 24)
+    assert additions(1, 3) == (0, 0)
+
+
+@pytest.mark.parametrize(("m", "said"), [(7, "tile 7 is impossible"), (0, "at least 1"), (-2, "at least 1")])
+def test_an_impossible_tile_is_refused(m: int, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        tile_points(m, 3)
+
+
+def test_an_impossible_tile_names_the_layer() -> None:
+    with pytest.raises(UserError, match="layer conv2: tile 6 is impossible for kernel side 5"):
+        check_tiles(convolution_shapes(load_network("alexnet").convolutions()), [6])
+
+
+def test_a_stride_splits_the_kernel_into_phases() -> None:
+    shapes = convolution_shapes([layer(kernel=11, stride=4, side=227)])
+    assert phases(shapes).item() == 16
+    assert phase_kernel(shapes).item() == 3
+
+
+def test_sides_that_the_tile_does_not_divide_are_padded() -> None:
+    shapes = convolution_shapes([layer(side=15)])
+    tiles = winograd.divide(shapes, MODERATE, winograd.Design(tile=4.0)).tiles.item()
+    assert tiles * 16 / 13**2 == pytest.approx(1.51, abs=0.01)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 40), kernels=st.integers(1, 40), side=st.integers(3, 20),
+    tile=st.sampled_from([1, 2, 4, 6]), bus=st.integers(1, 20), ways=st.integers(1, 20),
+)  # fmt: skip
+def test_clocks_are_those_of_walking_over_all_tiles(channels, kernels, side, tile, bus, ways) -> None:
+    one = layer(channels, kernels, 3, 1, side)
+    values = {**MODERATE, "channels": float(bus), "kernels": float(ways)}
+    times = winograd.resource_times(convolution_shapes([one]), values, winograd.Design(tile=float(tile)))
+    out = one.out_side[0]
+    walked = sum(
+        1 for _ in product(range(0, out, tile), range(0, out, tile), range(0, channels, bus), range(0, kernels, ways))
+    )
+    assert times["optical_core"].item() * values["clock"] == pytest.approx(walked)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from(["clock", "sram_bandwidth", "dram_bandwidth", "channels", "kernels"]),
+    factor=st.sampled_from([2.0, 4.0]), tile=st.sampled_from([1.0, 2.0, 4.0]), memory=st.sampled_from([0.0, 1.0]),
+)  # fmt: skip
+def test_more_of_a_resource_never_takes_longer(name, factor, tile, memory) -> None:
+    shapes = convolution_shapes(load_network("vgg16").convolutions())
+    design = winograd.Design(tile=tile, memory=memory)
+    before, _ = winograd.total_time(winograd.resource_times(shapes, MODERATE, design))
+    after, _ = winograd.total_time(winograd.resource_times(shapes, {**MODERATE, name: MODERATE[name] * factor}, design))
+    assert (after <= before * (1 + 1e-12)).all()
+
+
+def test_many_designs_at_once_equal_one_at_a_time() -> None:
+    shapes = convolution_shapes(load_network("resnet18").convolutions())
+    tiles, batches = np.array([1.0, 2.0, 4.0, 4.0]), np.array([1.0, 8.0, 1.0, 16.0])
+    clock = np.array([1e9, 2e9, 5e9, 10e9])
+
+    def run(tile, batch, rate):
+        values = {**MODERATE, "clock": rate}
+        design = winograd.Design(tile=tile, batch=batch, memory=1.0)
+        time, _ = winograd.total_time(winograd.resource_times(shapes, values, design))
+        return time, sum(winograd.energy(shapes, values, design, time).values())
+
+    time, joules = run(tiles, batches, clock)
+    for index in range(4):
+        one_time, one_joules = run(tiles[index], batches[index], clock[index])
+        np.testing.assert_allclose(time[:, index], one_time[:, 0])
+        np.testing.assert_allclose(joules[:, index], one_joules[:, 0])
+
+
+def test_power_energy_and_area_close(table: pd.DataFrame) -> None:
+    parts = table.filter(regex=r"^power_(?!w$|with)").sum(axis=1)
+    np.testing.assert_allclose(parts, table["power_w"], rtol=1e-12)
+    np.testing.assert_allclose(table.filter(regex="^energy_.+_j$").sum(axis=1), table["energy_j"], rtol=1e-12)
+    np.testing.assert_allclose(table.filter(regex="^area_.+_mm2$").sum(axis=1), table["area_mm2"], rtol=1e-12)
+    np.testing.assert_allclose(table["gop_per_s"] / table["power_w"], table["gop_per_s_per_w"], rtol=1e-12)
+
+
+def test_the_whole_network_is_the_sum_of_its_layers(table: pd.DataFrame) -> None:
+    keys = ["device_set", "tile", "scope"]
+    layers = table[table["layer"] != "all"].groupby(keys)[["time_s", "energy_j", "macs"]].sum()
+    whole = table[table["layer"] == "all"].set_index(keys)[["time_s", "energy_j", "macs"]]
+    pd.testing.assert_frame_equal(layers.sort_index(), whole.sort_index())
+    assert (whole["macs"] == 15_346_630_656).all()
+
+
+def test_a_chip_alone_pays_no_dram_and_a_system_does(table: pd.DataFrame) -> None:
+    assert (table.loc[table["scope"] == "chip", "energy_dram_j"] == 0).all()
+    assert (table.loc[table["scope"] == "system", "energy_dram_j"] > 0).all()
+
+
+def test_every_baseline_is_beside_every_design(table: pd.DataFrame) -> None:
+    known = platforms()
+    summary = summary_table(table, known)
+    assert len(summary) == len(known) * len(SETS) * 4 * 2
+    complete = summary["baseline_gop_per_s_per_w"].notna()
+    assert summary["ratio_gop_per_s_per_w"].notna().equals(complete)
+    row = summary[(summary["baseline"] == "Eyeriss, VGG16 conv")].iloc[0]
+    assert row["ratio_gop_per_s"] == pytest.approx(row["gop_per_s"] / 21.4)
+    assert row["ratio_power"] == pytest.approx(row["power_w"] / 0.236)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_needed_laser_power_gives_exactly_the_needed_bits(name: str) -> None:
+    devices = load_devices(name)
+    found = link(devices)
+    brighter = devices.replace({"laser_channel_power": devices["laser_channel_power"].value * found.laser_factor})
+    if found.feasible_bits:
+        assert found.laser_factor == 1
+    else:
+        assert link(brighter).attainable_bits == pytest.approx(found.required_bits, abs=1e-6)
+    assert found.attainable_bits < found.ceiling_bits
+
+
+def test_what_no_laser_can_do_is_flagged() -> None:
+    devices = load_devices("moderate")
+    blunt = link(devices.replace({"adc_bits": 8}))
+    assert not blunt.feasible_bits
+    assert np.isnan(blunt.laser_factor)
+    assert not link(devices.replace({"channels": 60})).feasible_channels
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device-set", "moderat", "--tile", "2"], "did you mean 'moderate'"),
+        (["--device-set", "moderate", "--tile", "9"], "tile 9 is impossible"),
+        (["--device-set", "moderate", "--tile", "-1"], "at least 1"),
+        (["--device-set", "moderate", "--tile", "2", "--network", "vgg61"], "did you mean 'vgg16'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path: Path, arguments: list[str], said: str) -> None:
+    paths = ["--layers", str(tmp_path / "a.csv"), "--summary", str(tmp_path / "b.csv")]
+    result = CliRunner().invoke(app, [*paths, *arguments])
+    assert isinstance(result.exception, UserError)
+    assert said in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
