@@ -168,6 +168,19 @@ class Exploration(Section):
     points: int = Field(default=20000, ge=1, description="designs per accelerator")
 
 
+class Adaptation(Section):
+    """Replay of budget traces on the running engine."""
+
+    traces: list[str] = Field(
+        default=["data/traces/steps.csv", "data/traces/sawtooth.csv", "data/traces/multi-tenant.csv"],
+        min_length=1,
+        description="tables of time_s, budget, preference",
+    )
+    seconds: float = Field(default=7.0, gt=0, description="length of a replay; the trace's times are scaled to it")
+    interval: float = Field(default=0.2, gt=0, description="seconds between two rows of the record")
+    threads: int = Field(default=1, ge=1, description="threads that torch uses")
+
+
 class Photonics(Section):
     """The two microring accelerators."""
 
@@ -195,6 +208,7 @@ class Settings(Section):
     placement: Placement = Placement()
     perplexity: Perplexity = Perplexity()
     throughput: Throughput = Throughput()
+    adaptation: Adaptation = Adaptation()
     photonics: Photonics = Photonics()
 
 

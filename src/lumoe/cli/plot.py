@@ -14,6 +14,7 @@ for topic, about in {
     "training": "How the shipped model was trained.",
     "moe": "Mixture-of-Experts serving: speed, quality, placement.",
     "serving": "What was measured on this machine.",
+    "adaptation": "A model under a budget that changes.",
     "photonics": "The two photonic accelerators.",
 }.items():
     app.add_typer(import_module(f"lumoe.cli.plot_{topic}").app, name=topic, help=about)

@@ -8,6 +8,7 @@ trace's smallest budget, `restart` loads the engine anew at each change, as soft
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -38,6 +39,7 @@ COLUMNS = (
     "reconfiguration_s",
     "freed_s",
     "failed_requests",
+    "tokens",
     "rss_bytes",
 )
 # Loads an engine under a plan and a budget in bytes (None: what the plan needs).
@@ -135,8 +137,10 @@ class Recorder:
         self.event = first
         self._session, self._interval_s = session, interval_s
         self._process = psutil.Process()
-        self._began = self._last = time.perf_counter()
-        self._tokens, self._failed = session.tokens, session.failed
+        self._began = time.perf_counter()
+        self._failed = session.failed
+        # Readings (time, tokens) that a speed can be taken against: the last one at least an interval old comes first.
+        self._readings = deque([(self._began, session.tokens)])
 
     def until(self, time_s: float) -> None:
         """Add a row each interval until `time_s` seconds after the start."""
@@ -145,10 +149,14 @@ class Recorder:
             self.row()
 
     def row(self, change: Reconfiguration | None = None) -> None:
-        """Add a row: state now, speed since the row before, and the change that has just been made, if any."""
+        """Add a row: state now, speed over the last interval, and the change that has just been made, if any."""
         now, tokens, failed = time.perf_counter(), self._session.tokens, self._session.failed
         engine = self._session.engine
         held = engine.store.resident()
+        while len(self._readings) > 1 and now - self._readings[1][0] >= self._interval_s:
+            self._readings.popleft()
+        since, before = self._readings[0]
+        self._readings.append((now, tokens))
         self.rows.append(
             {
                 "time_s": now - self._began,
@@ -157,14 +165,15 @@ class Recorder:
                 "quantized_experts": engine.plan.quantized_experts,
                 "resident_experts": int(held.sum()),
                 "bytes_fast": engine.bytes_fast,
-                "tokens_per_s": (tokens - self._tokens) / (now - self._last),
+                "tokens_per_s": (tokens - before) / (now - since),
                 "reconfiguration_s": np.nan if change is None else change.settled_s,
                 "freed_s": np.nan if change is None else change.freed_s,
                 "failed_requests": failed - self._failed,
+                "tokens": tokens,
                 "rss_bytes": self._process.memory_info().rss,
             }
         )
-        self._last, self._tokens, self._failed = now, tokens, failed
+        self._failed = failed
 
 
 def replay(
@@ -239,11 +248,12 @@ def summarize(record: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (trace, strategy), part in record.groupby(["trace", "strategy"], sort=False):
         weight = part["time_s"].diff().fillna(part["time_s"].iloc[0]).to_numpy()
+        first, last = part.iloc[0], part.iloc[-1]
         rows.append(
             {
                 "trace": trace,
                 "strategy": strategy,
-                "tokens_per_s": float(np.average(part["tokens_per_s"], weights=weight)),
+                "tokens_per_s": (last["tokens"] - first["tokens"]) / (last["time_s"] - first["time_s"]),
                 "quantized_mean": float(np.average(part["quantized_experts"], weights=weight)),
                 "changes": int(part["reconfiguration_s"].notna().sum()),
                 "reconfiguration_s_median": part["reconfiguration_s"].median(),

@@ -1,0 +1,22 @@
+"""`lumoe plot adaptation`: a model under a budget that changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.callback(invoke_without_command=True)
+def adaptation(
+    table: Annotated[Path, typer.Option(help="the record of `lumoe moe adapt`")],
+    output: Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")],
+) -> None:
+    """Draw budget, memory, speed, precision and time of changes on one time axis."""
+    from lumoe.files import read_csv
+    from lumoe.plots.adaptation import COLUMNS, draw_adaptation
+
+    draw_adaptation(read_csv(table, COLUMNS), output)
