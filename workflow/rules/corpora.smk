@@ -23,7 +23,7 @@ rule build_corpora:
     params:
         folder=f"{RESULTS}/corpora",
         sources=[
-            f"--source {name}={place}"
+            f"--source={name}={place}"
             for name, place in config["corpora"]["sources"].items()
         ],
         validation=config["corpora"]["validation"],
@@ -32,7 +32,7 @@ rule build_corpora:
         hub_documents=config["corpora"]["hub_documents"],
     shell:
         "lumoe corpus build"
-        " {params.sources}"
+        " {params.sources:q}"
         " --validation {params.validation}"
         " --test {params.test}"
         " --minimum-characters {params.minimum_characters}"
