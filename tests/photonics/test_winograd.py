@@ -26,6 +26,7 @@ from lumoe.photonics.winograd_report import layer_table, summary_table
 
 SETS = ("conservative", "moderate", "aggressive")
 MODERATE = load_devices("moderate").values()
+VGG16 = convolution_shapes(load_network("vgg16").convolutions())
 
 
 def layer(channels=3, kernels=5, kernel=3, stride=1, side=13, groups=1) -> Layer:
@@ -106,10 +107,9 @@ def test_clocks_are_those_of_walking_over_all_tiles(channels, kernels, side, til
     factor=st.sampled_from([2.0, 4.0]), tile=st.sampled_from([1.0, 2.0, 4.0]), memory=st.sampled_from([0.0, 1.0]),
 )  # fmt: skip
 def test_more_of_a_resource_never_takes_longer(name, factor, tile, memory) -> None:
-    shapes = convolution_shapes(load_network("vgg16").convolutions())
     design = winograd.Design(tile=tile, memory=memory)
-    before, _ = winograd.total_time(winograd.resource_times(shapes, MODERATE, design))
-    after, _ = winograd.total_time(winograd.resource_times(shapes, {**MODERATE, name: MODERATE[name] * factor}, design))
+    before, _ = winograd.total_time(winograd.resource_times(VGG16, MODERATE, design))
+    after, _ = winograd.total_time(winograd.resource_times(VGG16, {**MODERATE, name: MODERATE[name] * factor}, design))
     assert (after <= before * (1 + 1e-12)).all()
 
 

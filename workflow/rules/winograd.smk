@@ -12,7 +12,7 @@ rule model_winograd:
             "photonics/winograd",
             "photonics/winograd_report",
             "photonics/winograd_link",
-            "photonics/link",
+            "photonics/feasibility",
             "photonics/noise",
             "photonics/parameters",
             "photonics/tile",

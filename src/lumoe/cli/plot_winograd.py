@@ -18,10 +18,20 @@ def winograd(
 ) -> None:
     """Draw GOP/s, W and GOP/s/W of every design and electronic baseline."""
     from lumoe.files import read_csv
-    from lumoe.plots.winograd import FIGURES_OF_MERIT, draw_winograd
+    from lumoe.plots.winograd import FIGURES_OF_MERIT, NEEDED_LASER, draw_winograd
 
     merits = [*FIGURES_OF_MERIT, *(f"baseline_{name}" for name in FIGURES_OF_MERIT)]
-    draw_winograd(read_csv(table, ["device_set", "tile", "scope", "baseline", "confidence", *merits]), output)
+    columns = [
+        "device_set",
+        "tile",
+        "scope",
+        "feasible_bits",
+        "baseline",
+        "confidence",
+        *merits,
+        *NEEDED_LASER.values(),
+    ]
+    draw_winograd(read_csv(table, columns), output)
 
 
 @app.command()

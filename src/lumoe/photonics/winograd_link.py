@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from lumoe.photonics.devices import DeviceSet
-from lumoe.photonics.link import received_power_dbm
+from lumoe.photonics.feasibility import launched_dbm, received_dbm
 from lumoe.photonics.noise import Detector, from_dbm
 from lumoe.photonics.parameters import load_physics
 
@@ -49,10 +49,8 @@ def link(devices: DeviceSet) -> Link:
     physics = load_physics(devices)
     detector = Detector.of(physics)
     channels, rate, required = round(devices.si("channels")), devices.si("clock"), devices.si("adc_bits")
-    optical = devices.si("laser_channel_power") * devices.si("laser_wall_plug_efficiency")
-    # The link budget divides by an N-fold broadcast, which this laser power does not have to serve.
-    broadcast = 10 * math.log10(channels)
-    one = received_power_dbm(physics, channels, laser_dbm=10 * math.log10(optical / 1e-3)) + broadcast
+    values, kernels = devices.values(), devices.si("kernels")
+    one = float(received_dbm(values, channels, kernels, launched_dbm(values, kernels)))
     total = one + 10 * math.log10(channels)
     needed = detector.required_power_dbm(required, rate)
     attainable = detector.effective_bits(from_dbm(total), rate)

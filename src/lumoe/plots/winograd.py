@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
 
 FIGURES_OF_MERIT = {"gop_per_s": "GOP/s", "power_w": "W", "gop_per_s_per_w": "GOP/s/W"}
-SCOPES = {"chip": "chip alone", "system": "with DRAM"}
+# The same figure with as much laser power as the converters' bits need.
+NEEDED_LASER = {"power_w": "power_with_needed_laser_w", "gop_per_s_per_w": "gop_per_s_per_w_with_needed_laser"}
+# Whether a published number was read in its source, and the shade of its mark.
+SHADES = {True: "0.25", False: "0.65"}
 
 
 def _note(figure: Figure, text: str) -> None:
@@ -35,62 +40,64 @@ def draw_winograd(summary: pd.DataFrame, output: str | Path) -> None:
     """
     use_style()
     designs = summary.drop_duplicates(["device_set", "tile", "scope"])
-    baselines = summary.drop_duplicates("baseline")
-    sets = list(designs["device_set"].unique())
-    rows = [*reversed(sets), *baselines.sort_values("baseline_gop_per_s_per_w", na_position="first")["baseline"]]
+    baselines = summary.drop_duplicates("baseline").sort_values("baseline_gop_per_s_per_w", na_position="first")
+    rows = [*reversed(designs["device_set"].unique()), *baselines["baseline"]]
     place = {name: index for index, name in enumerate(reversed(rows))}
-    tiles = sorted(designs["tile"].unique())
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE_WIDTH_IN, 4.4), sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE_WIDTH_IN, 4.6), sharey=True)
     for axis, (column, label) in zip(axes, FIGURES_OF_MERIT.items(), strict=True):
-        axis.scatter(
-            baselines[f"baseline_{column}"],
-            baselines["baseline"].map(place),
-            color="0.45",
-            marker="|",
-            s=70,
-            linewidths=2,
-        )
-        for index, tile in enumerate(tiles):
-            for scope, face in {"chip": OKABE_ITO[index], "system": "none"}.items():
-                part = designs[(designs["tile"] == tile) & (designs["scope"] == scope)]
-                height = part["device_set"].map(place) + 0.18 * ((len(tiles) - 1) / 2 - index)
-                axis.scatter(
-                    part[column],
-                    height,
-                    marker=MARKERS[index],
-                    s=18,
-                    facecolor=face,
-                    edgecolor=OKABE_ITO[index],
-                    zorder=3,
-                )
+        _electronic(axis, baselines, column, place)
+        _photonic(axis, designs, column, place)
         axis.set(xscale="log", xlabel=label)
         axis.axhline(len(baselines) - 0.5, color="0.6", linewidth=0.8)
     axes[0].set_yticks(range(len(rows)), list(reversed(rows)))
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
-    marks = [
-        Line2D([], [], linestyle="", marker=MARKERS[i], color=OKABE_ITO[i], label=_tile_name(tile))
-        for i, tile in enumerate(tiles)
-    ]
-    scopes = [
-        Line2D([], [], linestyle="", marker="o", color="0.2", markerfacecolor=face, label=SCOPES[scope])
-        for scope, face in {"chip": "0.2", "system": "none"}.items()
-    ]
-    electronic = Line2D(
-        [], [], linestyle="", marker="|", markersize=8, markeredgewidth=2, color="0.45", label="electronic"
-    )
-    figure.legend(
-        handles=[*marks, *scopes, electronic], loc="outside upper center", ncols=7, columnspacing=1.0, handletextpad=0.2
-    )
+    figure.legend(handles=_legend(designs), loc="outside upper center", ncols=5, columnspacing=1.0, handletextpad=0.3)
     _note(figure, "photonic: modelled, reconstructed design; electronic: published")
-    columns = [
-        "device_set",
-        "tile",
-        "scope",
-        *FIGURES_OF_MERIT,
-        "baseline",
-        *(f"baseline_{name}" for name in FIGURES_OF_MERIT),
+    columns = ["device_set", "tile", "scope", *FIGURES_OF_MERIT, *NEEDED_LASER.values(), "feasible_bits"]
+    published = ["baseline", *(f"baseline_{name}" for name in FIGURES_OF_MERIT), "confidence"]
+    save(figure, output, summary[[*columns, *published]])
+
+
+def _electronic(axis: Axes, baselines: pd.DataFrame, column: str, place: Mapping[str, int]) -> None:
+    for sure, shade in SHADES.items():
+        part = baselines[~baselines["confidence"].str.contains("recalled|derived") == sure]
+        axis.scatter(
+            part[f"baseline_{column}"], part["baseline"].map(place), color=shade, marker="|", s=70, linewidths=2
+        )
+
+
+def _photonic(axis: Axes, designs: pd.DataFrame, column: str, place: Mapping[str, int]) -> None:
+    tiles = sorted(designs["tile"].unique())
+    for index, tile in enumerate(tiles):
+        shift = 0.18 * ((len(tiles) - 1) / 2 - index)
+        for scope, face in {"chip": OKABE_ITO[index], "system": "none"}.items():
+            part = designs[(designs["tile"] == tile) & (designs["scope"] == scope)]
+            height = part["device_set"].map(place) + shift
+            axis.scatter(
+                part[column], height, marker=MARKERS[index], s=18, facecolor=face, edgecolor=OKABE_ITO[index], zorder=3
+            )
+            dim = ~part["feasible_bits"] & (scope == "chip")
+            if column in NEEDED_LASER and dim.any():
+                needed = part.loc[dim, NEEDED_LASER[column]]
+                axis.scatter(needed, height[dim], marker="x", s=14, linewidths=1, color=OKABE_ITO[index], zorder=4)
+
+
+def _legend(designs: pd.DataFrame) -> list[Line2D]:
+    def mark(marker: str, label: str, colour: str = "0.2", face: str | None = None, size: float = 5) -> Line2D:
+        return Line2D(
+            [], [], linestyle="", marker=marker, color=colour, markerfacecolor=face or colour, markersize=size,
+            markeredgewidth=2 if marker == "|" else 1, label=label,
+        )  # fmt: skip
+
+    tiles = sorted(designs["tile"].unique())
+    return [
+        *(mark(MARKERS[i], _tile_name(tile), OKABE_ITO[i]) for i, tile in enumerate(tiles)),
+        mark("o", "chip alone"),
+        mark("o", "with DRAM", face="none"),
+        mark("x", "chip, laser as bright as its bits need"),
+        mark("|", "electronic, read", SHADES[True], size=8),
+        mark("|", "electronic, recalled or derived", SHADES[False], size=8),
     ]
-    save(figure, output, summary[[*columns, "confidence"]])
 
 
 def draw_winograd_power(layers: pd.DataFrame, output: str | Path) -> None:
@@ -101,7 +108,9 @@ def draw_winograd_power(layers: pd.DataFrame, output: str | Path) -> None:
     """
     use_style()
     table = layers[(layers["layer"] == "all") & (layers["scope"] == "system")]
-    parts = [name for name in table.columns if name.startswith("power_") and name not in ("power_w",)]
+    parts = [
+        name for name in table.columns if name.startswith("power_") and name not in ("power_w", NEEDED_LASER["power_w"])
+    ]
     parts = sorted(parts, key=lambda name: -table[name].sum())
     colours = sns.color_palette([*OKABE_ITO, "0.6"], len(parts))
     sets = list(table["device_set"].unique())
