@@ -60,5 +60,5 @@ def quantized(model_bf16: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     folders = {}
     for bits in (2, 3, 4):
         folders[bits] = tmp_path_factory.mktemp(f"rtn{bits}")
-        quantize(checkpoint, tokens, folders[bits], Recipe("rtn", bits, 32))
+        quantize(checkpoint, tokens, folders[bits], Recipe("rtn", bits, 32 if bits == 3 else 64))
     return folders

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.moe import kernels
+from lumoe.moe import kernels, native
 from lumoe.moe.affine import AffineMatrix, encode, nearest, pack_nibbles, unpack_nibbles
 from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.experts import ExpertSource
+from lumoe.moe.quantize import Recipe, quantize
 from lumoe.moe.quantized import QuantizedExperts
 from lumoe.moe.slow_tier import Buffer, fill
 
@@ -53,19 +54,61 @@ def test_packing_in_blocks_equals_packing_at_once() -> None:
     assert torch.equal(packed.flatten(), whole.flatten())
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 5, 16, 33])
+def random_experts(folder: Path, model: Path, bits: int, group: int) -> QuantizedExperts:
+    quantize(Checkpoint(model), torch.zeros((1, 16), dtype=torch.int64), folder, Recipe("rtn", bits, group))
+    return QuantizedExperts(folder)
+
+
+@pytest.mark.parametrize("use_native", [True, False])
+@pytest.mark.parametrize("group", [32, 64])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_kernels_equal_the_dequantised_reference(
-    model_bf16: Path, quantized: dict[int, Path], tmp_path: Path, bits: int, tokens: int
+    model_bf16: Path, tmp_path: Path, bits: int, group: int, use_native: bool
 ) -> None:
     checkpoint = Checkpoint(model_bf16)
-    folders = [QuantizedExperts(quantized[bits])] if bits in quantized else []
-    fast = _expert(ExpertSource(checkpoint, folders, torch.bfloat16, tmp_path), bits)
-    exact = _expert(ExpertSource(checkpoint, folders, torch.float32, tmp_path), bits)
-    hidden = torch.randn((tokens, 64), generator=torch.Generator().manual_seed(tokens)).bfloat16()
-    got, expected = fast(hidden).float(), exact(hidden.float())
-    # bfloat16 keeps 8 bits: activations and the products between the matrices are rounded to 2^-9 of their size.
-    assert (got - expected).norm() <= 2**-7 * expected.norm()
+    folders = [random_experts(tmp_path, model_bf16, bits, group)] if bits < 8 else []
+    source = ExpertSource(checkpoint, folders, torch.bfloat16, tmp_path, use_native)
+    fast, exact = _expert(source, bits), _expert(ExpertSource(checkpoint, folders, torch.float32, tmp_path), bits)
+    for tokens in (1, 2, 5, 16, 33):
+        hidden = torch.randn((tokens, 64), generator=torch.Generator().manual_seed(tokens)).bfloat16()
+        got, expected = fast(hidden).float(), exact(hidden.float())
+        # bfloat16 keeps 8 bits: activations and the products between the matrices are rounded to 2^-9 of their size.
+        assert (got - expected).norm() <= 2**-7 * expected.norm()
+
+
+@pytest.mark.skipif(native.library() is None, reason="needs AVX2 and a C++ compiler")
+def test_native_kernel_rounds_its_output_alone(model_bf16: Path, tmp_path: Path) -> None:
+    checkpoint, folder = Checkpoint(model_bf16), random_experts(tmp_path, model_bf16, 4, 64)
+    source = ExpertSource(checkpoint, [folder], torch.bfloat16, tmp_path)
+    assert source.kernel(4) == "native"
+    exact = _expert(ExpertSource(checkpoint, [folder], torch.float32, tmp_path), 4)
+    hidden = torch.randn((7, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = exact(hidden.float())
+    error = (_expert(source, 4)(hidden).float() - expected).abs()
+    # One step of bfloat16, and 16-bit activations that add less.
+    assert (error <= expected.abs() * 2**-8 + expected.abs().mean() * 2**-10).all()
+
+
+@pytest.mark.skipif(native.library() is None, reason="needs AVX2 and a C++ compiler")
+def test_native_kernel_gives_a_token_the_same_bits_alone_and_in_company(model_bf16: Path, tmp_path: Path) -> None:
+    folder = random_experts(tmp_path, model_bf16, 4, 64)
+    expert = _expert(ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path), 4)
+    hidden = torch.randn((9, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(expert(hidden), torch.cat([expert(row) for row in hidden.split(1)]))
+
+
+@pytest.mark.parametrize("switch", [{"LUMOE_NATIVE": "0"}, {"CXX": "no-such-compiler"}])
+def test_without_the_native_kernel_torchs_is_used(
+    model_bf16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: dict[str, str]
+) -> None:
+    for name, value in switch.items():
+        monkeypatch.setenv(name, value)
+    native.library.cache_clear()
+    try:
+        folder = random_experts(tmp_path, model_bf16, 4, 64)
+        assert ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path).kernel(4) == "int4"
+    finally:
+        native.library.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -58,6 +58,7 @@ class Engine:
         policy: Policy = "static",
         swap_buffers: int = SWAP_BUFFERS,
         spill: str | Path | None = None,
+        native: bool = True,
     ) -> Engine:
         """Open a checkpoint and load what the plan makes resident; nothing else is ever in memory as a whole.
 
@@ -71,13 +72,15 @@ class Engine:
             policy: what happens to a missed expert after use, see `ExpertStore`.
             spill: folder for a nameless file of experts in their kernel's layout; by default where the experts are.
 
+            native: run int4 experts on this package's own kernel where it can be compiled.
+
         Raises:
             UserError: a file is missing or damaged, or the plan does not fit the model or the budget.
         """
         checkpoint = Checkpoint(model)
         folders = [quantized] if isinstance(quantized, str | Path) else list(quantized or [])
         experts = [QuantizedExperts(folder) for folder in folders]
-        source = ExpertSource(checkpoint, experts, dtype, spill_folder(spill, [*folders, model]))
+        source = ExpertSource(checkpoint, experts, dtype, spill_folder(spill, [*folders, model]), native)
         plan = plan or Plan.uniform(*checkpoint.architecture.plan_shape)
         decoder = Decoder(checkpoint, dtype)
         left = None

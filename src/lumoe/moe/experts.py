@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.moe import kernels
+from lumoe.moe import kernels, native
 from lumoe.moe.affine import AffineMatrix
 from lumoe.moe.checkpoint import Checkpoint, check_finite, expert_name
 from lumoe.moe.plan import FULL_BITS
@@ -80,9 +80,15 @@ class ExpertSource:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts], dtype: torch.dtype, spill_folder: Path
+        self,
+        checkpoint: Checkpoint,
+        quantized: Sequence[QuantizedExperts],
+        dtype: torch.dtype,
+        spill_folder: Path,
+        native: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
+        self._native = native
         self.dtype = dtype
         self.quantized = {folder.bits: folder for folder in quantized}
         for folder in quantized:
@@ -106,14 +112,18 @@ class ExpertSource:
             raise UserError(f"no experts at {value} bits: quantise them first with `lumoe moe quantize --bits {value}`")
 
     def kernel(self, bits: int) -> str:
-        """Name of the arithmetic that experts at `bits` run on: dense, int4 or int8."""
+        """Name of the arithmetic that experts at `bits` run on: dense, native (int4 of this package), int4 or int8."""
         if bits == FULL_BITS or self.dtype != torch.bfloat16:
             return "dense"
         if bits in self.quantized:
             shape, folder = self.checkpoint.architecture, self.quantized[bits]
             sizes = (shape.hidden_size, shape.intermediate_size)
+            if not folder.affine or bits > 4:
+                return "dense"
+            if self._native and native.supported(*sizes, folder.group_size):
+                return "native"
             fits = all(kernels.int4_supported(n, k, folder.group_size) for n, k in (sizes, sizes[::-1]))
-            return "int4" if folder.affine and bits <= 4 and fits else "dense"
+            return "int4" if fits else "dense"
         return "int8"
 
     def nbytes(self, bits: int) -> int:
@@ -129,9 +139,13 @@ class ExpertSource:
             every = product(range(shape.num_hidden_layers), range(shape.num_local_experts))
             return max(self.record(layer, expert, bits).nbytes for layer, expert in every)
         hidden, wide = shape.hidden_size, shape.intermediate_size
-        if kernel == "int4":
+        if kernel in ("int4", "native"):
             group = self.quantized[bits].group_size
-            parts = [wide * hidden, 2 * wide * hidden // group * 4, hidden * wide // 2, hidden * wide // group * 4]
+            first, second = 2 * wide * hidden // group * 2, hidden * wide // group * 2
+            if kernel == "native":
+                parts = [wide * hidden, first, first, hidden * wide // 2, second, second]
+            else:
+                parts = [wide * hidden, 2 * first, hidden * wide // 2, 2 * second]
         elif kernel == "int8":
             parts = [2 * wide * hidden, 2 * wide * 2, hidden * wide, hidden * 2]
         else:
@@ -164,6 +178,10 @@ class ExpertSource:
                 check_finite(tensors[name], self.checkpoint.entry(full).path, full)
             self._checked.add((layer, expert))
         kernel = self.kernel(bits)
+        if kernel == "native":
+            shape = self.checkpoint.architecture
+            group = self.quantized[bits].group_size
+            return native.NativeInt4Expert(tensors, shape.hidden_size, shape.intermediate_size, group)
         if kernel == "int4":
             return Int4Expert(tensors, self.quantized[bits].group_size)
         return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors)
@@ -176,9 +194,9 @@ class ExpertSource:
         kernel = self.kernel(bits)
         if bits in self.quantized:
             folder = self.quantized[bits]
-            if kernel == "int4":
+            if kernel in ("int4", "native"):
                 w1, w2, w3 = (folder.matrix(layer, expert, name) for name in MATRICES)
-                return _packed(w1, w2, w3)
+                return _packed(w1, w2, w3) if kernel == "int4" else _interleaved(w1, w2, w3)
             return {name: folder.dequantized(layer, expert, name).to(self.dtype) for name in MATRICES}
         full = self.checkpoint.expert(layer, expert)
         if bits == FULL_BITS:
@@ -195,3 +213,9 @@ def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, t
     w13, w13_scales = kernels.pack_int4(kernels.stack_rows(w1, w3))
     packed, w2_scales = kernels.pack_int4(w2)
     return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
+
+
+def _interleaved(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    both = kernels.stack_rows(w1, w3)
+    tensors = {"w13": native.interleave(both), "w13_scales": both.scales, "w13_zeros": both.zeros}
+    return {**tensors, "w2": native.interleave(w2), "w2_scales": w2.scales, "w2_zeros": w2.zeros}
