@@ -35,7 +35,16 @@ def test_bits_fall_with_rate_and_channels_and_rise_with_laser_power() -> None:
     bits = feasibility.attainable_bits(bright, 16.0, 16.0, 5e9)
     assert (np.diff(bits) > 0).all()
     assert feasibility.attainable_bits(bright, 16.0, 16.0, 10e9)[2] < bits[2]
-    assert feasibility.attainable_bits(bright, 32.0, 16.0, 5e9)[2] < bits[2]
+    assert feasibility.attainable_bits(bright, 16.0, 32.0, 5e9)[2] < bits[2]
+
+
+def test_bits_are_those_of_the_sum_over_wavelengths() -> None:
+    one = feasibility.received_dbm(
+        VALUES, 16.0, 1.0, feasibility.launched_dbm({**VALUES, "laser_channel_power": 0.01}, 1.0)
+    )
+    together = Detector.of(PHYSICS).effective_bits(16 * from_dbm(float(one)), 5e9)
+    found = feasibility.attainable_bits({**VALUES, "laser_channel_power": 0.01}, 16.0, 1.0, 5e9)
+    assert found == pytest.approx(together, abs=1e-9)
 
 
 def test_more_channels_than_the_free_spectral_range_holds_carry_nothing() -> None:

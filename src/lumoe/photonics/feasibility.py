@@ -72,8 +72,9 @@ def effective_bits(values: Values, power_dbm: Number, rate_hz: Number) -> Array:
 def attainable_bits(values: Values, channels: Number, kernels: Number, rate_hz: Number) -> Array:
     """Return the bits that the lasers paid for leave at the detectors, not below 0; 0 for more channels than fit.
 
-    The power is what `laser_channel_power` gives, so that the energy of a design and its bits rest on one number.
+    A detector sums all its wavelengths, so it is their power together that must resolve the bits at full scale. The
+    power is what `laser_channel_power` gives: the energy of a design and its bits rest on one number.
     """
-    received = received_dbm(values, channels, kernels, launched_dbm(values, kernels))
-    bits = np.maximum(effective_bits(values, received, rate_hz), 0.0)
-    return np.where(np.asarray(channels) > channel_limit(values), 0.0, bits)
+    one = received_dbm(values, channels, kernels, launched_dbm(values, kernels))
+    bits = effective_bits(values, one + 10 * np.log10(np.asarray(channels, dtype=float)), rate_hz)
+    return np.where(np.asarray(channels) > channel_limit(values), 0.0, np.maximum(bits, 0.0))

@@ -82,9 +82,17 @@ def new_inputs(shapes: ConvolutionShapes) -> Array:
 
 
 def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
-    """Return into how many groups of at most `channels` wavelengths a kernel is split, [L, P]."""
-    # 1 for an infinite number of channels: a tiny positive quotient rounds up.
-    groups: Array = np.ceil(shapes.kernel_inputs / np.minimum(np.asarray(design.channels, dtype=float), 1e12))
+    """Return into how many groups of at most `channels` wavelengths a kernel is split, [L, P].
+
+    A group holds whole rows of the kernel where it can: then a value that the window keeps when it moves on stays on
+    its wavelength, and splitting costs no further conversions.
+    """
+    # A tiny positive quotient rounds up to 1, so an infinite number of channels needs no case of its own.
+    channels = np.minimum(np.asarray(design.channels, dtype=float), 1e12)
+    rows = shapes.kernel_height * shapes.in_channels / shapes.groups
+    whole_rows = np.ceil(rows / np.maximum(np.floor(channels / shapes.kernel_width), 1))
+    cut_rows = rows * np.ceil(shapes.kernel_width / channels)
+    groups: Array = np.where(channels >= shapes.kernel_width, whole_rows, cut_rows)
     return groups
 
 
@@ -103,14 +111,14 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
     byte = np.asarray(values["data_bits"]) / 8
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     partial_sums = shapes.outputs * (2 * sweeps - 1)
-    cache_bytes = (shapes.locations * new_inputs(shapes) * sweeps + partial_sums) * byte
+    cache_bytes = (shapes.locations * new_inputs(shapes) + partial_sums) * byte
     cache_rate = np.asarray(values["sram_width"]) / 8 / np.asarray(values["sram_access"])
     weight_time = shapes.weights / (np.asarray(values["weight_dacs"]) * np.asarray(values["dac_rate"]))
     weight_load = shapes.weights * byte / np.asarray(values["dram_bandwidth"])
     times = {
         "optical_core": shapes.locations * sweeps / np.asarray(values["clock"]),
         "input_dacs": (
-            shapes.locations * sweeps * new_inputs(shapes)
+            shapes.locations * new_inputs(shapes)
             / (np.asarray(values["input_dacs"]) * np.asarray(values["dac_rate"]))
         ),
         "adcs": shapes.outputs * sweeps / (converters * np.asarray(values["adc_rate"])),
@@ -145,7 +153,7 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
     sweeps, groups = passes(shapes, design), wavelength_groups(shapes, design)
     batch = np.asarray(design.batch, dtype=float)
     bits = np.asarray(values["data_bits"])
-    conversions = shapes.locations * new_inputs(shapes) * sweeps
+    conversions = shapes.locations * new_inputs(shapes)
     samples = shapes.outputs * sweeps
     parallel = np.where(np.asarray(design.in_time) > 0, 1.0, groups)
     held = shapes.weights / np.where(np.asarray(design.in_time) > 0, groups, 1.0)

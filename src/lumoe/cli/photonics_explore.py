@@ -1,0 +1,136 @@
+"""`lumoe photonics estimate|simulate|explore`: any network on either accelerator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True)
+
+NetworkOption = Annotated[str, typer.Option(help="a shipped network, or your own MODULE:FACTORY")]
+InputOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
+DesignOption = Annotated[str, typer.Option(help="pcnna or winograd")]
+DevicesOption = Annotated[str | None, typer.Option(help="a device set or .yaml file  [default: the design's own]")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="NAME=VALUE of a design choice or device parameter (its file's unit); may be repeated"),
+]
+
+
+@app.command()
+def estimate(
+    network: NetworkOption = "alexnet",
+    design: DesignOption = "pcnna",
+    devices: DevicesOption = None,
+    choices: SetOption = None,
+    image: InputOption = "3x224x224",
+    output: Annotated[Path | None, typer.Option(help="write every column here")] = None,
+) -> None:
+    """Print time, energy, power, area and attainable bits of every convolution, and what limits it."""
+    from lumoe.cli.tables import show
+    from lumoe.files import write_csv
+    from lumoe.photonics.accelerators import accelerator
+    from lumoe.photonics.choices import apply_choices
+    from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.estimate import COLUMNS, estimate_table, warnings
+    from lumoe.photonics.network import load_network, parse_shape
+
+    chosen_design = accelerator(design)
+    found, chosen = apply_choices(
+        choices or [], load_devices(devices or chosen_design.devices), list(chosen_design.choices)
+    )
+    traced = load_network(network, parse_shape(image))
+    table = estimate_table(traced, chosen_design, found, chosen)
+    show(table[list(COLUMNS)], f"{network} on {design}, device set {found.name}; modelled, per image")
+    for note in [*traced.notes(), *warnings(table, chosen_design, found, chosen)]:
+        typer.echo(f"note: {note}", err=True)
+    if output:
+        write_csv(output, table, COLUMNS)
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Option(help="the table to write")],
+    network: NetworkOption = "alexnet",
+    design: DesignOption = "pcnna",
+    devices: DevicesOption = None,
+    choices: SetOption = None,
+    cache: Annotated[list[float] | None, typer.Option(help="SRAM in kb, `inf` is unlimited; may be repeated")] = None,
+    depth: Annotated[int, typer.Option(min=1, help="items that each FIFO holds")] = 256,
+    image: InputOption = "3x224x224",
+) -> None:
+    """Check the closed form by discrete-event simulation with finite buffers; show where they stall."""
+    import pandas as pd
+
+    from lumoe.errors import UserError
+    from lumoe.files import write_csv
+    from lumoe.photonics.accelerators import accelerator
+    from lumoe.photonics.choices import apply_choices
+    from lumoe.photonics.devices import UNITS, load_devices
+    from lumoe.photonics.network import load_network, parse_shape
+    from lumoe.photonics.pipeline_jobs import COLUMNS, comparison
+    from lumoe.photonics.shapes import convolution_shapes
+
+    chosen_design = accelerator(design)
+    found, chosen = apply_choices(
+        choices or [], load_devices(devices or chosen_design.devices), list(chosen_design.choices)
+    )
+    traced = load_network(network, parse_shape(image))
+    values, complete = found.values(), chosen_design.complete(found, chosen)
+    layers = list(traced.convolutions())
+    closed = chosen_design.evaluate(convolution_shapes(layers), values, complete).time_s[:, 0].tolist()
+    tables = []
+    for kilobits in cache or [found["sram_capacity"].value]:
+        if not kilobits > 0:
+            raise UserError(f"--cache is {kilobits:g}, but must be positive")
+        jobs = chosen_design.jobs(layers, {**values, "sram_capacity": kilobits * UNITS["kb"]}, complete)
+        table = comparison(traced, jobs, closed, depth=depth)
+        table.insert(0, "sram_kb", kilobits)
+        table.insert(0, "design", design)
+        tables.append(table)
+    write_csv(output, pd.concat(tables, ignore_index=True), ["design", "sram_kb", *COLUMNS])
+
+
+@app.command()
+def explore(
+    output: Annotated[Path, typer.Option(help="the Pareto table to write")],
+    network: NetworkOption = "alexnet",
+    design: Annotated[
+        list[str] | None, typer.Option(help="pcnna or winograd; may be repeated  [default: both]")
+    ] = None,
+    devices: Annotated[
+        list[str] | None, typer.Option(help="device set; may be repeated  [default: the design's]")
+    ] = None,
+    space: Annotated[Path | None, typer.Option(help="levels to combine  [default: the shipped design space]")] = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE,VALUE,... instead of that name's levels; may be repeated")
+    ] = None,
+    points: Annotated[int, typer.Option(min=1, help="designs for each accelerator")] = 100_000,
+    least_bits: Annotated[float, typer.Option(min=0, help="designs with fewer attainable bits are refused")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    all_points: Annotated[Path | None, typer.Option(help="write every design here")] = None,
+    image: InputOption = "3x224x224",
+) -> None:
+    """Sweep a design space and keep what no other design beats in time, energy, area and attainable bits."""
+    import pandas as pd
+
+    from lumoe.files import write_csv
+    from lumoe.photonics import explore as sweep
+    from lumoe.photonics.accelerators import ACCELERATORS, accelerator
+    from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.network import load_network, parse_shape
+
+    traced = load_network(network, parse_shape(image))
+    changes = dict(sweep.parse_levels(text) for text in vary or [])
+    tables, fronts = [], []
+    for chosen in [accelerator(name) for name in design or list(ACCELERATORS)]:
+        levels = {**sweep.default_space(chosen, space), **changes}
+        sets = [load_devices(name) for name in devices or [chosen.devices]]
+        tables.append(sweep.explore(traced, chosen, sets, levels, points=points, seed=seed))
+        fronts.append(sweep.pareto(tables[-1], least_bits=least_bits))
+        typer.echo(f"{chosen.name}: {len(fronts[-1])} of {len(tables[-1])} designs are not beaten", err=True)
+    write_csv(output, pd.concat(fronts, ignore_index=True), sweep.COLUMNS)
+    if all_points:
+        write_csv(all_points, pd.concat(tables, ignore_index=True), sweep.COLUMNS)

@@ -1,0 +1,160 @@
+"""The two accelerators behind one interface: what a command or a sweep needs to know of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lumoe.errors import UserError, nearest
+from lumoe.photonics import pcnna, winograd
+from lumoe.photonics.devices import DeviceSet
+from lumoe.photonics.feasibility import attainable_bits, channel_limit
+from lumoe.photonics.network import Layer
+from lumoe.photonics.pipeline import Job
+from lumoe.photonics.pipeline_jobs import pcnna_jobs, winograd_jobs
+from lumoe.photonics.shapes import Array, ConvolutionShapes
+from lumoe.photonics.tile import check_tiles
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What L layers cost on P designs.
+
+    Attributes:
+        time_s: per image, [L, P].
+        limit: the resource that takes most of the time, [L, P].
+        times_s: by resource, energy_j per image and area_m2 by component, [L, P] each.
+        bits: what lasers, detectors and converters can resolve, [L, P].
+    """
+
+    time_s: Array
+    limit: npt.NDArray[np.str_]
+    times_s: dict[str, Array]
+    energy_j: dict[str, Array]
+    area_m2: dict[str, Array]
+    bits: Array
+
+    @property
+    def total_time_s(self) -> Array:
+        """Time per image of all layers, one after another, [P]."""
+        return np.asarray(self.time_s.sum(axis=0), dtype=float)
+
+    @property
+    def total_energy_j(self) -> Array:
+        """Energy per image of all layers and components, [P]."""
+        return np.asarray(np.sum([part.sum(axis=0) for part in self.energy_j.values()], axis=0), dtype=float)
+
+    @property
+    def total_area_m2(self) -> Array:
+        """Area, [P]: of each component what the layer that needs most of it needs."""
+        return np.asarray(np.sum([part.max(axis=0) for part in self.area_m2.values()], axis=0), dtype=float)
+
+    @property
+    def least_bits(self) -> Array:
+        """Bits of the layer that has fewest, [P]."""
+        return np.asarray(self.bits.min(axis=0), dtype=float)
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One of the two designs.
+
+    Attributes:
+        name: as on the command line.
+        devices: the device set that it uses unless told otherwise.
+        choices: names of the design choices, with what they are unless chosen (None: what the physics allows).
+        evaluate: shapes, device values and choices to an estimate; values and choices may be arrays [P].
+        jobs: the same, for the discrete-event pipeline; scalars only.
+    """
+
+    name: str
+    devices: str
+    choices: Mapping[str, float | None]
+    evaluate: Callable[[ConvolutionShapes, Values, Values], Estimate]
+    jobs: Callable[[list[Layer], Values, Values], list[Job]]
+
+    def complete(self, devices: DeviceSet, chosen: Mapping[str, float]) -> dict[str, float]:
+        """Return every design choice: the chosen ones, the rest as they are by default."""
+        limit = float(channel_limit(devices.values()))
+        defaults = {name: limit if value is None else value for name, value in self.choices.items()}
+        return {**defaults, **chosen}
+
+
+def accelerator(name: str) -> Accelerator:
+    """Return an accelerator by name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in ACCELERATORS:
+        raise UserError(f"unknown design '{name}'{nearest(name, ACCELERATORS)}")
+    return ACCELERATORS[name]
+
+
+def _pcnna_design(choices: Values) -> pcnna.Design:
+    bounds = frozenset(name for name in pcnna.BOUNDS if choices[f"bound_{name}"])
+    return pcnna.Design(
+        **{name: choices[name] for name in ("batch", "channels", "in_time", "adcs")}, bounds=bounds
+    ).check()
+
+
+def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
+    pcnna.check_values(values)
+    design = _pcnna_design(choices)
+    times = pcnna.resource_times(shapes, values, design)
+    time, limit = pcnna.total_time(times, design)
+    colours = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
+    bits = attainable_bits(values, colours, shapes.kernels, values["clock"])
+    shape = np.broadcast_shapes(time.shape, bits.shape)
+    return Estimate(
+        np.broadcast_to(time, shape),
+        np.broadcast_to(limit, shape),
+        times,
+        pcnna.energy(shapes, values, design, np.broadcast_to(time, shape)),
+        pcnna.area(shapes, values, design),
+        np.broadcast_to(np.minimum(np.minimum(bits, values["adc_bits"]), values["data_bits"]), shape),
+    )
+
+
+def _winograd(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
+    winograd.check_values(values)
+    for name in ("batch", "tile"):
+        if not np.all(np.asarray(choices[name]) >= 1):
+            raise UserError(f"{name} is {np.min(choices[name]):g}, but must be at least 1")
+    check_tiles(shapes, [int(tile) for tile in np.unique(choices["tile"])])
+    design = winograd.Design(**choices)
+    times = winograd.resource_times(shapes, values, design)
+    time, limit = winograd.total_time(times)
+    bits = attainable_bits(values, values["channels"], values["kernels"], values["clock"])
+    bits = np.minimum(np.minimum(bits, values["adc_bits"]), values["memristor_bits"])
+    return Estimate(
+        time,
+        limit,
+        times,
+        winograd.energy(shapes, values, design, time),
+        winograd.area(shapes, values, design),
+        np.broadcast_to(bits, time.shape),
+    )
+
+
+PCNNA = Accelerator(
+    "pcnna",
+    "pcnna",
+    {"batch": 1.0, "channels": None, "in_time": 0.0, "adcs": np.inf, **{f"bound_{x}": 1.0 for x in pcnna.BOUNDS}},
+    _pcnna,
+    lambda layers, values, choices: pcnna_jobs(layers, dict(values), _pcnna_design(choices)),
+)
+WINOGRAD = Accelerator(
+    "winograd",
+    "moderate",
+    {field.name: float(field.default) for field in fields(winograd.Design)} | {"memory": 1.0},  # type: ignore[arg-type]
+    _winograd,
+    lambda layers, values, choices: winograd_jobs(layers, dict(values), winograd.Design(**choices)),
+)
+ACCELERATORS: Mapping[str, Accelerator] = {"pcnna": PCNNA, "winograd": WINOGRAD}

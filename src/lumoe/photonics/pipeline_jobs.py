@@ -1,0 +1,136 @@
+"""The two accelerators as jobs of the discrete-event pipeline, and its comparison with their closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lumoe.photonics import pcnna, winograd
+from lumoe.photonics.network import Layer, Network
+from lumoe.photonics.pipeline import Job, LineBuffer, Stage, layer_times
+from lumoe.photonics.shapes import convolution_shapes
+
+COLUMNS = ("layer", "closed_form_s", "simulated_s", "difference", "stall_s", "busiest", "busiest_share", "refetches")
+ALL_LAYERS = "all"
+
+
+def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.Design) -> list[Job]:
+    """Return PCNNA's sweeps over each layer.
+
+    A line buffer that cannot hold the rows of one window is of no use: then every location fetches its new inputs
+    from DRAM by itself. The cache is `sram_capacity` bits, or unlimited if that is infinite.
+    """
+    shapes = convolution_shapes(layers)
+    sweeps = pcnna.passes(shapes, design)[:, 0]
+    fresh = pcnna.new_inputs(shapes)[:, 0]
+    counted = {"optical_core", "input_dacs", *design.bounds}
+    word = values["data_bits"] / 8
+    cache = values["sram_width"] / 8 / values["sram_access"] if "sram" in counted else np.inf
+    memory = values["dram_bandwidth"] if "dram" in counted else np.inf
+    jobs = []
+    for layer, sweep_count, new in zip(layers, sweeps, fresh, strict=True):
+        count = int(sweep_count)
+        inputs, outputs = new / count * word, layer.out_channels * word
+        converters = min(float(np.asarray(design.adcs)), layer.out_channels)
+        adc = layer.out_channels / (converters * values["adc_rate"]) if "adcs" in counted else 0.0
+        row = layer.in_side[1] * layer.in_channels * word / count
+        held = min(values["sram_capacity"] / 8 / row, 1e9)
+        lines, stages = None, []
+        if "dram" in counted and held >= _window(layer):
+            lines = _line_buffer(layer, row / memory, int(held))
+        elif "dram" in counted:
+            stages.append(Stage("dram", inputs / memory))
+        weights = layer.weights / count
+        write = weights / (values["weight_dacs"] * values["dac_rate"]) if "weight_dacs" in counted else 0.0
+        load = weights * word / memory if "weight_dacs" in counted else 0.0
+        settle = values["thermo_optic_settling"] if "settling" in counted else 0.0
+        for number, repeats in _kinds(count):
+            partial = outputs if number > 0 else 0.0
+            stored = outputs if number == count - 1 else 0.0
+            steps = [
+                *stages, Stage("sram", (inputs + partial) / cache),
+                Stage("input_dacs", new / count / (values["input_dacs"] * values["dac_rate"])),
+                Stage("optical_core", 1 / values["clock"]), Stage("adcs", adc), Stage("sram", outputs / cache),
+                Stage("dram", stored / memory),
+            ]  # fmt: skip
+            jobs.append(
+                Job(
+                    layer.name, tuple(step for step in steps if step.seconds > 0), layer.locations,
+                    max(write, load) + settle, int(np.asarray(design.batch)), repeats, lines, bool(stages),
+                )
+            )  # fmt: skip
+    return jobs
+
+
+def _kinds(sweeps: int) -> list[tuple[int, int]]:
+    """The sweeps that differ, as (number, how many like it): the first, those in between, the last."""
+    between = [(1, sweeps - 2)] if sweeps > 2 else []
+    return [(0, 1), *between, *([(sweeps - 1, 1)] if sweeps > 1 else [])]
+
+
+def _window(layer: Layer) -> int:
+    return layer.dilation[0] * (layer.kernel[0] - 1) + 1
+
+
+def _line_buffer(layer: Layer, seconds: float, capacity: int) -> LineBuffer:
+    rows, height, step, above = layer.out_side[0], layer.in_side[0], layer.stride[0], layer.padding[0]
+    ends = [min(height, max(0, row * step - above + _window(layer))) for row in range(rows)]
+    starts = [min(height, max(0, (row + 1) * step - above)) for row in range(rows)]
+    # Rows that no window ever reads are loaded neither; the last row of outputs frees what is left.
+    return LineBuffer("dram", seconds, capacity, tuple(ends), (*starts[:-1], ends[-1]))
+
+
+def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: winograd.Design) -> list[Job]:
+    """Return the Winograd accelerator's passes over each layer; an item is one tile position."""
+    shapes = convolution_shapes(layers)
+    work = winograd.divide(shapes, values, design)
+    times = winograd.resource_times(shapes, values, design)
+    jobs = []
+    for row, layer in enumerate(layers):
+        tiles, passes = int(work.tiles[row, 0]), int(np.broadcast_to(work.passes, times["sram"].shape)[row, 0])
+        items = tiles * passes
+        channels = work.channels[row, 0] / work.channel_groups[row, 0]
+        read = work.n[row, 0] ** 2 * channels * values["data_bits"] / 8 / values["sram_bandwidth"]
+        # Input rows before and results behind the core are each half of what DRAM moves, near enough for one port.
+        memory = times["dram"][row, 0] / items / 2
+        steps = [
+            Stage("dram", memory), Stage("sram", read), Stage("optical_core", 1 / values["clock"]),
+            Stage("sram", max(times["sram"][row, 0] / items - read, 0.0)), Stage("dram", memory),
+        ]  # fmt: skip
+        stages = tuple(step for step in steps if step.seconds > 0)
+        images = int(np.asarray(design.batch))
+        jobs.append(Job(layer.name, stages, tiles, values["weight_settling"], images, passes))
+    return jobs
+
+
+def comparison(network: Network, jobs: Sequence[Job], closed_form_s: Sequence[float], *, depth: int) -> pd.DataFrame:
+    """Return one row per layer and one, `all`, for the network: closed form, simulation, and who is busiest.
+
+    Columns: `difference` is simulated over closed form minus one; `stall_s` their difference; `refetches` is
+    true where the line buffer cannot hold a window, so that every location goes to DRAM by itself.
+    """
+    outcomes = layer_times(jobs, depth=depth)
+    refetches = {job.layer: job.refetches for job in jobs}
+    rows = []
+    for layer, closed in zip(network.convolutions(), closed_form_s, strict=True):
+        outcome = outcomes[layer.name]
+        busiest = max(outcome.busy_s, key=lambda name: outcome.busy_s[name])
+        rows.append(
+            {
+                "layer": layer.name,
+                "closed_form_s": closed,
+                "simulated_s": outcome.duration_s,
+                "busiest": busiest,
+                "busiest_share": outcome.busy_s[busiest] / outcome.duration_s,
+                "refetches": refetches[layer.name],
+            }
+        )
+    table = pd.DataFrame(rows)
+    total = table[["closed_form_s", "simulated_s"]].sum()
+    whole = {"layer": ALL_LAYERS, **total, "refetches": table["refetches"].any()}
+    table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
+    table["difference"] = table["simulated_s"] / table["closed_form_s"] - 1
+    table["stall_s"] = table["simulated_s"] - table["closed_form_s"]
+    return table[list(COLUMNS)]
