@@ -41,6 +41,10 @@ def times(tokens: list[int], seconds: list[float]) -> dict[str, object]:
     return {"tokens": tokens, "seconds": seconds, "source": "test", "confidence": "assumed"}
 
 
+def times_of(seconds: float) -> dict[str, object]:
+    return times([1], [seconds])
+
+
 def machine(overlapped: bool = False, **changes: object) -> Hardware:
     def number(value: float) -> dict[str, object]:
         return {"value": value, "source": "test", "confidence": "assumed"}
@@ -133,11 +137,32 @@ def test_a_hot_resident_expert_is_worth_more():
     )
 
 
-def test_overlap_hides_the_shorter_of_reading_and_computing_hits():
+def test_overlap_hides_computation_behind_reads():
     plan = Plan(np.full((2, 4), 16), np.array([[True, True, False, False]] * 2))
-    # decode: per layer two of four experts by chance 1/2 each: hits 1 s, misses 1 s, reads 2·½·(1 + 4) = 5 s
-    assert step_seconds(machine(False), SMALL, plan, BYTES, 1) == pytest.approx(1 + 2 * (1 + 1 + 5))
-    assert step_seconds(machine(True), SMALL, plan, BYTES, 1) == pytest.approx(1 + 2 * (1 + 5))
+    # decode: two of four experts a layer, one of them missed on average: computation 2 s, reads (1 + 4) s a miss
+    assert step_seconds(machine(False), SMALL, plan, BYTES, 1) == pytest.approx(1 + 2 * (2 + 5))
+    # something is missed with chance 1 − (1/2)²; then reads of 5 / (3/4) s and the last miss's 1 s outlast the 2 s
+    assert step_seconds(machine(True), SMALL, plan, BYTES, 1) == pytest.approx(1 + 2 * (2 + 0.75 * (5 / 0.75 + 1 - 2)))
+
+
+@pytest.mark.parametrize("resident", [0, 2, 6, 8])
+@pytest.mark.parametrize("read_s", [0.2, 1.0, 5.0])
+def test_overlap_is_what_a_simulation_of_the_reader_gives(resident, read_s):
+    # Two of eight experts a token; hits are computed first (1 s each), misses as they are read one after another.
+    generator = np.random.default_rng(0)
+    times = []
+    for _ in range(4000):
+        chosen = generator.permutation(8)[:2]
+        clock = float((chosen < resident).sum())
+        for number in range(int((chosen >= resident).sum())):
+            clock = max(clock, (number + 1) * read_s) + 1.0
+        times.append(clock)
+    shape = SMALL.model_copy(update={"num_hidden_layers": 1, "num_local_experts": 8})
+    fields = {"latency_s": read_s, "bytes_per_s": 1e12}
+    transfer = {key: {"value": value, "source": "test", "confidence": "assumed"} for key, value in fields.items()}
+    hardware = machine(transfer=transfer | {"overlapped": True}, dense=times_of(0.0), expert={16: times_of(1.0)})
+    plan = Plan(np.full((1, 8), 16), (np.arange(8) < resident)[None])
+    assert step_seconds(hardware, shape, plan, BYTES, 1) == pytest.approx(np.mean(times), rel=0.08)
 
 
 def test_times_are_linear_between_and_beyond_entries():

@@ -7,9 +7,10 @@ One step over `n` tokens takes
 with `D` the time outside the experts, `u_e = 1 − (1 − f_e)^n` the chance that expert `e` is used at all when each token
 is routed to it with frequency `f_e`, `n_e = n·f_e / u_e` the tokens it then gets, `K_b` the time of one expert at `b`
 bits and `X_b = latency + bytes_b / bandwidth` the time to bring in a missed one. Residency is static, nothing is cached
-from step to step. Where reads run beside computation, a layer takes the larger of its reads and its hits' computation
-before the misses are computed. A generation of `m` tokens is one prefill and `m − 1` decode steps; its speed counts
-the `m` new tokens over all of that time. The structure is that of arXiv 2407.14417; frequencies and `K_b` are ours.
+from step to step. Where reads run beside computation (one after another, hits computed first), a layer
+with a miss takes the longer of all computation and of all reads with the last miss's computation. A generation of `m`
+tokens is one prefill and `m − 1` decode steps; its speed counts the `m` new tokens over all of that time. The
+structure is that of arXiv 2407.14417; frequencies and `K_b` are ours.
 """
 
 from __future__ import annotations
@@ -119,17 +120,48 @@ def step_seconds(
     for bits in np.unique(plan.bits).tolist():
         here = plan.bits == bits
         compute[here] = expert_seconds(hardware, shape, bits, share[here])
-    reads = transfer_seconds(hardware, plan.expert_bytes(bytes_of))
-    hits = (used * compute * plan.resident).sum(axis=1)
-    misses = (used * compute * ~plan.resident).sum(axis=1)
-    read = (used * reads * ~plan.resident).sum(axis=1)
-    dense = float(seconds_at(hardware.dense, tokens))
-    return dense + float(layer_seconds(hits, misses, read, hardware.transfer.overlapped).sum())
+    away = used * ~plan.resident
+    chance = uniform_frequencies(shape) if frequencies is None else np.asarray(frequencies, dtype=float)
+    layers = layer_seconds(
+        compute=(used * compute).sum(axis=1),
+        misses=away.sum(axis=1),
+        miss_compute=(away * compute).sum(axis=1),
+        read=(away * transfer_seconds(hardware, plan.expert_bytes(bytes_of))).sum(axis=1),
+        hit_share=(chance * plan.resident).sum(axis=1) / chance.sum(axis=1),
+        look_ups=tokens * shape.num_experts_per_tok,
+        overlapped=hardware.transfer.overlapped,
+    )
+    return float(seconds_at(hardware.dense, tokens)) + float(layers.sum())
 
 
-def layer_seconds(hits: FloatArray, misses: FloatArray, read: FloatArray, overlapped: bool) -> FloatArray:
-    """Time of a layer's experts from the computation of its hits and misses and the reading of its misses."""
-    return misses + (np.maximum(hits, read) if overlapped else hits + read)
+def layer_seconds(
+    *,
+    compute: FloatArray,
+    misses: FloatArray,
+    miss_compute: FloatArray,
+    read: FloatArray,
+    hit_share: FloatArray,
+    look_ups: int,
+    overlapped: bool,
+) -> FloatArray:
+    """Expected time of a layer's experts; arrays of one shape.
+
+    Args:
+        compute: expected computation of all experts used.
+        misses, miss_compute, read: expected number of misses, their computation, their reading.
+        hit_share: chance that a look-up finds its expert resident.
+        look_ups: look-ups of the step in a layer, k for each token.
+    """
+    if not overlapped:
+        return compute + read
+    any_miss, all_miss = 1.0 - hit_share**look_ups, (1.0 - hit_share) ** look_ups
+    one_compute, one_read, reads = (
+        np.divide(total, number, out=np.zeros_like(read), where=number > 0)
+        for total, number in ((miss_compute, misses), (read, misses), (read, any_miss))
+    )
+    # What computation does not hide of the reads: their excess, or the first one where there is no hit to compute.
+    exposed = np.maximum(any_miss * np.maximum(0.0, reads + one_compute - compute), all_miss * one_read)
+    return np.asarray(compute + exposed)
 
 
 def predict(
@@ -169,15 +201,25 @@ def count_step_seconds(
     Returns:
         Seconds, in the arrays' common shape. Where reads overlap, an average layer stands for all.
     """
-    layers = shape.num_hidden_layers
-    used, share = usage(shape.num_experts_per_tok / shape.num_local_experts, tokens)
-    hits = misses = read = np.zeros(())
+    layers, top_k = shape.num_hidden_layers, shape.num_experts_per_tok
+    used, share = usage(top_k / shape.num_local_experts, tokens)
+    compute, misses, miss_compute, read, near = (np.zeros(()) for _ in range(5))
     for bits in held:
-        compute = expert_seconds(hardware, shape, bits, share)
-        near = np.asarray(resident[bits], dtype=float)
-        far = np.asarray(held[bits], dtype=float) - near
-        hits = hits + used * near * compute / layers
-        misses = misses + used * far * compute / layers
-        read = read + used * far * transfer_seconds(hardware, bytes_of[bits]) / layers
-    dense = float(seconds_at(hardware.dense, tokens))
-    return dense + layers * layer_seconds(hits, misses, read, hardware.transfer.overlapped)
+        seconds = expert_seconds(hardware, shape, bits, share)
+        have = np.asarray(resident[bits], dtype=float)
+        away = used * (np.asarray(held[bits], dtype=float) - have) / layers
+        compute = compute + used * np.asarray(held[bits], dtype=float) * seconds / layers
+        misses = misses + away
+        miss_compute = miss_compute + away * seconds
+        read = read + away * transfer_seconds(hardware, bytes_of[bits])
+        near = near + have
+    layer = layer_seconds(
+        compute=compute,
+        misses=misses,
+        miss_compute=miss_compute,
+        read=read,
+        hit_share=near / shape.experts,
+        look_ups=tokens * top_k,
+        overlapped=hardware.transfer.overlapped,
+    )
+    return np.asarray(float(seconds_at(hardware.dense, tokens)) + layers * layer)
