@@ -32,8 +32,10 @@ include: "workflow/rules/quantization.smk"
 include: "workflow/rules/placement.smk"
 include: "workflow/rules/perplexity.smk"
 include: "workflow/rules/serving.smk"
+include: "workflow/rules/adaptation.smk"
 include: "workflow/rules/pcnna.smk"
 include: "workflow/rules/winograd.smk"
+include: "workflow/rules/uncertainty.smk"
 include: "workflow/rules/claims.smk"
 
 

@@ -62,6 +62,7 @@ rule print_claims:
             rules.cross_check_perplexity.output,
             rules.tabulate_served.output,
         ],
+        tornadoes=expand(rules.draw_tornado.output, claim=PHOTONIC_CLAIMS),
         figures=[
             rules.draw_claims.output,
             rules.plot_throughput_memory.output,
@@ -71,8 +72,11 @@ rule print_claims:
             rules.plot_perplexity.output,
             rules.plot_throughput.output,
             rules.draw_pcnna.output,
+            rules.draw_pcnna_resources.output,
+            rules.draw_pcnna_waterfall.output,
             rules.draw_winograd.output,
             rules.draw_winograd_power.output,
+            rules.plot_adaptation.output,
         ],
     output:
         f"{RESULTS}/claims.txt",

@@ -15,6 +15,7 @@ for topic, about in {
     "moe": "Mixture-of-Experts serving: speed, quality, placement.",
     "serving": "What was measured on this machine.",
     "adaptation": "A model under a budget that changes.",
+    "adaptation": "A model under a budget that changes.",
     "photonics": "The two photonic accelerators.",
 }.items():
     app.add_typer(import_module(f"lumoe.cli.plot_{topic}").app, name=topic, help=about)
