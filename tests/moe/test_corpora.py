@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumoe.errors import UserError
+from lumoe.files import read_csv
 from lumoe.moe.corpora import SPLITS, Deduplicator, read_documents, read_statistics, read_text, split_of, write_corpus
 from lumoe.moe.corpus_build import build_corpora, parse_assignments
 from lumoe.moe.docstrings import Document, clean, package_documents
@@ -61,6 +62,8 @@ def test_statistics_are_those_of_the_files(packages: Path) -> None:
         assert numbers["sha256"] == hashlib.sha256(content).hexdigest()
         assert numbers["words"] == sum(len(text.split()) for text in texts)
         assert numbers["bytes"] == len("".join(texts).encode())
+    table = read_csv(packages / "out" / "corpora.csv").set_index("split")
+    assert table.loc["test", "sha256"] == read_statistics(folder)["splits"]["test"]["sha256"]
     origins = [json.loads(line)["origin"] for line in (folder / "test.jsonl").read_text().splitlines()]
     assert all(origin.startswith("alphapkg/module.py:") for origin in origins)
 
@@ -69,7 +72,7 @@ def test_a_rebuild_is_the_same_bytes(packages: Path) -> None:
     sources = parse_assignments(["a=package:alphapkg", "b=package:betapkg"])
     for out in ("one", "two"):
         build_corpora(sources, packages / out, **OPTIONS)
-    for file in (packages / "one").rglob("*.json*"):
+    for file in (packages / "one").rglob("*.*"):
         assert file.read_bytes() == (packages / "two" / file.relative_to(packages / "one")).read_bytes()
 
 

@@ -10,7 +10,8 @@ rule build_corpora:
             "moe/text_sources",
         ),
     output:
-        expand(
+        summary=f"{RESULTS}/corpora/corpora.csv",
+        corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}/{{file}}",
             corpus=config["corpora"]["sources"],
             file=["train.jsonl", "validation.jsonl", "test.jsonl", "statistics.json"],
@@ -21,7 +22,6 @@ rule build_corpora:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        folder=f"{RESULTS}/corpora",
         sources=[
             f"--source={name}={place}"
             for name, place in config["corpora"]["sources"].items()
@@ -37,5 +37,5 @@ rule build_corpora:
         " --test {params.test}"
         " --minimum-characters {params.minimum_characters}"
         " --hub-documents {params.hub_documents}"
-        " --output {params.folder}"
+        " --output $(dirname {output.summary})"
         " 2> {log}"

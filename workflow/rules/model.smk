@@ -114,7 +114,6 @@ rule check_model:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -122,7 +121,7 @@ rule check_model:
         windows=config["perplexity"]["windows"],
     shell:
         "lumoe model check"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " --window {params.window}"
         " --windows {params.windows}"
@@ -148,11 +147,9 @@ rule plot_training_loss:
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
-    params:
-        model=MODEL_FOLDER,
     shell:
         "lumoe plot training loss"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --output {output.svg}"
         " 2> {log}"
 
@@ -174,10 +171,8 @@ rule plot_expert_load:
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
-    params:
-        model=MODEL_FOLDER,
     shell:
         "lumoe plot training load"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --output {output.svg}"
         " 2> {log}"

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lumoe.errors import UserError
+from lumoe.files import write_csv
 from lumoe.moe.corpora import Deduplicator, split, write_corpus
 from lumoe.moe.docstrings import Document, package_documents, package_folder, package_version
 from lumoe.moe.text_sources import Source, folder_splits, hub_splits, parse_source, protocols
@@ -80,7 +83,20 @@ def build_corpora(
             for key, protocol in known.items():
                 provenance |= {"protocol": key, "windows": protocol["windows"]}
         corpora.append((name, splits, separator, provenance))
-    return {
+    statistics = {
         name: write_corpus(Path(output) / name, splits, separator, provenance)
         for name, splits, separator, provenance in corpora
     }
+    write_csv(Path(output) / "corpora.csv", summary(statistics))
+    return statistics
+
+
+def summary(statistics: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the statistics of corpora as one table, a row per corpus and split."""
+    return pd.DataFrame(
+        [
+            {"corpus": name, "source": values["source"], "version": values.get("version", ""), "split": part, **numbers}
+            for name, values in statistics.items()
+            for part, numbers in values["splits"].items()
+        ]
+    )
