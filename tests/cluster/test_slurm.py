@@ -28,7 +28,6 @@ LAB = [
     "--slurm-status-command=squeue",
     "--slurm-init-seconds-before-status-checks=2",
     "--slurm-no-account",
-    "--seconds-between-status-checks=2",
 ]
 
 
@@ -133,3 +132,18 @@ def test_an_interrupted_run_takes_its_jobs_along(folder: Path) -> None:
     while queue("RUNNING", "PENDING", "COMPLETING"):
         assert time.monotonic() < deadline
         time.sleep(POLL_S)
+
+
+@pytest.mark.pipeline
+@pytest.mark.timeout(1500)
+@pytest.mark.usefixtures("slurm")
+def test_the_smoke_pipeline_runs_as_slurm_jobs(tmp_path: Path) -> None:
+    for name in ("workflow", "config", "data", "src", "profiles", "envs"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    run = command("--configfile", "config/smoke.yaml")
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=1400)
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert (tmp_path / "build/smoke/results/claims.csv").is_file()
+    submitted = done.stderr.count("has been submitted with SLURM jobid")
+    assert submitted > 5, "the jobs went through the queue"

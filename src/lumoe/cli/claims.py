@@ -69,5 +69,35 @@ def show_claims(
     console.print(", ".join(f"{count} {name}" for name, count in judged.items()) + f"; details in {table}")
 
 
+@app.command("explain")
+def explain_claim(
+    claim: Annotated[str, typer.Argument(help="name of a claim, such as pcnna-optical-core")],
+    claims: ClaimsOption = None,
+    configfile: Annotated[Path | None, typer.Option(help="settings laid over the defaults, as for snakemake")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the chain as JSON, for programs")] = False,
+) -> None:
+    """Show what a claim rests on: quantity, table, rule, inputs, sources. Run it in the checkout.
+
+    Rules and inputs are asked of the pipeline itself. Example: `lumoe claims explain pcnna-optical-core`
+    """
+    import json
+
+    from rich.console import Console
+
+    from lumoe.claims import read_claims
+    from lumoe.cli.explain_view import tree
+    from lumoe.explain import JUDGE, explain, find_claim
+    from lumoe.workflow import find_root, plan
+
+    wanted = find_claim(read_claims(claims or data_path("claims.yaml")), claim)
+    root = find_root()
+    graph = plan(root, [JUDGE], [configfile] if configfile else [])
+    record = explain(wanted, graph, root)
+    if as_json:
+        typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
+    else:
+        Console(width=None if Console().is_terminal else 160).print(tree(record))
+
+
 def _number(value: float | str) -> str:
     return "" if value == "" else f"{float(value):.4g}"
