@@ -83,6 +83,13 @@ class Quantization(Section):
     bits: Literal[4] = 4
     group_size: Literal[32, 64, 128, 256] = 64
     calibration_tokens: int = Field(default=32768, ge=128, description="from the train splits, in equal parts")
+    compared: list[str] = Field(
+        default=[
+            *("rtn-8bit-group64", "rtn-4bit-group64", "rtn-3bit-group64", "rtn-2bit-group64", "nf4-4bit-group64"),
+            *("gptq-4bit-group32", "gptq-4bit-group64", "gptq-4bit-group128", "gptq-3bit-group64", "gptq-2bit-group64"),
+        ],
+        description="quantisers held side by side: METHOD-BITSbit-groupSIZE, methods gptq, rtn, nf4",
+    )
 
 
 class Placement(Section):

@@ -44,3 +44,49 @@ rule quantize_experts:
         " --threads {threads}"
         " --output $(dirname {output.manifest})"
         " 2> {log}"
+
+
+rule compare_quantizers:
+    input:
+        model=MODEL_FILES,
+        quantized=expand(
+            f"{RESULTS}/moe/{MODEL}/quantized/{{quantizer}}/manifest.json",
+            quantizer=config["quantization"]["compared"],
+        ),
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
+            corpus=config["corpora"]["sources"],
+        ),
+        code=source("moe/perplexity", "moe/quantizers"),
+    output:
+        f"{RESULTS}/moe/{MODEL}/quantizers.csv",
+    log:
+        f"logs/compare_quantizers/{MODEL}.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: 1
+    params:
+        model=MODEL_FOLDER,
+        quantized=expand(
+            f"{RESULTS}/moe/{MODEL}/quantized/{{quantizer}}",
+            quantizer=config["quantization"]["compared"],
+        ),
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        ),
+        window=config["perplexity"]["window"],
+        windows=config["perplexity"]["windows"],
+        bootstrap=config["perplexity"]["bootstrap"],
+        seed=SEED,
+    shell:
+        "lumoe moe quantizers"
+        " --model {params.model}"
+        " $(printf -- '--quantized %s ' {params.quantized})"
+        " $(printf -- '--corpus %s ' {params.corpora})"
+        " --window {params.window}"
+        " --windows {params.windows}"
+        " --bootstrap {params.bootstrap}"
+        " --seed {params.seed}"
+        " --threads {threads}"
+        " --output {output}"
+        " 2> {log}"

@@ -112,3 +112,58 @@ rule plot_throughput:
         " --table {input.table}"
         " --output {output[0]}"
         " 2> {log}"
+
+
+rule replay_residency:
+    input:
+        model=MODEL_FILES,
+        quantized=f"{EXPERTS}/experts.csv",
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
+            corpus=config["corpora"]["sources"],
+        ),
+        code=source("moe/layer", "moe/model", "moe/residency"),
+    output:
+        f"{RESULTS}/moe/{MODEL}/residency.csv",
+    log:
+        f"logs/replay_residency/{MODEL}.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: 1
+    params:
+        model=MODEL_FOLDER,
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        ),
+        seeds=config["perplexity"]["seeds"],
+    shell:
+        "lumoe moe residency"
+        " --model {params.model}"
+        " --quantized $(dirname {input.quantized})"
+        " $(printf -- '--corpus %s ' {params.corpora})"
+        " $(printf -- '--seed %s ' {params.seeds})"
+        " --threads {threads}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule plot_residency:
+    input:
+        table=f"{RESULTS}/moe/{MODEL}/residency.csv",
+        code=source("plots/serving"),
+    output:
+        report(
+            f"{FIGURES}/measured/residency.svg",
+            caption="../report/residency.rst",
+            category="3. Mixture-of-Experts serving",
+        ),
+        multiext(f"{FIGURES}/measured/residency", ".png", ".csv"),
+    log:
+        "logs/plot_residency/residency.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot serving residency"
+        " --table {input.table}"
+        " --output {output[0]}"
+        " 2> {log}"

@@ -36,7 +36,7 @@ def quantize(
     """Quantise all experts one by one; run again after an interruption, it goes on where it stopped."""
     import logging
 
-    from lumoe.moe.calibration import calibration_tokens
+    from lumoe.moe.calibration import draw_sequences
     from lumoe.moe.checkpoint import Checkpoint
     from lumoe.moe.quantize import Recipe, quantize
 
@@ -44,7 +44,7 @@ def quantize(
     _use_threads(threads)
     recipe = Recipe(method, bits, group_size, least_tokens)
     checkpoint = Checkpoint(model)
-    ids = calibration_tokens(model, corpus, tokens, sequence, seed)
+    ids = draw_sequences(model, corpus, tokens, sequence, seed)
     table = quantize(checkpoint, ids, output, recipe, progress=lambda line: typer.echo(line, err=True))
     rounded = table[table["method"] != method]
     typer.echo(
@@ -120,6 +120,64 @@ def throughput(
     plans = configurations(plan.shape, count, resident, engine.memory.expert, experts.bits, seed)
     table = measure(engine, plans, prompts, new_tokens, repeats, profile, read_frequencies(quantized))
     write_csv(output, table, COLUMNS)
+
+
+@app.command()
+def residency(
+    model: ModelOption,
+    quantized: Annotated[Path, typer.Option(help="folder of quantised experts: calibration routing frequencies")],
+    corpus: CorpusOption,
+    output: Annotated[Path, typer.Option(help="the table")],
+    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split")] = 4096,
+    sequence: Annotated[int, typer.Option(min=2)] = 256,
+    seed: Annotated[list[int] | None, typer.Option(help="seeds of the random policy")] = None,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Record routing on held-out text and replay residency policies on it."""
+    import pandas as pd
+    import torch
+
+    from lumoe.files import write_csv
+    from lumoe.moe.calibration import draw_sequences
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.quantize import read_frequencies
+    from lumoe.moe.residency import COLUMNS, compare, record_trace
+
+    _use_threads(threads)
+    engine = Engine.load(model, dtype=torch.float32)
+    usage = read_frequencies(quantized)
+    slots = range(usage.shape[1] + 1)
+    tables = []
+    for folder in corpus:
+        trace = record_trace(engine, draw_sequences(model, [folder], tokens, sequence, 0, "test"))
+        tables.append(compare(trace, usage, slots, seed or [0, 1, 2], folder.name))
+    write_csv(output, pd.concat(tables), COLUMNS)
+
+
+@app.command()
+def quantizers(
+    model: ModelOption,
+    quantized: Annotated[list[Path], typer.Option(help="folder of quantised experts; repeat for each to compare")],
+    corpus: CorpusOption,
+    output: Annotated[Path, typer.Option(help="the table")],
+    window: Annotated[int, typer.Option(min=8, help="tokens per window")] = 256,
+    windows: Annotated[int, typer.Option(min=1, help="windows per corpus, of its test split")] = 64,
+    bootstrap: Annotated[int, typer.Option(min=100, help="resamples for the paired interval")] = 2000,
+    seed: int = 0,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Compare quantisers: perplexity, bytes and seconds with all experts quantised."""
+    from lumoe.files import write_csv
+    from lumoe.moe.corpora import read_text
+    from lumoe.moe.perplexity import tokenize, whole_windows
+    from lumoe.moe.quantizers import COLUMNS, compare_quantizers
+
+    _use_threads(threads)
+    scored = {}
+    for folder in corpus:
+        ids, prefix = tokenize(model, read_text(folder, "test"))
+        scored[folder.name] = whole_windows(ids, prefix, window, windows)
+    write_csv(output, compare_quantizers(model, quantized, scored, bootstrap, seed), COLUMNS)
 
 
 @app.command()

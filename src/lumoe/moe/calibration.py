@@ -41,10 +41,10 @@ class LayerInputs:
         return self.hidden[token], self.weights[token, slot]
 
 
-def calibration_tokens(
-    model: str | Path, corpora: Sequence[str | Path], tokens: int, sequence: int, seed: int
+def draw_sequences(
+    model: str | Path, corpora: Sequence[str | Path], tokens: int, sequence: int, seed: int, split: str = "train"
 ) -> torch.Tensor:
-    """Return int64 `[sequences, sequence]` drawn in equal parts from the corpora's train splits.
+    """Return int64 `[sequences, sequence]` drawn in equal parts from one split of the corpora.
 
     Raises:
         UserError: a corpus is missing, or there is less text than asked for.
@@ -53,7 +53,7 @@ def calibration_tokens(
     share = -(-tokens // (sequence * len(corpora)))
     picked = []
     for folder in corpora:
-        documents = read_documents(folder, "train")
+        documents = read_documents(folder, split)
         order = torch.randperm(len(documents), generator=generator).tolist()
         # Tokenise no more text than needed: a token is at least one character and rarely more than eight.
         text, needed = "", 8 * share * sequence
@@ -63,7 +63,7 @@ def calibration_tokens(
                 break
         ids = tokenize(model, text)[0]
         if len(ids) < share * sequence:
-            raise UserError(f"{folder}: {len(ids)} tokens of train text, calibration asks for {share * sequence}")
+            raise UserError(f"{folder}: {len(ids)} tokens of {split} text, but {share * sequence} are asked for")
         picked.append(torch.tensor(ids[: share * sequence]).view(share, sequence))
     return torch.cat(picked)[: -(-tokens // sequence)]
 

@@ -26,7 +26,7 @@ def draw_throughput(table: pd.DataFrame, output: str | Path) -> None:
         axes.plot(memory, part["predicted_tokens_per_s"], color=colour, lw=1, ls="--")
     axes.set(xlabel="fast-tier memory (MB)", ylabel="throughput (new tokens/s)", ylim=(0, None))
     axes.legend(title="quantised experts", loc="upper left", frameon=False)
-    figure.subplots_adjust(bottom=0.2)
+    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
     basis_note(figure, "points: measured, median and range; dashed: predicted from micro-benchmarks")
     save(figure, output, table)
 
@@ -42,6 +42,6 @@ def draw_residency(table: pd.DataFrame, output: str | Path) -> None:
     axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":", zorder=0)
     axes.set(xlabel="share of experts resident", ylabel="hit rate, decoding", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", frameon=False)
-    figure.subplots_adjust(bottom=0.2)
+    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
     basis_note(figure, "replayed on recorded routing of held-out text; bars: range over seeds and corpora")
     save(figure, output, table)
