@@ -18,7 +18,6 @@ def tornado(
 ) -> None:
     """Draw how far each assumption moves the quantity that a claim hangs on."""
     from lumoe.files import read_csv
-    from lumoe.photonics.uncertainty import COLUMNS
-    from lumoe.plots.uncertainty import draw_tornado
+    from lumoe.plots.uncertainty import COLUMNS, draw_tornado
 
-    draw_tornado(read_csv(table, [*COLUMNS, "p05", "p95"]), claim, output)
+    draw_tornado(read_csv(table, COLUMNS), claim, output)

@@ -16,6 +16,10 @@ from lumoe.errors import UserError, nearest
 from lumoe.plots.style import OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
 
 SHOWN = 8
+COLUMNS = (
+    "claim", "quantity", "metric", "threshold", "parameter", "unit", "low", "high", "nominal", "at_low", "at_high",
+    "total_order", "fraction_holds", "p05", "p95",
+)  # fmt: skip
 
 
 def draw_tornado(table: pd.DataFrame, claim: str, output: str | Path) -> None:
