@@ -139,9 +139,12 @@ def test_policies_are_compared_by_their_mean_increase():
         windows_of("random", 1, 4, [value + 1.0 for value in zero]),
         windows_of("sensitivity", 0, 4, [value + 0.5 for value in zero]),
     ]
-    row = quality.compare_policies(pd.concat(parts, ignore_index=True), 200, 0).iloc[0]
+    text = pd.concat(parts, ignore_index=True)
+    table = quality.compare_policies(pd.concat([text, text.assign(corpus="same")]), 200, 0)
     expected = np.expm1(0.05) / np.mean([np.expm1(0.2), np.expm1(0.1)])
-    assert row[["ratio", "ratio_low", "ratio_high"]].tolist() == pytest.approx([expected] * 3)
+    assert table["corpus"].tolist() == ["text", "same", "all"]
+    for column in ("ratio", "ratio_low", "ratio_high"):
+        assert table[column].tolist() == pytest.approx([expected] * 3)
 
 
 class Recorder:

@@ -7,12 +7,11 @@ from typing import Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lumoe.errors import UserError
-from lumoe.moe.perplexity import Scores, Window, increase_interval, perplexity_interval, resample, score
-from lumoe.moe.plan import Plan
+from lumoe.moe.perplexity import FloatArray, Scores, Window, increase_interval, perplexity_interval, resample, score
+from lumoe.moe.plan import IntArray, Plan
 
 # `equivalent_experts`: the experts take as many bytes as with so many of them at `bits` and the others at 16.
 KEYS = ["corpus", "method", "bits", "policy", "seed", "equivalent_experts"]
@@ -112,31 +111,39 @@ def summarise(windows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
 def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference: str = "random") -> pd.DataFrame:
     """Return each policy's mean increase over that of `reference` at the same bytes, with its interval.
 
-    Means are over seeds. The ratio is resampled with the same windows for both policies (paired).
+    Means are over seeds. A row for each corpus and one for `all`: the increase of the geometric mean perplexity. Every
+    ratio is resampled with the same windows for both policies (paired), each corpus by itself.
     """
-    rows = []
+    logs: dict[tuple[str, int], dict[str, FloatArray]] = {}
     for corpus, part in windows.groupby("corpus", sort=False):
         count = int(part["window"].max()) + 1
         draws = np.vstack([np.ones((1, count), dtype=np.int64), resample(count, resamples, seed)])
         tokens = draws @ part.groupby("window")["tokens"].first().to_numpy()
-        increases = {
-            (policy, quantized): _mean_increase(part, str(policy), quantized, draws, tokens)
-            for policy, quantized in part[["policy", "equivalent_experts"]].drop_duplicates().itertuples(index=False)
-            if quantized
-        }
-        for (policy, quantized), increase in increases.items():
-            base = increases.get((reference, quantized))
-            if policy == reference or base is None:
-                continue
-            ratio = increase / base
+        for (policy, number), group in part.groupby(["policy", "equivalent_experts"], sort=False):
+            if number:
+                baseline = part[(part["policy"] == policy) & (part["equivalent_experts"] == 0)]
+                found = [_log_increase(run, baseline, draws, tokens) for _, run in group.groupby("seed", sort=False)]
+                logs.setdefault((str(policy), int(str(number))), {})[str(corpus)] = np.stack(found)
+    rows = []
+    for (policy, number), mine in logs.items():
+        base = logs.get((reference, number))
+        if policy == reference or base is None:
+            continue
+        for corpus in [*mine, "all"]:
+            names = list(mine) if corpus == "all" else [corpus]
+            increase, increase_base = (
+                np.expm1(np.mean([by_corpus[name] for name in names], axis=0)).mean(axis=0)
+                for by_corpus in (mine, base)
+            )
+            ratio = increase / increase_base
             low, high = np.nanquantile(ratio[1:], [0.025, 0.975])
             rows.append(
                 {
                     "corpus": corpus,
                     "policy": policy,
-                    "equivalent_experts": quantized,
+                    "equivalent_experts": number,
                     "increase": increase[0],
-                    f"increase_{reference}": base[0],
+                    f"increase_{reference}": increase_base[0],
                     "ratio": ratio[0],
                     "ratio_low": low,
                     "ratio_high": high,
@@ -146,15 +153,11 @@ def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference
     return pd.DataFrame(rows)
 
 
-def _mean_increase(part: pd.DataFrame, policy: str, quantized: int, draws: ArrayLike, tokens: ArrayLike) -> np.ndarray:
-    mine = part[part["policy"] == policy]
-    pairs = []
-    for _, run in mine.groupby(["method", "bits", "seed"], sort=False):
-        nll = [run[run["equivalent_experts"] == count].sort_values("window")["nll"] for count in (quantized, 0)]
-        if len(nll[0]) and len(nll[1]):
-            difference = np.asarray(draws) @ (nll[0].to_numpy() - nll[1].to_numpy())
-            pairs.append(np.expm1(difference / np.asarray(tokens)))
-    return np.asarray(np.mean(pairs, axis=0))
+def _log_increase(run: pd.DataFrame, baseline: pd.DataFrame, draws: IntArray, tokens: IntArray) -> FloatArray:
+    """Return the increase of the mean negative log-likelihood, the true one first and then one per resample."""
+    zero = baseline[baseline["seed"] == run["seed"].iloc[0]]
+    difference = _in_order(run)["nll"].to_numpy() - _in_order(zero)["nll"].to_numpy()
+    return np.asarray(draws @ difference / tokens, dtype=float)
 
 
 def _in_order(run: pd.DataFrame) -> pd.DataFrame:
