@@ -11,6 +11,7 @@ from importlib import import_module
 import typer
 
 from lumoe import __version__
+from lumoe.cli.doctor import doctor
 from lumoe.errors import UserError
 
 GROUPS = {
@@ -22,6 +23,7 @@ GROUPS = {
     "claims": "Hold the regenerated values against what the papers claim.",
     "plot": "Draw a figure from its table.",
     "config": "Check and describe the settings.",
+    "provenance": "Where each result comes from: commit, lock, corpora, seed, device, time.",
 }
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
@@ -38,6 +40,9 @@ def _options(version: bool = typer.Option(False, "--version", callback=_version,
     pass
 
 
+app.command("doctor")(doctor)
+
+
 def _load(names: list[str]) -> None:
     # torch takes seconds to import: load the one group that was asked for, all of them only for the overview.
     for name in names:
@@ -47,7 +52,8 @@ def _load(names: list[str]) -> None:
 def main() -> None:
     """Run the command line; a user's mistake prints one sentence and exits with code 2."""
     asked = [word for word in sys.argv[1:2] if word in GROUPS]
-    _load(asked or list(GROUPS))
+    if sys.argv[1:2] != ["doctor"]:
+        _load(asked or list(GROUPS))
     try:
         app()
     except UserError as error:
