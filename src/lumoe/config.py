@@ -167,12 +167,20 @@ class Remedies(Section):
     weight_dacs: int = Field(default=100, ge=1)
 
 
-class Exploration(Section):
-    """The design space of `lumoe photonics explore`."""
+class Pipeline(Section):
+    """The discrete-event check of the two closed forms."""
 
-    designs: list[Literal["pcnna", "winograd"]] = ["pcnna", "winograd"]
     network: str = "alexnet"
-    points: int = Field(default=20000, ge=1, description="designs per accelerator")
+    sram_kb: list[float] = Field(default=[64, 128, 256, 512, 8192], min_length=1, description="sizes of PCNNA's SRAM")
+    depth: int = Field(default=256, ge=1, description="kernel locations or tiles that each FIFO holds")
+
+
+class Exploration(Section):
+    """The sweep over data/design-space.yaml."""
+
+    network: str = "alexnet"
+    points: int = Field(default=100000, ge=1, description="designs for each accelerator")
+    least_bits: float = Field(default=1, ge=0, description="designs with fewer attainable bits are refused")
 
 
 class Adaptation(Section):
@@ -193,6 +201,7 @@ class Photonics(Section):
 
     pcnna_network: str = "alexnet-ungrouped"
     remedies: Remedies = Remedies()
+    pipeline: Pipeline = Pipeline()
     exploration: Exploration = Exploration()
     winograd_network: str = "vgg16"
     device_sets: list[str] = Field(default=["conservative", "moderate", "aggressive"])

@@ -130,3 +130,116 @@ rule draw_pcnna_waterfall:
         " --table {input.steps}"
         " --output {output[0]}"
         " 2> {log}"
+
+
+ACCELERATOR_SOURCES = [
+    *PCNNA_SOURCES,
+    *source(
+        "photonics/winograd",
+        "photonics/tile",
+        "photonics/accelerators",
+        "photonics/choices",
+        "photonics/feasibility",
+        "photonics/weightbank",
+    ),
+]
+
+
+rule simulate_pipeline:
+    input:
+        devices=["data/devices/pcnna.yaml", "data/devices/moderate.yaml", *DEVICE_BASES],
+        code=[
+            *ACCELERATOR_SOURCES,
+            *source("photonics/pipeline", "photonics/pipeline_jobs"),
+        ],
+    output:
+        f"{RESULTS}/photonics/pipeline/{{design}}.csv",
+    log:
+        "logs/simulate_pipeline/{design}.log",
+    wildcard_constraints:
+        design="pcnna|winograd",
+    conda:
+        "../../envs/lumoe.yaml"
+    params:
+        network=config["photonics"]["pipeline"]["network"],
+        sram_kb=config["photonics"]["pipeline"]["sram_kb"],
+        depth=config["photonics"]["pipeline"]["depth"],
+    shell:
+        "lumoe photonics simulate"
+        " --network {params.network}"
+        " --design {wildcards.design}"
+        " $(printf -- '--cache %s ' {params.sram_kb})"
+        " --depth {params.depth}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule draw_pipeline_stall:
+    input:
+        table=f"{RESULTS}/photonics/pipeline/pcnna.csv",
+        code=source("plots/pipeline", "plots/style"),
+    output:
+        report(
+            f"{FIGURES}/pipeline-stall.svg",
+            caption="../report/pipeline-stall.rst",
+            category="4. Photonic accelerators",
+        ),
+        multiext(f"{FIGURES}/pipeline-stall", ".png", ".csv"),
+    log:
+        "logs/draw_pipeline_stall.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot photonics stall"
+        " --table {input.table}"
+        " --output {output[0]}"
+        " 2> {log}"
+
+
+rule explore_designs:
+    input:
+        space="data/design-space.yaml",
+        devices=["data/devices/pcnna.yaml", "data/devices/moderate.yaml", *DEVICE_BASES],
+        code=[*ACCELERATOR_SOURCES, *source("photonics/explore")],
+    output:
+        f"{RESULTS}/photonics/pareto.csv",
+    log:
+        "logs/explore_designs.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    params:
+        network=config["photonics"]["exploration"]["network"],
+        points=config["photonics"]["exploration"]["points"],
+        least_bits=config["photonics"]["exploration"]["least_bits"],
+        seed=SEED,
+    shell:
+        "lumoe photonics explore"
+        " --network {params.network}"
+        " --space {input.space}"
+        " --points {params.points}"
+        " --least-bits {params.least_bits}"
+        " --seed {params.seed}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule draw_photonics_pareto:
+    input:
+        table=f"{RESULTS}/photonics/pareto.csv",
+        code=source("plots/exploration", "plots/style"),
+    output:
+        report(
+            f"{FIGURES}/photonics-pareto.svg",
+            caption="../report/photonics-pareto.rst",
+            category="4. Photonic accelerators",
+        ),
+        multiext(f"{FIGURES}/photonics-pareto", ".png", ".csv"),
+    log:
+        "logs/draw_photonics_pareto.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot photonics exploration"
+        " --table {input.table}"
+        " --output {output[0]}"
+        " 2> {log}"

@@ -50,3 +50,21 @@ def resources(table: Annotated[Path, typer.Option(help="PCNNA layer by layer")],
 
     columns = ["layer", "all_bounds_s", "all_bounds_limit", *(f"{name}_s" for name in RESOURCES)]
     draw_resources(read_csv(table, columns), output)
+
+
+@app.command()
+def stall(table: Annotated[Path, typer.Option(help="simulated against closed form")], output: OutputOption) -> None:
+    """Draw where finite buffers cost time that the closed form does not see."""
+    from lumoe.files import read_csv
+    from lumoe.plots.pipeline import draw_stall
+
+    draw_stall(read_csv(table, ["sram_kb", "layer", "closed_form_s", "simulated_s", "difference", "refetches"]), output)
+
+
+@app.command()
+def exploration(table: Annotated[Path, typer.Option(help="the Pareto designs")], output: OutputOption) -> None:
+    """Draw the designs of a sweep that no other design beats."""
+    from lumoe.files import read_csv
+    from lumoe.plots.exploration import FIGURES, draw_pareto
+
+    draw_pareto(read_csv(table, ["design", "device_set", "network", *FIGURES]), output)

@@ -12,7 +12,10 @@ from lumoe.photonics.network import Layer, Network
 from lumoe.photonics.pipeline import Job, LineBuffer, Stage, layer_times
 from lumoe.photonics.shapes import convolution_shapes
 
-COLUMNS = ("layer", "closed_form_s", "simulated_s", "difference", "stall_s", "busiest", "busiest_share", "refetches")
+COLUMNS = (
+    "layer", "closed_form_s", "simulated_s", "difference", "stall_s", "preparation_s", "busiest", "busiest_share",
+    "refetches",
+)  # fmt: skip
 ALL_LAYERS = "all"
 
 
@@ -92,7 +95,7 @@ def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: win
         tiles, passes = int(work.tiles[row, 0]), int(np.broadcast_to(work.passes, times["sram"].shape)[row, 0])
         items = tiles * passes
         channels = work.channels[row, 0] / work.channel_groups[row, 0]
-        read = work.n[row, 0] ** 2 * channels * values["data_bits"] / 8 / values["sram_bandwidth"]
+        read = work.fresh_inputs[row, 0] * channels * values["data_bits"] / 8 / values["sram_bandwidth"]
         # Input rows before and results behind the core are each half of what DRAM moves, near enough for one port.
         memory = times["dram"][row, 0] / items / 2
         steps = [
@@ -108,11 +111,15 @@ def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: win
 def comparison(network: Network, jobs: Sequence[Job], closed_form_s: Sequence[float], *, depth: int) -> pd.DataFrame:
     """Return one row per layer and one, `all`, for the network: closed form, simulation, and who is busiest.
 
-    Columns: `difference` is simulated over closed form minus one; `stall_s` their difference; `refetches` is
+    Columns: `difference` is simulated over closed form minus one; `stall_s` their difference;
+    `preparation_s` is the part in which weights are written and settle; `refetches` is
     true where the line buffer cannot hold a window, so that every location goes to DRAM by itself.
     """
     outcomes = layer_times(jobs, depth=depth)
     refetches = {job.layer: job.refetches for job in jobs}
+    waits = {layer.name: 0.0 for layer in network.convolutions()}
+    for job in jobs:
+        waits[job.layer] += job.preparation_s * job.repeats / job.images
     rows = []
     for layer, closed in zip(network.convolutions(), closed_form_s, strict=True):
         outcome = outcomes[layer.name]
@@ -122,13 +129,14 @@ def comparison(network: Network, jobs: Sequence[Job], closed_form_s: Sequence[fl
                 "layer": layer.name,
                 "closed_form_s": closed,
                 "simulated_s": outcome.duration_s,
+                "preparation_s": waits[layer.name],
                 "busiest": busiest,
                 "busiest_share": outcome.busy_s[busiest] / outcome.duration_s,
                 "refetches": refetches[layer.name],
             }
         )
     table = pd.DataFrame(rows)
-    total = table[["closed_form_s", "simulated_s"]].sum()
+    total = table[["closed_form_s", "simulated_s", "preparation_s"]].sum()
     whole = {"layer": ALL_LAYERS, **total, "refetches": table["refetches"].any()}
     table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
     table["difference"] = table["simulated_s"] / table["closed_form_s"] - 1

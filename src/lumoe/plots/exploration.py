@@ -1,0 +1,41 @@
+"""Figure of a design-space sweep: the designs that no other design beats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from lumoe.plots.style import MARKERS, PAGE_WIDTH_IN, basis_note, save, use_style
+
+FIGURES = ("time_s", "energy_j", "area_mm2", "bits")
+
+
+def draw_pareto(front: pd.DataFrame, output: str | Path) -> None:
+    """Energy and area against time per image of the Pareto designs, coloured by attainable bits.
+
+    Args:
+        front: the table of `lumoe photonics explore`.
+    """
+    use_style()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(PAGE_WIDTH_IN, 3.0), sharex=True)
+    table = front[["design", "device_set", "network", *FIGURES]]
+    low, high = table["bits"].min(), table["bits"].max()
+    for axes, column, label in ((left, "energy_j", "energy per image (J)"), (right, "area_mm2", "area (mm²)")):
+        for number, (_, rows) in enumerate(table.groupby("design", sort=True)):
+            points = axes.scatter(
+                rows["time_s"], rows[column], c=rows["bits"], cmap="viridis", vmin=low, vmax=high, s=16,
+                marker=MARKERS[number], edgecolors="0.3", linewidths=0.3,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="time per image (s)", ylabel=label)
+    handles = [
+        Line2D([], [], linestyle="none", marker=MARKERS[number], color="0.5", label=str(design))
+        for number, design in enumerate(sorted(table["design"].unique()))
+    ]
+    left.legend(handles=handles, loc="best")
+    figure.colorbar(points, ax=(left, right), label="attainable bits", pad=0.01)
+    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
+    basis_note(figure, f"modelled; convolutions of {table['network'].iloc[0]}; no other design of the sweep is better")
+    save(figure, output, table)

@@ -1,0 +1,173 @@
+"""PCNNA's closed form against the table that its equations give, and its bounds one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lumoe.errors import UserError
+from lumoe.photonics import pcnna
+from lumoe.photonics.devices import load_devices
+from lumoe.photonics.network import load_network
+from lumoe.photonics.pcnna_report import COLUMNS, layer_table, summary_table
+from lumoe.photonics.shapes import convolution_shapes
+from lumoe.photonics.waterfall import Remedies, waterfall
+
+VALUES = load_devices("pcnna").values()
+WHOLE = load_network("alexnet-ungrouped")
+SHAPES = convolution_shapes(WHOLE.convolutions())
+PAPER = pcnna.Design()
+HONEST = PAPER.with_bounds(*pcnna.BOUNDS)
+
+# From the paper's equations by hand: rings, kernel locations, new inputs, optical core (ns), full system (us), and the
+# speed-ups over Eyeriss' processing latency per image (Chen et al., JSSC 2017, Table V).
+BY_HAND = {
+    "conv1": (34_848, 3025, 132, 605.0, 6.655, 6.8e3, 620),
+    "conv2": (614_400, 729, 480, 145.8, 5.832, 6.7e4, 1680),
+    "conv3": (884_736, 169, 768, 33.8, 2.163, 1.6e5, 2520),
+    "conv4": (1_327_104, 169, 1152, 33.8, 3.245, 1.2e5, 1233),
+    "conv5": (884_736, 169, 1152, 33.8, 3.245, 7.4e4, 770),
+}
+
+
+@pytest.fixture(scope="module")
+def layers() -> pd.DataFrame:
+    return layer_table(WHOLE, VALUES, PAPER)
+
+
+def total(design: pcnna.Design, values: dict[str, float] | None = None, shapes=SHAPES) -> np.ndarray:
+    return pcnna.total_time(pcnna.resource_times(shapes, values or VALUES, design), design)[0][:, 0]
+
+
+def test_alexnet_is_the_papers_table(layers: pd.DataFrame) -> None:
+    table = layers.set_index("layer")
+    assert list(table.index) == list(BY_HAND)
+    for layer, (rings, locations, new, core_ns, full_us, core_gain, full_gain) in BY_HAND.items():
+        row = table.loc[layer]
+        assert (row["rings"], row["locations"], row["new_inputs"]) == (rings, locations, new)
+        assert row["optical_core_s"] == pytest.approx(core_ns * 1e-9, rel=1e-3)
+        assert row["full_system_s"] == pytest.approx(full_us * 1e-6, rel=1e-3)
+        assert row["speedup_optical_core"] == pytest.approx(core_gain, rel=0.03)
+        assert row["speedup_full_system"] == pytest.approx(full_gain, rel=0.03)
+    assert table.loc["conv1", "rings_unfiltered"] == pytest.approx(5.246e9, rel=1e-3)
+    assert set(table["limit"]) == {"input_dacs"}
+
+
+def test_maxima_and_totals_of_the_claims(layers: pd.DataFrame) -> None:
+    summary = summary_table(layers).set_index(["quantity", "baseline"])
+    expected = {
+        ("speedup_max", "processing"): (1.61e5, 2520),
+        ("speedup_max", "total"): (1.75e5, 2727),
+        ("speedup_network", "processing"): (3.0e4, 1224),
+        ("speedup_network", "total"): (3.4e4, 1364),
+    }
+    for key, (core, full) in expected.items():
+        assert summary.loc[key, "optical_core"] == pytest.approx(core, rel=0.03)
+        assert summary.loc[key, "full_system"] == pytest.approx(full, rel=0.03)
+
+
+def test_one_weight_converter_at_batch_one_costs_a_factor_of_thirty(layers: pd.DataFrame) -> None:
+    # 3.75 M weights through one 6 GS/s converter take 624 us; Eyeriss' total latency is 28.8 ms per image.
+    seconds = total(PAPER.with_bounds("weight_dacs")).sum()
+    assert seconds - total(PAPER).sum() == pytest.approx(624e-6, rel=0.01)
+    assert layers["baseline_total_s"].sum() / seconds == pytest.approx(45, rel=0.02)
+    grouped = convolution_shapes(load_network("alexnet").convolutions())
+    assert grouped.weights.sum() == pytest.approx(2.33e6, rel=0.01)
+    assert total(PAPER.with_bounds("weight_dacs"), shapes=grouped).sum() < 0.65 * seconds
+
+
+def test_components_add_up(layers: pd.DataFrame) -> None:
+    for kind, unit in (("energy", "j"), ("area", "mm2")):
+        parts = layers.filter(regex=f"^{kind}_.+_{unit}$")
+        assert len(parts.columns) > 5
+        assert parts.sum(axis=1).to_numpy() == pytest.approx(layers[f"{kind}_{unit}"].to_numpy())
+    assert layers["area_rings_mm2"].to_numpy() == pytest.approx(layers["rings"].to_numpy() * 625e-6)
+    assert set(COLUMNS) <= set(layers.columns)
+
+
+@pytest.mark.parametrize("bound", pcnna.BOUNDS)
+def test_each_bound_is_a_switch_that_only_slows(bound: str) -> None:
+    alone = total(PAPER.with_bounds(bound))
+    assert (alone >= total(PAPER) - 1e-18).all()
+    assert (total(HONEST) >= alone - 1e-18).all()
+
+
+def test_the_named_limit_is_the_slowest_resource() -> None:
+    times = pcnna.resource_times(SHAPES, VALUES, HONEST)
+    _, limit = pcnna.total_time(times, HONEST)
+    slowest = [max(times, key=lambda name, row=row: times[name][row, 0]) for row in range(len(SHAPES.names))]
+    assert limit[:, 0].tolist() == slowest
+
+
+@given(
+    dacs=st.integers(1, 200), weight_dacs=st.integers(1, 200), batch=st.integers(1, 512), channels=st.integers(1, 200),
+    in_time=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_more_hardware_or_sharing_never_slows(dacs, weight_dacs, batch, channels, in_time) -> None:
+    values = {**VALUES, "input_dacs": float(dacs), "weight_dacs": float(weight_dacs)}
+    design = replace(HONEST, batch=float(batch), channels=float(channels), in_time=float(in_time))
+    here = total(design, values)
+    assert (total(design, {**values, "input_dacs": dacs + 1.0}) <= here * (1 + 1e-12)).all()
+    assert (total(design, {**values, "weight_dacs": weight_dacs + 1.0}) <= here * (1 + 1e-12)).all()
+    assert (total(replace(design, batch=batch + 1.0), values) <= here * (1 + 1e-12)).all()
+    assert (total(replace(design, in_time=0.0), values) <= here * (1 + 1e-12)).all()
+
+
+@given(channels=st.integers(1, 4000))
+@settings(max_examples=60, deadline=None)
+def test_groups_of_wavelengths_hold_every_kernel_input(channels: int) -> None:
+    groups = pcnna.wavelength_groups(SHAPES, replace(PAPER, channels=float(channels)))
+    assert (groups * channels >= SHAPES.kernel_inputs).all()
+    # Whole kernel rows leave less than one row of each group unused.
+    if channels >= 22:
+        least = np.ceil(SHAPES.kernel_inputs / (channels - SHAPES.kernel_width + 1))
+        assert (groups <= least).all()
+
+
+def test_arrays_of_designs_give_what_each_design_gives() -> None:
+    batches, dacs = np.array([1.0, 8.0, 64.0]), np.array([5.0, 10.0, 40.0])
+    together = replace(HONEST, batch=batches, channels=np.array([20.0, 30.0, 39.0]), in_time=np.array([0.0, 1.0, 1.0]))
+    times = pcnna.resource_times(SHAPES, {**VALUES, "input_dacs": dacs}, together)
+    seconds, _ = pcnna.total_time(times, together)
+    for point in range(3):
+        alone = replace(
+            HONEST, batch=batches[point], channels=together.channels[point], in_time=together.in_time[point]
+        )
+        assert seconds[:, point] == pytest.approx(total(alone, {**VALUES, "input_dacs": dacs[point]}))
+
+
+def test_the_waterfall_starts_at_the_claims_and_every_bound_takes_away() -> None:
+    steps = waterfall(
+        WHOLE, VALUES, channels=39, remedies=Remedies(64, 8192, 100, 20e-9, load_network("alexnet"))
+    ).set_index("step")
+    assert steps["speedup_max"].iloc[0] == pytest.approx(1.61e5, rel=0.01)
+    assert steps["speedup_max"].iloc[1] == pytest.approx(2519, rel=0.01)
+    bounds = steps[steps["kind"].isin(["paper", "bound"])]["speedup_network"]
+    assert bounds.is_monotonic_decreasing
+    remedies = steps[steps["kind"] == "remedy"]["speedup_network"]
+    assert remedies.is_monotonic_increasing
+    assert (steps["speedup_alone"].dropna() >= bounds.loc[steps["speedup_alone"].dropna().index] * (1 - 1e-12)).all()
+
+
+def test_a_network_that_eyeriss_never_ran_has_times_but_no_speedup() -> None:
+    table = layer_table(load_network("resnet18"), VALUES, PAPER)
+    assert (table["full_system_s"] > 0).all()
+    assert table["speedup_full_system"].isna().all()
+    assert summary_table(table).set_index("quantity").loc["speedup_network", "full_system"].isna().all()
+
+
+@pytest.mark.parametrize("name", ["batch", "channels", "adcs"])
+def test_a_count_below_one_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} is 0"):
+        replace(PAPER, **{name: 0.0}).check()
+
+
+def test_a_rate_of_zero_is_refused() -> None:
+    with pytest.raises(UserError, match="input_dacs is 0"):
+        pcnna.check_values({**VALUES, "input_dacs": 0.0})
