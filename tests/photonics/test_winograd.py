@@ -198,3 +198,13 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path: Path, arguments:
     assert isinstance(result.exception, UserError)
     assert said in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("tile", [1, 2, 4])
+def test_the_buffer_gives_each_row_of_tiles_its_pixels_once(tile: int) -> None:
+    one = layer(channels=4, kernels=8, side=18)
+    values = {**MODERATE, "channels": 4.0, "kernels": 8.0, "data_bits": 8.0, "sram_bandwidth": 1.0}
+    times = winograd.resource_times(convolution_shapes([one]), values, winograd.Design(tile=float(tile)))
+    # Walk: a row of tiles reads its n rows of pixels from left to right, each once; then 8 outputs at every pixel.
+    read = sum(4 for _ in range(0, 16, tile) for _ in range(tile + 2) for _ in range(16 + 2))
+    assert times["sram"].item() == pytest.approx(read + 16 * 16 * 8)

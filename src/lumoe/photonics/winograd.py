@@ -48,7 +48,11 @@ class Design:
 
 @dataclass(frozen=True)
 class Work:
-    """How a layer is cut up, [L, P] each."""
+    """How a layer is cut up, [L, P] each.
+
+    `fresh_inputs` are the inputs of a tile and channel that its left neighbour did not hold yet, averaged over a row of
+    tiles: n(m·columns + r − 1)/columns, since a row starts with a whole window and then moves by m pixels.
+    """
 
     m: Array
     n: Array
@@ -58,6 +62,7 @@ class Work:
     channel_groups: Array
     kernel_groups: Array
     groups: Array
+    fresh_inputs: Array
 
     @property
     def passes(self) -> Array:
@@ -81,16 +86,18 @@ def divide(shapes: ConvolutionShapes, values: Values, design: Design) -> Work:
     m = tiles.effective_tile(shapes, np.asarray(design.tile, dtype=float))
     r = tiles.phase_kernel(shapes)
     channels = shapes.in_channels / shapes.groups * tiles.phases(shapes)
+    columns = np.ceil(shapes.out_width / m)
     return Work(
         m=m,
         n=m + r - 1,
         # Transformed inputs are signed, so each needs a pair of intensities; a ReLU's output does not.
         rails=np.where(m > tiles.DIRECT, np.asarray(values["signed_rails"], dtype=float), 1.0),
-        tiles=np.ceil(shapes.out_height / m) * np.ceil(shapes.out_width / m),
+        tiles=np.ceil(shapes.out_height / m) * columns,
         channels=channels,
         channel_groups=np.ceil(channels / np.asarray(values["channels"], dtype=float)),
         kernel_groups=np.ceil(shapes.kernels / shapes.groups / np.asarray(values["kernels"], dtype=float)),
         groups=shapes.groups,
+        fresh_inputs=(m + r - 1) * (m * columns + r - 1) / columns,
     )
 
 
@@ -169,7 +176,7 @@ def _converted(work: Work, design: Design) -> Array:
 
 def _traffic_bits(shapes: ConvolutionShapes, values: Values, design: Design, work: Work) -> dict[str, Array]:
     word = np.asarray(values["data_bits"], dtype=float)
-    read = work.tiles * work.n**2 * work.channels * work.groups * work.kernel_groups * word
+    read = work.tiles * work.fresh_inputs * work.channels * work.groups * work.kernel_groups * word
     # Partial sums carry twice the word: written by each group of channels, read back by all but the first.
     sums = shapes.outputs * np.where(work.channel_groups > 1, (2 * work.channel_groups - 1) * 2, 1.0) * word
     fresh = shapes.inputs + shapes.outputs + shapes.weights / np.asarray(design.batch, dtype=float)
