@@ -104,9 +104,11 @@ def plan(root: Path, targets: Iterable[str], configfiles: Sequence[Path] = ()) -
                 sorted((_job(job, root) for job in workflow.dag.jobs), key=lambda job: (job.rule, job.outputs))
             )
             settings = dict(workflow.globals["config"])
-    except (SystemExit, Exception) as error:
-        reason = " ".join(str(error).split()) or " ".join(said.getvalue().split())[-300:]
-        raise UserError(f"{root / 'Snakefile'}: cannot be planned: {reason}") from error
+    except SystemExit as error:
+        # The Snakefile stops with one sentence about a wrong setting.
+        raise UserError(" ".join(said.getvalue().split()).removeprefix("lumoe: ")) from error
+    except Exception as error:
+        raise UserError(f"{root / 'Snakefile'}: cannot be planned: {' '.join(str(error).split())}") from error
     return Graph(jobs, settings)
 
 
