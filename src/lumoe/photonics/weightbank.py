@@ -66,8 +66,7 @@ class WeightBank:
     @property
     def full_scale(self) -> float:
         """The largest |w| that weights are mapped to."""
-        low, high = self.ring.weight_range
-        return self.reach * min(-low, high)
+        return full_scale(self.ring, self.reach)
 
     @property
     def channel_phase(self) -> float:
@@ -89,15 +88,17 @@ class WeightBank:
             seen = seen + inverse * (gain + excess * seen)
         return seen.movedim(0, -1)
 
-    def calibrate(self, weights: Tensor, *, tolerance: float = 1e-6, iterations: int = 60) -> Tensor:
+    def calibrate(self, weights: Tensor, *, tolerance: float | None = None, iterations: int = 60) -> Tensor:
         """Return the tuning phases [..., n] at which the bank, crosstalk included, has the weights [..., n].
 
         Newton's method with the exact diagonal of the Jacobian, on the weight that each ring would have alone: in this
         variable the diagonal stays near 1 over the whole range, also where dw/dφ vanishes. Banks are solved
-        independently, many at once; those whose largest error is below `tolerance` stop early by chunks.
+        independently, many at once, until the largest error is below `tolerance`: by default 1e-9, or 4e-6 in float32.
         """
         start = weights.detach()
         self._check(start)
+        if tolerance is None:
+            tolerance = 1e-9 if start.dtype == torch.float64 else 4e-6
         rings = start.shape[-1]
         flat = start.reshape(-1, rings).T.contiguous()
         banks = max(1, _CHUNK_ELEMENTS // rings)
@@ -107,6 +108,12 @@ class WeightBank:
     def _check(self, weights: Tensor) -> None:
         require_count("rings (the last dimension of the weights)", weights.shape[-1], 1, self.channels)
         require_between("weight", weights, -self.full_scale - 1e-6, self.full_scale + 1e-6, closed=True)
+
+
+def full_scale(ring: Microring, reach: float) -> float:
+    """Return the largest |w| that weights are mapped to: `reach` of what the ring has on both sides of 0."""
+    low, high = ring.weight_range
+    return reach * min(-low, high)
 
 
 def channel_capacity(finesse: float, spacing: float) -> float:
