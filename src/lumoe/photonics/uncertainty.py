@@ -158,8 +158,9 @@ def analyse(study: Study, network: Network, *, samples: int, seed: int) -> pd.Da
     uniform = sample.sample(problem, samples, calc_second_order=False, seed=seed)
     points = np.column_stack([factor.scale(uniform[:, index]) for index, factor in enumerate(varied)])
     results = evaluate_points(study, devices, evaluate, varied, points)
-    # The first of every D + 2 rows is an independent sample of the whole space; the others are its perturbations.
-    independent = results[:: len(varied) + 2]
+    # Of every D + 2 rows the first and the last are independent samples of the whole space, the others perturbations.
+    block = len(varied) + 2
+    independent = np.concatenate([results[::block], results[block - 1 :: block]])
     indices = analyze.analyze(problem, np.log10(results), calc_second_order=False, seed=seed)
     nominal = np.array([factor.value for factor in varied])
     swings = np.repeat(nominal[None, :], 2 * len(varied) + 1, axis=0)
