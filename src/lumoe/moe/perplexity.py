@@ -128,7 +128,7 @@ def score(logits: Logits, windows: Sequence[Window]) -> Scores:
     return Scores(np.array(totals), np.array([len(window.targets) for window in windows], dtype=np.int64))
 
 
-def resample(windows: int, count: int, seed: int) -> NDArray[np.int64]:
+def resample(windows: int, count: int, seed: int | Sequence[int]) -> NDArray[np.int64]:
     """Draw `count` bootstrap resamples: how often each of `windows` windows is drawn, int `[count, windows]`."""
     return np.random.default_rng(seed).multinomial(windows, np.full(windows, 1 / windows), size=count)
 

@@ -115,9 +115,9 @@ def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference
     ratio is resampled with the same windows for both policies (paired), each corpus by itself.
     """
     logs: dict[tuple[str, int], dict[str, FloatArray]] = {}
-    for corpus, part in windows.groupby("corpus", sort=False):
+    for index, (corpus, part) in enumerate(windows.groupby("corpus", sort=False)):
         count = int(part["window"].max()) + 1
-        draws = np.vstack([np.ones((1, count), dtype=np.int64), resample(count, resamples, seed)])
+        draws = np.vstack([np.ones((1, count), dtype=np.int64), resample(count, resamples, [seed, index])])
         tokens = draws @ part.groupby("window")["tokens"].first().to_numpy()
         for (policy, number), group in part.groupby(["policy", "equivalent_experts"], sort=False):
             if number:
