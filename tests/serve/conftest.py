@@ -26,28 +26,31 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with weights and a tokenizer whose vocabulary has every byte."""
-    folder = tmp_path_factory.mktemp("served") / "tiny"
+def make_model(folder: Path, **changes: object) -> Path:
+    """Write weights and a tokenizer whose vocabulary has every byte."""
     torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=4,
-        num_experts_per_tok=2,
-        max_position_embeddings=256,
-        rope_theta=1e4,
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 256,
+        "rope_theta": 1e4,
         # Wide weights: no two tokens are equally likely, and neither are the answers at 16 and at 8 bits equal.
-        initializer_range=0.2,
-    )
-    MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+        "initializer_range": 0.2,
+    }
+    MixtralForCausalLM(MixtralConfig(**{**shape, **changes})).to(torch.bfloat16).save_pretrained(folder)
     train_tokenizer(TEXTS * 50, VOCABULARY, 256).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("served") / "tiny")
 
 
 class Running:

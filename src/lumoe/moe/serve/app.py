@@ -24,8 +24,7 @@ from lumoe.moe.serve.choices import Answer, GenerationError
 from lumoe.moe.serve.errors import ApiError, install_handlers
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
-from lumoe.moe.serve.guards import BodyLimit, CountResponses
-from lumoe.moe.serve.metrics import Metrics
+from lumoe.moe.serve.metrics import CountResponses, Metrics
 from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.scheduler import ClosedError, QueueFullError, Scheduler
 from lumoe.moe.serve.schemas import (
@@ -39,6 +38,9 @@ from lumoe.moe.serve.schemas import (
 from lumoe.moe.serve.state import Readings, budget_state, page_state
 from lumoe.moe.serve.streaming import collect, stream
 from lumoe.resources import package_path
+
+# A prompt that fills a context of 128 Ki tokens has about half a MB.
+MAX_BODY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,9 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
         lifespan=server.running,
         redoc_url=None,
         docs_url=None,
+        max_body_size=MAX_BODY_BYTES,
     )
     install_handlers(app)
-    app.add_middleware(BodyLimit)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(CountResponses, metrics=server.metrics)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from lumoe.moe import heap
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import FULL_BITS, IntArray, Plan, Preference
 from lumoe.moe.preference import plan_for
@@ -57,6 +58,7 @@ class Governor:
         self.changes = 0
         self.fault: str | None = None
         self._on_change = on_change
+        self._asked: frozenset[Preference | None] = frozenset()
         self._last_quality = float("-inf")
         # Held for the read of one expert at a time, so that a switch waits for one read at most.
         self._loading = threading.Lock()
@@ -95,23 +97,27 @@ class Governor:
         Raises:
             UserError: the budget is too small; nothing has changed then.
         """
-        self._switch(budget_bytes, preference)
+        self._switch(budget_bytes, "quality" if "quality" in self._asked else preference)
         self.default = preference
+
+    def note(self, preferences: Iterable[Preference | None]) -> None:
+        """Take note of the preferences of the requests in flight without acting on them."""
+        self._asked = frozenset(preferences)
 
     def heed(self, preferences: Iterable[Preference | None]) -> None:
         """Follow the preferences of the requests in flight.
 
         One that asks for quality gets it, whatever others ask for: speed is a wish, precision a property of the answer.
         """
-        asked = set(preferences)
+        self.note(preferences)
         now = time.monotonic()
-        if not asked:
+        if not self._asked:
             return
-        if "quality" in asked:
+        if "quality" in self._asked:
             wanted: Preference = "quality"
             self._last_quality = now
         else:
-            wanted = self.default if None in asked else "throughput"
+            wanted = self.default if None in self._asked else "throughput"
         waiting = self.preference == "quality" and now - self._last_quality < DWELL_S
         if wanted != self.preference and not waiting:
             self._switch(self.budget_bytes, wanted)
@@ -157,5 +163,6 @@ class Governor:
             if pending is None or self._pending is not pending:
                 return  # another change came meanwhile
             self._pending = None
+        heap.trim()
         plan, budget_bytes, began, freed_s = pending
         self._on_change(Change(plan, budget_bytes, freed_s, time.perf_counter() - began))

@@ -11,6 +11,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumoe.moe.engine import Engine
 from lumoe.moe.serve.generation import Generation, Times
@@ -116,6 +117,21 @@ class Metrics:
     def text(self) -> bytes:
         """Return all of it in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+class CountResponses:
+    """ASGI middleware that counts responses by status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.metrics.responded(message["status"])
+            await send(message)
+
+        await self.app(scope, receive, counted if scope["type"] == "http" else send)
 
 
 class EngineCollector(Collector):

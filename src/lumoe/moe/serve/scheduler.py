@@ -134,9 +134,8 @@ class Scheduler:
                 self._condition.wait_for(lambda: self._closed or self._running or self._waiting or self._calls)
                 if self._closed:
                     break
-            while self._calls:
-                self._calls.popleft()()
             try:
+                self._serve_calls()
                 self._round()
             except Exception as error:
                 # One broken read must not take the server down: say so to those it concerns and go on.
@@ -152,11 +151,18 @@ class Scheduler:
         left = self.prefill_tokens
         while left > 0 and (group := self._next_prompts(left)):
             left -= self._prefill(*group)
+            self._serve_calls()
         decoding = [generation for generation in self._running if generation.drawn]
         if decoding:
             tokens = torch.tensor([[generation.last] for generation in decoding])
             self._hand_out(decoding, self._step(tokens, decoding))
         self.metrics.sample(self.running, self.waiting)
+
+    def _serve_calls(self) -> None:
+        if self._calls:
+            self.governor.note(generation.preference for generation in self._running)
+        while self._calls:
+            self._calls.popleft()()
 
     def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[Draw]:
         slots = [generation.slot for generation in generations if generation.slot is not None]
