@@ -48,7 +48,8 @@ def test_the_frontier_figure_says_which_quality_it_shows(tmp_path: Path, configu
 
 def test_every_choice_of_experts_is_a_point(tmp_path: Path):
     rows = [
-        {"corpus": corpus, "policy": policy, "seed": seed, "equivalent_experts": count, "increase": count / 800,
+        {"corpus": corpus, "policy": policy, "seed": seed, "equivalent_experts": count,
+         "expert_bytes": (20 - count) * 10**6, "increase": count / 800,
          "increase_low": count / 900, "increase_high": count / 700}
         for corpus in ("a", "b")
         for policy, seed in (("random", 0), ("random", 1), ("mixed", 0))

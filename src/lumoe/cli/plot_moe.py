@@ -53,8 +53,8 @@ def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_perplexity
 
-    columns = ["corpus", "policy", "seed", "equivalent_experts", "increase", "increase_low", "increase_high"]
-    draw_perplexity(read_csv(table, columns), output)
+    columns = ["corpus", "policy", "seed", "equivalent_experts", "expert_bytes", "increase", "increase_low"]
+    draw_perplexity(read_csv(table, [*columns, "increase_high"]), output)
 
 
 @app.command()

@@ -100,7 +100,7 @@ def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
     use_style()
     corpora = list(dict.fromkeys(perplexity["corpus"]))
     policies = list(dict.fromkeys(perplexity["policy"]))
-    figure, panels = plt.subplots(1, len(corpora), figsize=(PAGE_WIDTH_IN, 2.5), sharey=True, squeeze=False)
+    figure, panels = plt.subplots(1, len(corpora), figsize=(PAGE_WIDTH_IN, 2.8), sharey=True, squeeze=False)
     span = perplexity["equivalent_experts"].max()
     for axes, corpus in zip(panels[0], corpora, strict=True):
         for number, policy in enumerate(policies):
@@ -112,7 +112,7 @@ def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
                 rows = part[part["seed"] == seed]
                 # Side by side, so that the intervals of several seeds stay apart.
                 shift = (
-                    (seeds.index(seed) - (len(seeds) - 1) / 2 + (number - (len(policies) - 1) / 2) * 0.4) * span / 60
+                    (seeds.index(seed) - (len(seeds) - 1) / 2 + (number - (len(policies) - 1) / 2) * 1.6) * span / 60
                 )
                 errors = np.abs(rows[["increase_low", "increase_high"]].to_numpy().T - rows["increase"].to_numpy())
                 axes.errorbar(
@@ -123,9 +123,11 @@ def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
         axes.set(title=corpus, xlabel="4-bit experts (or the same bytes)", ylabel="perplexity increase")
         axes.label_outer()
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        _bytes_above(axes, perplexity)
     panels[0][0].legend(title="which experts", loc="upper left")
     _note(figure, "measured; 95 % paired bootstrap over windows, one point per choice of experts")
-    columns = ["corpus", "policy", "seed", "equivalent_experts", "increase", "increase_low", "increase_high"]
+    columns = ["corpus", "policy", "seed", "equivalent_experts", "expert_bytes"]
+    columns += ["increase", "increase_low", "increase_high"]
     save(figure, output, perplexity[columns])
 
 
@@ -158,6 +160,21 @@ def draw_prediction(throughput: pd.DataFrame, output: str | Path) -> None:
     columns = ["quantized_experts", "resident_experts", "budget_bytes", "tokens_per_s", "tokens_per_s_min",
                "tokens_per_s_max", "predicted_tokens_per_s", "error"]  # fmt: skip
     save(figure, output, table[columns])
+
+
+def _bytes_above(axes: Axes, perplexity: pd.DataFrame) -> None:
+    """Put what the experts weigh above the axis of how many are quantised: a straight line maps one to the other."""
+    ends = perplexity[perplexity["policy"] == perplexity["policy"].iloc[0]].groupby("equivalent_experts")[
+        "expert_bytes"
+    ]
+    weights = ends.first() / 1e6
+    if len(weights) > 1 and weights.iloc[0] != weights.iloc[-1]:
+        slope = (weights.iloc[-1] - weights.iloc[0]) / (weights.index[-1] - weights.index[0])
+        origin = weights.iloc[0] - slope * weights.index[0]
+        above = axes.secondary_xaxis(
+            "top", functions=(lambda count: origin + slope * count, lambda weight: (weight - origin) / slope)
+        )
+        above.set_xlabel("expert weights (MB)")
 
 
 def _note(figure: Figure, text: str) -> None:
