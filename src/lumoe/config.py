@@ -196,6 +196,21 @@ class Adaptation(Section):
     threads: int = Field(default=1, ge=1, description="threads that torch uses")
 
 
+class PhotonicAccuracy(Section):
+    """A CNN on scikit-learn's digits through the noisy core: every combination of the lists is evaluated."""
+
+    device_set: str = "moderate"
+    weight_bits: list[int] = [3, 4, 6]
+    channels: list[int] = Field(default=[8, 16, 32], description="wavelengths per weight bank")
+    noise: list[float] = Field(default=[0.0, 1.0, 2.0], description="multiples of the detector noise's deviation")
+    tiles: list[int] = Field(default=[2, 4], description="m of the Winograd core")
+    seeds: int = Field(default=3, ge=2, description="noise seeds of every noisy setting")
+    images: int = Field(default=599, ge=1, le=599, description="test images; there are 599")
+    epochs: int = Field(default=40, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    fine_tune_epochs: int = Field(default=4, ge=1, description="noise-aware training through the core")
+
+
 class Photonics(Section):
     """The two microring accelerators."""
 
@@ -210,6 +225,7 @@ class Photonics(Section):
     )
     batch: int = Field(default=1, ge=1, description="images that share one programming of the weights")
     samples: int = Field(default=512, ge=16, description="base samples of the Sobol sequence over assumed parameters")
+    accuracy: PhotonicAccuracy = PhotonicAccuracy()
 
 
 class Settings(Section):

@@ -12,7 +12,7 @@ from lumoe.errors import UserError
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Plan
 from lumoe.moe.profile import fit_line, measure_hardware
-from lumoe.moe.throughput import COLUMNS, configurations, measure
+from lumoe.moe.throughput import COLUMNS, configurations, measure, measure_batches
 
 SIZES = {4: 100, 16: 350}
 
@@ -66,3 +66,13 @@ def test_the_decoder_is_whole_again_after_a_profile(model_bf16: Path) -> None:
     expected = engine.logits([1, 2, 3])
     measure_hardware(engine, [16], "here", least_s=0.001)
     assert torch.equal(engine.logits([1, 2, 3]), expected)
+
+
+def test_batches_count_every_sequence(model_bf16: Path) -> None:
+    engine = Engine.load(model_bf16)
+    prompts = torch.randint(0, 96, (3, 5), generator=torch.Generator().manual_seed(0))
+    table = measure_batches(engine, prompts, [1, 3], new_tokens=4, repeats=2)
+    assert table["batch"].tolist() == [1, 3]
+    assert (table["tokens_per_s"] > 0).all()
+    with pytest.raises(UserError, match="batch of 4"):
+        measure_batches(engine, prompts, [4], 4, 1)

@@ -114,6 +114,51 @@ rule plot_throughput:
         " 2> {log}"
 
 
+rule measure_batching:
+    input:
+        model=MODEL_FILES,
+        quantized=f"{EXPERTS}/manifest.json",
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
+            corpus=config["corpora"]["sources"],
+        ),
+        code=source(
+            "moe/attention", "moe/experts", "moe/layer", "moe/model", "moe/throughput"
+        ),
+    output:
+        f"{RESULTS}/moe/{MODEL}/batching.csv",
+    log:
+        f"logs/measure_batching/{MODEL}.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    threads: config["throughput"]["threads"]
+    resources:
+        timing_slot=1,
+    params:
+        model=MODEL_FOLDER,
+        corpora=expand(
+            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        ),
+        batches=config["throughput"]["batches"],
+        prompt_tokens=config["throughput"]["prompt_tokens"],
+        new_tokens=config["throughput"]["new_tokens"],
+        repeats=config["throughput"]["repeats"],
+        seed=SEED,
+    shell:
+        "lumoe moe batching"
+        " --model {params.model}"
+        " --quantized $(dirname {input.quantized})"
+        " $(printf -- '--corpus %s ' {params.corpora})"
+        " $(printf -- '--batch %s ' {params.batches})"
+        " --prompt-tokens {params.prompt_tokens}"
+        " --new-tokens {params.new_tokens}"
+        " --repeats {params.repeats}"
+        " --seed {params.seed}"
+        " --threads {threads}"
+        " --output {output}"
+        " 2> {log}"
+
+
 rule replay_residency:
     input:
         model=MODEL_FILES,

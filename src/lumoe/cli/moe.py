@@ -123,6 +123,39 @@ def throughput(
 
 
 @app.command()
+def batching(
+    model: ModelOption,
+    quantized: Annotated[Path, typer.Option(help="folder of quantised experts")],
+    corpus: CorpusOption,
+    output: Annotated[Path, typer.Option(help="the table")],
+    batch: Annotated[list[int], typer.Option(min=1, help="sequences that decode together")],
+    prompt_tokens: Annotated[int, typer.Option(min=1)] = 16,
+    new_tokens: Annotated[int, typer.Option(min=2)] = 16,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+    seed: int = 0,
+    threads: ThreadsOption = 0,
+) -> None:
+    """Measure tokens/s against the number of sequences, all experts resident, at 16 bits and quantised."""
+    import pandas as pd
+
+    from lumoe.files import write_csv
+    from lumoe.moe.calibration import held_out_prompts
+    from lumoe.moe.engine import Engine
+    from lumoe.moe.plan import FULL_BITS, Plan
+    from lumoe.moe.quantized import QuantizedExperts
+    from lumoe.moe.throughput import BATCH_COLUMNS, measure_batches
+
+    _use_threads(threads)
+    prompts = held_out_prompts(model, corpus, prompt_tokens, max(batch), seed)
+    engine = Engine.load(model, quantized)
+    tables = []
+    for bits in (FULL_BITS, QuantizedExperts(quantized).bits):
+        engine.reconfigure(Plan.uniform(*engine.plan.shape, bits))
+        tables.append(measure_batches(engine, prompts, batch, new_tokens, repeats))
+    write_csv(output, pd.concat(tables), BATCH_COLUMNS)
+
+
+@app.command()
 def residency(
     model: ModelOption,
     quantized: Annotated[Path, typer.Option(help="folder of quantised experts: calibration routing frequencies")],

@@ -144,3 +144,63 @@ def measure(
             }
         )
     return pd.DataFrame(rows)
+
+
+BATCH_COLUMNS = (
+    "batch",
+    "quantized_experts",
+    "prompt_tokens",
+    "new_tokens",
+    "tokens_per_s",
+    "tokens_per_s_min",
+    "tokens_per_s_max",
+    "decode_tokens_per_s",
+    "repeats",
+    "device",
+    "basis",
+)
+
+
+def measure_batches(
+    engine: Engine, prompts: torch.Tensor, batches: Sequence[int], new_tokens: int, repeats: int
+) -> pd.DataFrame:
+    """Time sequences that decode together, everything as the engine's plan has it.
+
+    Args:
+        prompts: int64 `[largest batch, tokens]`; a batch takes the first of them.
+
+    Returns:
+        BATCH_COLUMNS; `tokens_per_s` counts the new tokens of all sequences over prefill and decode.
+    """
+    rows = []
+    for batch in batches:
+        if not 1 <= batch <= len(prompts):
+            raise UserError(f"a batch of {batch} needs as many prompts; there are {len(prompts)}")
+        totals, decodes = [], []
+        for repeat in range(repeats + 1):
+            cache = engine.cache(batch, prompts.shape[1] + new_tokens)
+            began = time.perf_counter()
+            token = engine.step(prompts[:batch], cache)[:, -1].argmax(-1, keepdim=True)
+            first = time.perf_counter()
+            for _ in range(new_tokens - 1):
+                token = engine.step(token, cache)[:, -1].argmax(-1, keepdim=True)
+            end = time.perf_counter()
+            if repeat:  # the first round warms up
+                totals.append(batch * new_tokens / (end - began))
+                decodes.append(batch * (new_tokens - 1) / (end - first) if new_tokens > 1 else np.nan)
+        rows.append(
+            {
+                "batch": batch,
+                "quantized_experts": engine.plan.quantized_experts,
+                "prompt_tokens": prompts.shape[1],
+                "new_tokens": new_tokens,
+                "tokens_per_s": np.median(totals),
+                "tokens_per_s_min": min(totals),
+                "tokens_per_s_max": max(totals),
+                "decode_tokens_per_s": np.median(decodes),
+                "repeats": repeats,
+                "device": describe_device(),
+                "basis": "measured",
+            }
+        )
+    return pd.DataFrame(rows, columns=list(BATCH_COLUMNS))
