@@ -64,8 +64,8 @@ def test_swings_include_the_published_value_and_shares_are_shares(metric: str) -
 
 def test_a_seed_makes_the_run_repeatable() -> None:
     first, again, other = (
-        run("speed_over_fastest", 16, 1),
-        run("speed_over_fastest", 16, 1),
+        run("speed_over_fastest", 16, 0),
+        run("speed_over_fastest", 16, 0),
         run("speed_over_fastest", 16, 2),
     )
     assert first.equals(again)

@@ -161,7 +161,8 @@ def analyse(study: Study, network: Network, *, samples: int, seed: int) -> pd.Da
     # Of every D + 2 rows the first and the last are independent samples of the whole space, the others perturbations.
     block = len(varied) + 2
     independent = np.concatenate([results[::block], results[block - 1 :: block]])
-    indices = analyze.analyze(problem, np.log10(results), calc_second_order=False, seed=seed)
+    # SALib takes seed 0 for no seed.
+    indices = analyze.analyze(problem, np.log10(results), calc_second_order=False, seed=seed + 1)
     nominal = np.array([factor.value for factor in varied])
     swings = np.repeat(nominal[None, :], 2 * len(varied) + 1, axis=0)
     for index, factor in enumerate(varied):
