@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from lumoe.cli.moe import app
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint import INDEX, Checkpoint, expert_name
 from lumoe.moe.engine import Engine
@@ -152,3 +154,16 @@ def test_a_shard_outside_the_folder_is_refused(copy: Path) -> None:
     (copy / INDEX).write_text(json.dumps(index))
     with pytest.raises(UserError, match="is missing"):
         Checkpoint(copy)
+
+
+@pytest.mark.parametrize("command", ["quantize", "calibrate"])
+def test_a_damaged_model_leaves_nothing_written(copy: Path, tmp_path: Path, command: str) -> None:
+    shard_of(copy, NAME).unlink()
+    output = tmp_path / "output"
+    arguments = [command, "--model", str(copy), "--output", str(output)]
+    if command == "quantize":
+        arguments += ["--corpus", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError)
+    assert "is missing" in str(result.exception)
+    assert not output.exists()
