@@ -171,7 +171,7 @@ class Pipeline(Section):
     """The discrete-event check of the two closed forms."""
 
     network: str = "alexnet"
-    sram_kb: list[float] = Field(default=[64, 128, 256, 512, 8192], min_length=1, description="sizes of PCNNA's SRAM")
+    sram_kb: list[float] = Field(default=[64, 128, 256, 512, 1024, 4096], min_length=1, description="sizes of the SRAM")
     depth: int = Field(default=256, ge=1, description="kernel locations or tiles that each FIFO holds")
 
 

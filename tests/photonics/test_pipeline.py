@@ -114,3 +114,18 @@ def test_a_small_cache_stalls_the_layer_whose_window_just_fits() -> None:
 def test_buffers_must_hold_something() -> None:
     with pytest.raises(UserError, match="at least 1"):
         simulate(Job("x", (Stage("a", 1.0),), 1), depth=0)
+
+
+def test_a_small_cache_sends_winograds_partial_sums_to_dram() -> None:
+    accelerator = ACCELERATORS["winograd"]
+    devices = load_devices("moderate")
+    network = load_network("alexnet")
+    choices = accelerator.complete(devices, {})
+    layers = list(network.convolutions())
+    values = {**devices.values(), "sram_capacity": 256e3}
+    closed = accelerator.evaluate(convolution_shapes(layers), values, choices).time_s[:, 0].tolist()
+    table = comparison(network, accelerator.jobs(layers, values, choices), closed, depth=16).set_index("layer")
+    # A pass of conv2 keeps 16 of 96 channels of 27 x 27 bytes and 32 kernels' sums of twice that: 467 kb.
+    assert table.loc["conv2", "refetches"]
+    assert table.loc["conv2", "simulated_s"] > 2 * table.loc["conv2", "closed_form_s"]
+    assert not table.loc["conv3", "refetches"]

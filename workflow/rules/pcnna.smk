@@ -176,7 +176,10 @@ rule simulate_pipeline:
 
 rule draw_pipeline_stall:
     input:
-        table=f"{RESULTS}/photonics/pipeline/pcnna.csv",
+        tables=expand(
+            f"{RESULTS}/photonics/pipeline/{{design}}.csv",
+            design=["pcnna", "winograd"],
+        ),
         code=source("plots/pipeline", "plots/style"),
     output:
         report(
@@ -191,7 +194,7 @@ rule draw_pipeline_stall:
         "../../envs/lumoe.yaml"
     shell:
         "lumoe plot photonics stall"
-        " --table {input.table}"
+        " $(printf -- '--table %s ' {input.tables})"
         " --output {output[0]}"
         " 2> {log}"
 

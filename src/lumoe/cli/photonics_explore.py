@@ -82,8 +82,7 @@ def simulate(
     layers = list(traced.convolutions())
     closed = chosen_design.evaluate(convolution_shapes(layers), values, complete).time_s[:, 0].tolist()
     tables = []
-    # The Winograd accelerator's cache holds what its passes read: one size tells all.
-    for kilobits in cache if cache and design == "pcnna" else [found["sram_capacity"].value]:
+    for kilobits in cache or [found["sram_capacity"].value]:
         if not kilobits > 0:
             raise UserError(f"--cache is {kilobits:g}, but must be positive")
         jobs = chosen_design.jobs(layers, {**values, "sram_capacity": kilobits * UNITS["kb"]}, complete)

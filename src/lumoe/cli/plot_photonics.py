@@ -53,12 +53,18 @@ def resources(table: Annotated[Path, typer.Option(help="PCNNA layer by layer")],
 
 
 @app.command()
-def stall(table: Annotated[Path, typer.Option(help="simulated against closed form")], output: OutputOption) -> None:
+def stall(
+    table: Annotated[list[Path], typer.Option(help="simulated against closed form; one for each design")],
+    output: OutputOption,
+) -> None:
     """Draw where finite buffers cost time that the closed form does not see."""
+    import pandas as pd
+
     from lumoe.files import read_csv
     from lumoe.plots.pipeline import draw_stall
 
-    draw_stall(read_csv(table, ["sram_kb", "layer", "closed_form_s", "simulated_s", "difference", "refetches"]), output)
+    columns = ["design", "sram_kb", "layer", "closed_form_s", "simulated_s", "difference", "refetches"]
+    draw_stall(pd.concat([read_csv(path, columns) for path in table], ignore_index=True), output)
 
 
 @app.command()

@@ -58,7 +58,7 @@ class Job:
         images: streamed back to back after one preparation.
         repeats: how often the layer does this, one after another.
         lines: the line buffer that feeds the first stage; its rows of outputs share the items evenly.
-        refetches: the line buffer cannot hold a window, so that every item goes to DRAM by itself.
+        refetches: the cache is too small, so that items go to DRAM by themselves.
     """
 
     layer: str

@@ -86,26 +86,50 @@ def _line_buffer(layer: Layer, seconds: float, capacity: int) -> LineBuffer:
 
 
 def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: winograd.Design) -> list[Job]:
-    """Return the Winograd accelerator's passes over each layer; an item is one tile position."""
+    """Return the Winograd accelerator's passes over each layer; an item is one tile position.
+
+    A cache that cannot hold a pass's inputs and partial sums sends them to DRAM: inputs come again for every group of
+    kernels, partial sums go and come back for every group of channels.
+    """
     shapes = convolution_shapes(layers)
     work = winograd.divide(shapes, values, design)
     times = winograd.resource_times(shapes, values, design)
+    passes = np.broadcast_to(work.passes, times["sram"].shape)
+    word = values["data_bits"] / 8
     jobs = []
     for row, layer in enumerate(layers):
-        tiles, passes = int(work.tiles[row, 0]), int(np.broadcast_to(work.passes, times["sram"].shape)[row, 0])
-        items = tiles * passes
-        channels = work.channels[row, 0] / work.channel_groups[row, 0]
-        read = work.fresh_inputs[row, 0] * channels * values["data_bits"] / 8 / values["sram_bandwidth"]
-        # Input rows before and results behind the core are each half of what DRAM moves, near enough for one port.
-        memory = times["dram"][row, 0] / items / 2
+        tiles, sweeps = int(work.tiles[row, 0]), int(passes[row, 0])
+        items = tiles * sweeps
+        groups, kernel_groups = work.channel_groups[row, 0], work.kernel_groups[row, 0]
+        channels = work.channels[row, 0] / groups
+        read = work.fresh_inputs[row, 0] * channels * word / values["sram_bandwidth"]
+        # Of the closed form's traffic, results leave behind the core; inputs and weights come before it.
+        results = layer.out_channels * layer.locations * word
+        spilled = {"inputs": 0.0, "sums": 0.0}
+        if design.memory and _pass_bytes(layer, groups, kernel_groups, word) > values["sram_capacity"] / 8:
+            spilled["inputs"] = layer.in_channels * layer.in_side[0] * layer.in_side[1] * word * (kernel_groups - 1)
+            spilled["sums"] = results * 2 * (2 * groups - 2)
+        stored = results / values["dram_bandwidth"] if design.memory else 0.0
+        fetch = times["dram"][row, 0] - stored + spilled["inputs"] / values["dram_bandwidth"]
         steps = [
-            Stage("dram", memory), Stage("sram", read), Stage("optical_core", 1 / values["clock"]),
-            Stage("sram", max(times["sram"][row, 0] / items - read, 0.0)), Stage("dram", memory),
+            Stage("dram", fetch / items), Stage("sram", read), Stage("optical_core", 1 / values["clock"]),
+            Stage("sram", max(times["sram"][row, 0] / items - read, 0.0)),
+            Stage("dram", (stored + spilled["sums"] / values["dram_bandwidth"]) / items),
         ]  # fmt: skip
-        stages = tuple(step for step in steps if step.seconds > 0)
-        images = int(np.asarray(design.batch))
-        jobs.append(Job(layer.name, stages, tiles, values["weight_settling"], images, passes))
+        jobs.append(
+            Job(
+                layer.name, tuple(step for step in steps if step.seconds > 0), tiles, values["weight_settling"],
+                int(np.asarray(design.batch)), sweeps, refetches=any(spilled.values()),
+            )
+        )  # fmt: skip
     return jobs
+
+
+def _pass_bytes(layer: Layer, groups: float, kernel_groups: float, word: float) -> float:
+    """What one pass keeps in the cache: the inputs of its channels, and partial sums if channels come in groups."""
+    inputs = layer.in_channels / layer.groups / groups * layer.in_side[0] * layer.in_side[1]
+    sums = 2 * layer.out_channels / layer.groups / kernel_groups * layer.locations if groups > 1 else 0.0
+    return (inputs + sums) * word
 
 
 def comparison(network: Network, jobs: Sequence[Job], closed_form_s: Sequence[float], *, depth: int) -> pd.DataFrame:
@@ -113,7 +137,8 @@ def comparison(network: Network, jobs: Sequence[Job], closed_form_s: Sequence[fl
 
     Columns: `difference` is simulated over closed form minus one; `stall_s` their difference;
     `preparation_s` is the part in which weights are written and settle; `refetches` is
-    true where the line buffer cannot hold a window, so that every location goes to DRAM by itself.
+    true where the cache is too small and
+    data comes from DRAM again.
     """
     outcomes = layer_times(jobs, depth=depth)
     refetches = {job.layer: job.refetches for job in jobs}
