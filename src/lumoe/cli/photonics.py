@@ -11,7 +11,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True)
 
-for part in ("winograd", "uncertainty", "physics", "explore"):
+for part in ("winograd", "uncertainty", "physics", "explore", "crosscheck"):
     if find_spec(f"lumoe.cli.photonics_{part}"):
         app.add_typer(import_module(f"lumoe.cli.photonics_{part}").app)
 
