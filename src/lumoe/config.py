@@ -148,6 +148,7 @@ class Throughput(Section):
 
     counts: list[int] = Field(default=[0, 16, 32], description="numbers of quantised experts")
     resident: list[float] = Field(default=[0.0, 0.25, 0.5, 1.0], description="fraction of experts in the fast tier")
+    batches: list[int] = Field(default=[1, 2, 4, 8, 16], description="numbers of sequences that decode together")
     prompt_tokens: int = Field(default=16, ge=1)
     new_tokens: int = Field(default=16, ge=1)
     repeats: int = Field(default=5, ge=1)
