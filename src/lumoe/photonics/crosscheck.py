@@ -41,7 +41,7 @@ def crosscheck(published: str | Path, eyeriss: str | Path, platforms: str | Path
     }
     here = []
     for row in given.to_dict("records"):
-        found = compute.get(row["check"], lambda _: {})(row["item"])
+        found = compute[row["check"]](row["item"]) if row["check"] in compute else {}
         if row["quantity"] not in found:
             raise UserError(f"{published}: nothing computes '{row['check']}, {row['item']}, {row['quantity']}'")
         here.append(found[row["quantity"]])
