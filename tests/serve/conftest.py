@@ -66,9 +66,15 @@ class Running:
 
 @contextmanager
 def serving(setup: Setup, limits: Limits | None = None) -> Iterator[Running]:
-    """Serve on a free port from a thread of this process."""
+    """Serve a model on a free port from a thread of this process."""
+    with serving_on(load(setup, limits or Limits(slots=8, context=256, queue=128))) as running:
+        yield running
+
+
+@contextmanager
+def serving_on(server: Server) -> Iterator[Running]:
+    """Serve what is loaded already."""
     listener = listen("127.0.0.1", 0)
-    server = load(setup, limits or Limits(slots=8, context=256, queue=128))
     http = uvicorn.Server(
         uvicorn.Config(create_app(server, hosts=["127.0.0.1", "localhost"]), log_level="error", access_log=False)
     )

@@ -19,10 +19,16 @@ _BYTE_OF = {letter: value for value, letter in bytes_to_unicode().items()}
 
 
 class Prompts:
-    """The model's tokenizer, and the limits that prompts must keep."""
+    """The model's tokenizer, and the limits that prompts must keep.
+
+    Attributes:
+        end_tokens: tokens that end an answer.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, context: int) -> None:
         self._tokenizer, self._vocabulary, self._context = tokenizer, vocabulary, context
+        end = tokenizer.eos_token_id
+        self.end_tokens = frozenset() if end is None else frozenset([int(end)])
         self.backend: Tokenizer = tokenizer.backend_tokenizer
         # Limits that a tokenizer's file may set would cut prompts silently.
         self.backend.no_truncation()
@@ -32,12 +38,6 @@ class Prompts:
     def has_chat_template(self) -> bool:
         """Whether conversations can be turned into prompts."""
         return bool(self._tokenizer.chat_template)
-
-    @property
-    def end_tokens(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        end = self._tokenizer.eos_token_id
-        return frozenset() if end is None else frozenset([end])
 
     def encode(self, prompt: str | list[int]) -> list[int]:
         """Return token ids of a prompt of `POST /v1/completions`."""
