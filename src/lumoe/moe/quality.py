@@ -29,6 +29,18 @@ COLUMNS = (
     "expert_bytes",
     "basis",
 )
+COMPARISON_COLUMNS = (
+    "corpus",
+    "policy",
+    "reference",
+    "equivalent_experts",
+    "increase",
+    "increase_reference",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "basis",
+)
 
 
 class Replannable(Protocol):
@@ -141,16 +153,17 @@ def compare_policies(windows: pd.DataFrame, resamples: int, seed: int, reference
                 {
                     "corpus": corpus,
                     "policy": policy,
+                    "reference": reference,
                     "equivalent_experts": number,
                     "increase": increase[0],
-                    f"increase_{reference}": increase_base[0],
+                    "increase_reference": increase_base[0],
                     "ratio": ratio[0],
                     "ratio_low": low,
                     "ratio_high": high,
                     "basis": "measured",
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COMPARISON_COLUMNS))
 
 
 def _log_increase(run: pd.DataFrame, baseline: pd.DataFrame, draws: IntArray, tokens: IntArray) -> FloatArray:
