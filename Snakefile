@@ -36,6 +36,8 @@ include: "workflow/rules/adaptation.smk"
 include: "workflow/rules/pcnna.smk"
 include: "workflow/rules/winograd.smk"
 include: "workflow/rules/uncertainty.smk"
+include: "workflow/rules/crosscheck.smk"
+include: "workflow/rules/accuracy.smk"
 include: "workflow/rules/claims.smk"
 
 

@@ -61,23 +61,38 @@ rule print_claims:
         tables=[
             rules.cross_check_perplexity.output,
             rules.tabulate_served.output,
+            rules.compare_quantizers.output,
+            rules.measure_batching.output,
+            rules.crosscheck_published.output,
+            rules.fine_tune_digits.output,
         ],
-        tornadoes=expand(rules.draw_tornado.output, claim=PHOTONIC_CLAIMS),
-        figures=[
-            rules.draw_claims.output,
+        serving=[
             rules.plot_throughput_memory.output,
             rules.plot_pareto.output,
             rules.plot_pareto_measured.output,
             rules.plot_prediction.output,
             rules.plot_perplexity.output,
             rules.plot_throughput.output,
+            rules.plot_residency.output,
+            rules.plot_adaptation.output,
+        ],
+        accelerators=[
             rules.draw_pcnna.output,
             rules.draw_pcnna_resources.output,
             rules.draw_pcnna_waterfall.output,
             rules.draw_winograd.output,
             rules.draw_winograd_power.output,
-            rules.plot_adaptation.output,
+            rules.draw_pipeline_stall.output,
+            rules.draw_photonics_pareto.output,
+            expand(rules.draw_tornado.output, claim=PHOTONIC_CLAIMS),
         ],
+        physics=[
+            rules.draw_accuracy.output,
+            rules.draw_ring_spectrum.output,
+            rules.draw_detector_bits.output,
+            rules.draw_weight_errors.output,
+        ],
+        overview=rules.draw_claims.output,
     output:
         f"{RESULTS}/claims.txt",
     log:

@@ -17,6 +17,7 @@ for topic, about in {
     "adaptation": "A model under a budget that changes.",
     "adaptation": "A model under a budget that changes.",
     "photonics": "The two photonic accelerators.",
+    "physics": "Microrings, weight banks, detectors, accuracy.",
 }.items():
     app.add_typer(import_module(f"lumoe.cli.plot_{topic}").app, name=topic, help=about)
 
