@@ -81,6 +81,13 @@ def test_unknown_layers_are_named_and_other_multiplications_counted() -> None:
     assert f"{6 * 6 * 4 * 4 * 9 + 4 * 8 * 8:,} multiply-accumulates" in notes[1]
 
 
+def test_a_module_that_runs_twice_is_two_layers() -> None:
+    shared = nn.Conv2d(4, 4, 3, padding=1)
+    layers = trace(nn.Sequential(shared, nn.ReLU(), shared).to("meta"), (4, 8, 8), "shared").convolutions()
+    assert [layer.name for layer in layers] == ["0", "0#2"]
+    assert layers[0].macs == layers[1].macs
+
+
 def test_a_users_factory_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_net.py").write_text(
         "from torch import nn\ndef make():\n    return nn.Sequential(nn.Conv2d(1, 2, 3))\ndef wrong():\n    return 3\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,9 @@ def trace(model: nn.Module, input_shape: Shape, name: str) -> Network:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             layer = _layer(path, module, inputs, output)
             if layer is not None:
-                layers.append(layer)
+                times = sum(known.name.partition("#")[0] == path for known in layers)
+                # A module that runs twice is two layers.
+                layers.append(replace(layer, name=f"{path}#{times + 1}") if times else layer)
             elif not isinstance(module, FOLDED):
                 ignored.append(f"{path} ({type(module).__name__})")
 
