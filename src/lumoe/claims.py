@@ -156,7 +156,8 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
     table = read_csv(path, wanted)
     for column, cell in value.where.items():
         cell = cell.format_map(names) if isinstance(cell, str) else cell
-        table = table[table[column] == cell]
+        # Names are text and columns may be numbers: compare as written.
+        table = table[table[column].astype(str) == str(cell)]
     rows = value.where or "everything"
     numbers = table[value.column].to_numpy(dtype=object if value.reduce == "count" else float)
     if value.reduce == "count":

@@ -18,6 +18,7 @@ rule judge_claims:
     params:
         results=RESULTS,
         model=MODEL,
+        most_quantized=max(config["perplexity"]["counts"]),
         pcnna_network=config["photonics"]["pcnna_network"],
         winograd_network=config["photonics"]["winograd_network"],
     shell:
@@ -25,6 +26,7 @@ rule judge_claims:
         " --claims {input.claims}"
         " --results {params.results}"
         " --name model={params.model}"
+        " --name most_quantized={params.most_quantized}"
         " --name pcnna_network={params.pcnna_network}"
         " --name winograd_network={params.winograd_network}"
         " --output {output}"
