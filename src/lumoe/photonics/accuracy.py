@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lumoe.errors import UserError
 from lumoe.photonics import digits
-from lumoe.photonics.conv import PhotonicConv2d, photonic_layers, reseed, to_photonic
+from lumoe.photonics.conv import PhotonicConv2d, PhotonicLinear, photonic_layers, reseed, to_photonic
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.parameters import load_physics
 
@@ -169,6 +169,7 @@ def detector_samples(model: nn.Module, image: Tensor) -> int:
 
     def record(layer: nn.Module, _: object, output: Tensor) -> None:
         nonlocal count
+        assert isinstance(layer, PhotonicConv2d | PhotonicLinear)
         inputs = layer.weight[0].numel()
         outputs = output[0].numel()
         if isinstance(layer, PhotonicConv2d) and layer.tiling is not None:
@@ -176,7 +177,7 @@ def detector_samples(model: nn.Module, image: Tensor) -> int:
             tiles = math.ceil(height / tiling.m) * math.ceil(width / tiling.m)
             inputs = layer.weight.shape[1] * tiling.stride**2
             outputs = layer.out_channels * tiles * tiling.side**2
-        count += outputs * math.ceil(inputs / layer.core.channels)  # type: ignore[union-attr, operator, arg-type]
+        count += outputs * math.ceil(inputs / layer.core.channels)
 
     hooks = [layer.register_forward_hook(record) for layer in photonic_layers(model)]
     try:

@@ -9,7 +9,10 @@ import torch
 from lumoe.photonics.link import largest_size, laser_power_w, received_power_dbm
 from lumoe.photonics.noise import Detector, from_dbm
 from lumoe.photonics.parameters import Physics
+from lumoe.photonics.tuning import drift_phase
 from lumoe.photonics.weightbank import WeightBank, attainable_bits, channel_capacity, lorentzian_crosstalk
+
+_FLOOR = 1e-8
 
 
 def ring_spectrum(physics: Physics, *, linewidths: float = 6.0, points: int = 601) -> pd.DataFrame:
@@ -80,7 +83,7 @@ def weight_errors(
     banks: int = 200,
     most_channels: int = 32,
 ) -> pd.DataFrame:
-    """Return the error of random weights over channel spacing, with and without calibration.
+    """Return the error of random weights over channel spacing: rings set as if alone, calibrated, then drifted.
 
     Errors are relative to the full scale of the weights; `bits` is −log2(2·rms error).
     """
@@ -91,20 +94,22 @@ def weight_errors(
         bank = WeightBank(physics.ring, channels, spacing, reach=physics.weight_reach)
         uniform = torch.rand(banks, channels, generator=generator, dtype=torch.float64)
         target = (2 * uniform - 1) * bank.full_scale
+        calibrated = bank.calibrate(target)
         for method, phases in {
             "isolated": bank.isolated_phases(target),
-            "calibrated": bank.calibrate(target),
+            "calibrated": calibrated,
+            "drifted": calibrated + drift_phase(physics.temperature_error, physics),
         }.items():
             error = (bank.weights(phases) - target) / bank.full_scale
-            # Below 1e-9 is where Newton stops, not physics.
-            rms = max(float(error.pow(2).mean().sqrt()), 1e-9)
+            # Below this is where Newton stops, not physics.
+            rms = max(float(error.pow(2).mean().sqrt()), _FLOOR)
             rows.append(
                 {
                     "spacing_linewidths": spacing,
                     "channels": channels,
                     "method": method,
                     "rms_error": rms,
-                    "max_error": max(float(error.abs().max()), 1e-9),
+                    "max_error": max(float(error.abs().max()), _FLOOR),
                     "bits": attainable_bits(rms),
                     "lorentzian_sum": lorentzian_crosstalk(spacing)[1],
                     "basis": "simulated",

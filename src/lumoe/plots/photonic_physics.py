@@ -29,7 +29,7 @@ def draw_ring_spectrum(table: pd.DataFrame, output: str | Path) -> None:
     ):
         axis.plot(table["detuning_linewidths"], table[column], style, label=label)
     axis.set(xlabel="detuning (linewidths)", ylabel="power transmission, weight", ylim=(-1.05, 1.05))
-    axis.legend(loc="lower right", frameon=True, framealpha=0.9)
+    axis.legend(loc="center right", bbox_to_anchor=(1.0, 0.38), frameon=True, framealpha=0.9)
     _note(figure, "modelled")
     save(figure, output, table)
 
@@ -58,7 +58,7 @@ def draw_weight_errors(table: pd.DataFrame, output: str | Path) -> None:
     """Weight error over channel spacing: rings set as if alone, calibrated, and the Lorentzian estimate."""
     use_style()
     figure, axis = plt.subplots(figsize=(COLUMN_WIDTH_IN, 2.8))
-    names = {"isolated": "each ring set alone", "calibrated": "bank calibrated"}
+    names = {"isolated": "each ring set alone", "drifted": "calibrated, then drifted", "calibrated": "calibrated"}
     for (method, label), colour, marker in zip(names.items(), OKABE_ITO, MARKERS, strict=False):
         rows = table[table["method"] == method]
         axis.plot(rows["spacing_linewidths"], rows["rms_error"], color=colour, marker=marker, label=label)
@@ -71,7 +71,7 @@ def draw_weight_errors(table: pd.DataFrame, output: str | Path) -> None:
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.legend(loc="center right", frameon=True, framealpha=0.9)
-    _note(figure, "simulated; 1e-9 is where calibration stops")
+    _note(figure, "simulated; 1e-8 is where calibration stops")
     save(figure, output, table)
 
 
