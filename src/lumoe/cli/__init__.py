@@ -13,6 +13,7 @@ import typer
 from lumoe import __version__
 from lumoe.cli.doctor import doctor
 from lumoe.errors import UserError
+from lumoe.progress import be_quiet
 
 GROUPS = {
     "corpus": "Text corpora: build, inspect.",
@@ -36,8 +37,12 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _options(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
-    pass
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="print the version"),
+    quiet: bool = typer.Option(False, "--quiet", help="no progress on standard error"),
+) -> None:
+    if quiet:
+        be_quiet()
 
 
 app.command("doctor")(doctor)
@@ -51,8 +56,9 @@ def _load(names: list[str]) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake prints one sentence and exits with code 2."""
-    asked = [word for word in sys.argv[1:2] if word in GROUPS]
-    if sys.argv[1:2] != ["doctor"]:
+    words = [word for word in sys.argv[1:] if not word.startswith("-")][:1]
+    asked = [word for word in words if word in GROUPS]
+    if words != ["doctor"]:
         _load(asked or list(GROUPS))
     try:
         app()
