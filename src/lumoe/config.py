@@ -168,6 +168,14 @@ class Remedies(Section):
     weight_dacs: int = Field(default=100, ge=1)
 
 
+class Batches(Section):
+    """How far a batch hides the programming of PCNNA's weights."""
+
+    networks: list[str] = Field(default=["alexnet-ungrouped", "alexnet"], min_length=1)
+    batches: list[int] = Field(default=[1, 4, 16, 64, 256], min_length=1)
+    weight_dacs: list[int] = Field(default=[1, 10, 100], min_length=1)
+
+
 class Pipeline(Section):
     """The discrete-event check of the two closed forms."""
 
@@ -217,6 +225,7 @@ class Photonics(Section):
 
     pcnna_network: str = "alexnet-ungrouped"
     remedies: Remedies = Remedies()
+    batches: Batches = Batches()
     pipeline: Pipeline = Pipeline()
     exploration: Exploration = Exploration()
     winograd_network: str = "vgg16"

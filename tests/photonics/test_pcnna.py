@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lumoe.errors import UserError
 from lumoe.photonics import pcnna
+from lumoe.photonics.batches import batch_table
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.network import load_network
 from lumoe.photonics.pcnna_report import COLUMNS, layer_table, summary_table
@@ -153,6 +154,21 @@ def test_the_waterfall_starts_at_the_claims_and_every_bound_takes_away() -> None
     remedies = steps[steps["kind"] == "remedy"]["speedup_network"]
     assert remedies.is_monotonic_increasing
     assert (steps["speedup_alone"].dropna() >= bounds.loc[steps["speedup_alone"].dropna().index] * (1 - 1e-12)).all()
+
+
+def test_a_batch_hides_the_weights_but_not_the_memories() -> None:
+    networks = [WHOLE, load_network("alexnet")]
+    table = batch_table(networks, load_devices("pcnna"), batches=[1, 16, 4096], weight_dacs=[1, 100])
+    assert len(table) == 2 * 2 * 2 * 2 * 3
+    keys = ["network", "memory", "tuning", "weight_dacs"]
+    assert table.groupby(keys)["speedup_network"].apply(lambda part: part.is_monotonic_increasing).all()
+    endless = table[table["batch"] == 4096].set_index(keys)["speedup_network"]
+    # With the weights out of the way, only the memories tell the designs apart.
+    assert endless.xs("assumed", level="memory").to_numpy() == pytest.approx(endless.iloc[0], rel=0.02)
+    assert (endless.xs("best of range", level="memory") > 5 * endless.iloc[0]).all()
+    (first,) = table.query("network == 'alexnet-ungrouped' and memory == 'assumed' and tuning == 'thermo-optic' "
+                           "and weight_dacs == 1 and batch == 1")["time_s"]  # fmt: skip
+    assert first == pytest.approx(total(HONEST).sum())
 
 
 def test_a_network_that_eyeriss_never_ran_has_times_but_no_speedup() -> None:

@@ -22,7 +22,7 @@ rule model_pcnna:
     log:
         "logs/model_pcnna/{network}.log",
     wildcard_constraints:
-        network="[^/]+",
+        network="(?!batches)[^/]+",
     conda:
         "../../envs/lumoe.yaml"
     shell:
@@ -128,6 +128,53 @@ rule draw_pcnna_waterfall:
     shell:
         "lumoe plot photonics waterfall"
         " --table {input.steps}"
+        " --output {output[0]}"
+        " 2> {log}"
+
+
+rule model_pcnna_batches:
+    input:
+        devices=["data/devices/pcnna.yaml", *DEVICE_BASES],
+        eyeriss="data/eyeriss_layers.csv",
+        code=[*PCNNA_SOURCES, *source("photonics/batches")],
+    output:
+        f"{RESULTS}/photonics/pcnna/batches.csv",
+    log:
+        "logs/model_pcnna_batches.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    params:
+        networks=config["photonics"]["batches"]["networks"],
+        batches=config["photonics"]["batches"]["batches"],
+        weight_dacs=config["photonics"]["batches"]["weight_dacs"],
+    shell:
+        "lumoe photonics batches"
+        " $(printf -- '--network %s ' {params.networks})"
+        " $(printf -- '--batch %s ' {params.batches})"
+        " $(printf -- '--weight-dacs %s ' {params.weight_dacs})"
+        " --devices {input.devices[0]}"
+        " --output {output}"
+        " 2> {log}"
+
+
+rule draw_pcnna_batches:
+    input:
+        table=f"{RESULTS}/photonics/pcnna/batches.csv",
+        code=source("plots/exploration", "plots/style"),
+    output:
+        report(
+            f"{FIGURES}/pcnna-batches.svg",
+            caption="../report/pcnna-batches.rst",
+            category="4. Photonic accelerators",
+        ),
+        multiext(f"{FIGURES}/pcnna-batches", ".png", ".csv"),
+    log:
+        "logs/draw_pcnna_batches.log",
+    conda:
+        "../../envs/lumoe.yaml"
+    shell:
+        "lumoe plot photonics batches"
+        " --table {input.table}"
         " --output {output[0]}"
         " 2> {log}"
 

@@ -134,3 +134,24 @@ def explore(
     write_csv(output, pd.concat(fronts, ignore_index=True), sweep.COLUMNS)
     if all_points:
         write_csv(all_points, pd.concat(tables, ignore_index=True), sweep.COLUMNS)
+
+
+@app.command()
+def batches(
+    output: Annotated[Path, typer.Option(help="the table to write")],
+    network: Annotated[list[str] | None, typer.Option(help="may be repeated  [default: both forms of AlexNet]")] = None,
+    devices: Annotated[str, typer.Option(help="a device set or .yaml file")] = "pcnna",
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="images per programming; may be repeated")] = None,
+    weight_dacs: Annotated[list[int] | None, typer.Option(min=1, help="converters; may be repeated")] = None,
+) -> None:
+    """See how far a batch hides PCNNA's weight programming, by converters, tuning, memory and grouped convolution."""
+    from lumoe.files import write_csv
+    from lumoe.photonics.batches import COLUMNS, batch_table
+    from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.network import load_network
+
+    networks = [load_network(name) for name in network or ["alexnet-ungrouped", "alexnet"]]
+    table = batch_table(
+        networks, load_devices(devices), batches=batch or [1, 4, 16, 64, 256], weight_dacs=weight_dacs or [1, 10, 100]
+    )
+    write_csv(output, table, COLUMNS)

@@ -74,3 +74,13 @@ def exploration(table: Annotated[Path, typer.Option(help="the Pareto designs")],
     from lumoe.plots.exploration import FIGURES, draw_pareto
 
     draw_pareto(read_csv(table, ["design", "device_set", "network", *FIGURES]), output)
+
+
+@app.command()
+def batches(table: Annotated[Path, typer.Option(help="speed-ups by batch")], output: OutputOption) -> None:
+    """Draw how far a batch hides the programming of PCNNA's weights."""
+    from lumoe.files import read_csv
+    from lumoe.plots.exploration import draw_batches
+
+    columns = ["network", "memory", "tuning", "weight_dacs", "batch", "speedup_network"]
+    draw_batches(read_csv(table, columns), output)
