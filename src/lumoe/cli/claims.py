@@ -39,8 +39,10 @@ def judge_claims(
 def show_claims(
     table: Annotated[Path, typer.Option(help="a judged table")] = Path("results/claims.csv"),
     all_rows: Annotated[bool, typer.Option("--all", help="also what stands beside each claim")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="rows as CSV, for programs")] = False,
 ) -> None:
-    """Print the judged claims, one line each."""
+    """Print the judged claims, one line each. Example: `lumoe claims show --all --csv`"""
     from rich.console import Console
     from rich.table import Table
 
@@ -48,6 +50,12 @@ def show_claims(
     from lumoe.files import read_csv
 
     rows = read_csv(table, COLUMNS)
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one")
+    if as_json or as_csv:
+        chosen = rows if all_rows else overall(rows)
+        typer.echo(chosen.to_json(orient="records", indent=2) if as_json else chosen.to_csv(index=False), nl=as_json)
+        return
     console = Console(width=None if Console().is_terminal else 150)
     view = Table("claim", "quantity", "paper", "here", "range", "basis", "verdict", title="Claims")
     shown = (rows if all_rows else overall(rows)).astype(object)
