@@ -68,7 +68,15 @@ def _tornado(axis: Axes, rows: pd.DataFrame) -> None:
         )
     axis.axvline(nominal, color="0.2", linewidth=1, label="nominal")
     axis.axvline(threshold, color=OKABE_ITO[2], linestyle="--", linewidth=1.2, label="claim", zorder=3)
-    reach = [*rows["at_low"], *rows["at_high"], nominal, threshold, rows["p05"].iloc[0], rows["p95"].iloc[0]]
+    reach = [
+        *rows["at_low"],
+        *rows["at_high"],
+        nominal,
+        threshold / 1.2,
+        threshold * 1.2,
+        rows["p05"].iloc[0],
+        rows["p95"].iloc[0],
+    ]
     # Whole decades, so that the axis always has two labels.
     decades = (10 ** np.floor(np.log10(min(reach))), 10 ** np.ceil(np.log10(max(reach))))
     axis.set(xscale="log", ylim=(-0.6, len(rows) - 0.4), xlim=decades)
