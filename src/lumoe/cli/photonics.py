@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,7 @@ import typer
 app = typer.Typer(no_args_is_help=True)
 
 for part in ("winograd", "uncertainty", "physics", "explore", "crosscheck"):
-    if find_spec(f"lumoe.cli.photonics_{part}"):
-        app.add_typer(import_module(f"lumoe.cli.photonics_{part}").app)
+    app.add_typer(import_module(f"lumoe.cli.photonics_{part}").app)
 
 NetworkOption = Annotated[str, typer.Option(help="a shipped network, or your own MODULE:FACTORY")]
 InputOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
