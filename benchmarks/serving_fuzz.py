@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -31,10 +32,13 @@ def main() -> None:
     torch.set_num_threads(1)
     program = Path(sys.executable).parent / "schemathesis"
     with serving(Setup(options.model, budget="100%"), Limits(slots=16, context=24, queue=128)) as running:
-        command = [str(program), "run", f"{running.url}/openapi.json", "--checks", "not_a_server_error",
-                   "--phases", "examples,coverage,fuzzing", "--max-examples", str(options.examples),
-                   "--seed", str(options.seed), "--suppress-health-check", "all", "--request-timeout", "60"]  # fmt: skip
-        status = subprocess.run(command, check=False).returncode
+        command = [
+            str(program), "run", f"{running.url}/openapi.json", "--checks", "not_a_server_error",
+            "--phases", "examples,coverage,fuzzing", "--max-examples", str(options.examples),
+            "--seed", str(options.seed), "--suppress-health-check", "all", "--request-timeout", "60",
+        ]  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:  # where it keeps its notes
+            status = subprocess.run(command, check=False, cwd=folder).returncode
     sys.exit(status)
 
 
