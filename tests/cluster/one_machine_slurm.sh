@@ -11,6 +11,7 @@ set -euo pipefail
 # Slurm's jobs lose SLURM_CONF on their way, so the file must stand at the path that is compiled in.
 readonly CONF=/etc/slurm/slurm.conf
 readonly STATE=/run/lumoe-slurm
+readonly CLUSTER=lumoe-lab
 readonly MARK="# lumoe: one-machine Slurm for tests"
 
 cannot() { echo "one_machine_slurm: $*" >&2; exit 3; }
@@ -34,7 +35,7 @@ write_configuration() {
   host=$(hostname -s)
   cat >"$CONF" <<CONF
 $MARK
-ClusterName=lab
+ClusterName=$CLUSTER
 SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
@@ -49,6 +50,7 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=sched_interval=5,batch_sched_delay=1
 MinJobAge=3600
 ReturnToService=2
+KillWait=5
 MpiDefault=none
 SlurmdParameters=config_overrides
 StateSaveLocation=$STATE/controller
@@ -104,10 +106,28 @@ end() { # end PIDFILE NAME: the process of that pid file, if it is still that pr
   kill -9 "$pid"
 }
 
+# Without cgroups a job's grandchildren can outlive it; each carries the cluster's name.
+end_leftovers() {
+  local file pid
+  for file in /proc/[0-9]*/environ; do
+    if tr '\0' '\n' <"$file" 2>/dev/null | grep -qx "SLURM_CLUSTER_NAME=$CLUSTER"; then
+      pid=${file#/proc/}; pid=${pid%/environ}
+      [[ $pid == "$$" ]] || kill -9 "$pid" 2>/dev/null || true
+    fi
+  done
+}
+
 stop() {
   ((EUID == 0)) || cannot "needs root"
   grep -qxF "$MARK" "$CONF" 2>/dev/null || { echo "one_machine_slurm: not started here"; return; }
   timeout 20 scancel --partition=main 2>/dev/null || true
+  # A job outlives a node daemon that ends first: wait until the last one is gone.
+  local _
+  for _ in $(seq 60); do
+    [[ -n $(timeout 5 squeue --noheader 2>/dev/null) ]] || break
+    sleep 0.5
+  done
+  end_leftovers
   end "$STATE/slurmd.pid" slurmd
   end "$STATE/slurmctld.pid" slurmctld
   end "$STATE/munge/munged.pid" munged

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+pytestmark = pytest.mark.pipeline
 ROOT = Path(__file__).parents[2]
 
 
