@@ -109,7 +109,7 @@ def draw_accuracy(table: pd.DataFrame, output: str | Path) -> None:
             axis.set_title(f"{name}, {count} channels", fontsize=8)
             axis.set(xlabel="", ylabel="")
             axis.grid(False)
-    figure.supxlabel("detector noise (multiple of the device set's)", fontsize=8)
+    axes[-1][len(channels) // 2].set_xlabel("detector noise (multiple of the device set's)")
     figure.supylabel("weight bits", fontsize=8)
     exact = 100 * table["accuracy_float"].iloc[0]
     images = table["samples"].iloc[0]
