@@ -109,12 +109,10 @@ end() { # end PIDFILE NAME: the process of that pid file, if it is still that pr
 # Without cgroups a job's grandchildren can outlive it; each carries the cluster's name.
 end_leftovers() {
   local file pid
-  for file in /proc/[0-9]*/environ; do
-    if tr '\0' '\n' <"$file" 2>/dev/null | grep -qx "SLURM_CLUSTER_NAME=$CLUSTER"; then
-      pid=${file#/proc/}; pid=${pid%/environ}
-      [[ $pid == "$$" ]] || kill -9 "$pid" 2>/dev/null || true
-    fi
-  done
+  grep -lzx "SLURM_CLUSTER_NAME=$CLUSTER" /proc/[0-9]*/environ 2>/dev/null | while read -r file; do
+    pid=${file#/proc/}
+    kill -9 "${pid%/environ}" 2>/dev/null || true
+  done || true
 }
 
 stop() {
