@@ -88,6 +88,13 @@ def test_perplexity_is_interpolated_between_measured_counts_and_says_so():
     assert TABLE["perplexity"].isna().all()
 
 
+def test_perplexities_of_chosen_experts_do_not_mix_with_those_of_random_ones():
+    measured = pd.DataFrame({"corpus": "a", "bits": 4, "quantized_experts": [0, 256], "perplexity": [2.0, 3.0]})
+    chosen = measured.assign(policy="mixed", perplexity=[9.0, 9.0])
+    rows = with_perplexity(TABLE, pd.concat([measured.assign(policy="random"), chosen]))
+    assert rows["perplexity"].max() == pytest.approx(3.0)
+
+
 def test_perplexity_beyond_the_measured_counts_stays_empty():
     measured = pd.DataFrame({"corpus": "a", "bits": 4, "quantized_experts": [0, 128], "perplexity": [2.0, 3.0]})
     rows = with_perplexity(TABLE, measured)

@@ -110,6 +110,7 @@ def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None,
     result = configurations.assign(perplexity=np.nan, perplexity_basis="")
     if measured is None:
         return result
+    measured = random_choices(measured)
     rows = measured[measured["bits"] == bits].assign(nll=lambda table: np.log(table["perplexity"]))
     nll = rows.groupby(["corpus", "quantized_experts"])["nll"].mean().groupby("quantized_experts").mean()
     counts = nll.index.to_numpy()
@@ -117,6 +118,11 @@ def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None,
     values = np.interp(wanted, counts, nll.to_numpy(), left=np.nan, right=np.nan)
     basis = np.where(np.isnan(values), "", np.where(np.isin(wanted, counts), "measured", "interpolated"))
     return result.assign(perplexity=np.exp(values), perplexity_basis=basis)
+
+
+def random_choices(measured: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose experts were chosen at random: a count says nothing about other choices."""
+    return measured[measured["policy"] == "random"] if "policy" in measured else measured
 
 
 def undominated(benefit: ArrayLike, cost: ArrayLike) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lumoe.errors import UserError
 from lumoe.files import read_csv, read_yaml
 from lumoe.moe.cost import Workload
-from lumoe.moe.frontier import PERPLEXITY_COLUMNS
+from lumoe.moe.frontier import PERPLEXITY_COLUMNS, random_choices
 from lumoe.moe.hardware import read_hardware
 from lumoe.moe.plan import FULL_BITS, Memory, quantize_first, random_order
 from lumoe.moe.planner import (
@@ -84,7 +84,7 @@ def build_planner(
         if bits in costs:
             order, increase = cheapest_first(costs[bits]), summed_increase(costs)
     elif known.perplexity:
-        measured = read_csv(known.perplexity, PERPLEXITY_COLUMNS)
+        measured = random_choices(read_csv(known.perplexity, PERPLEXITY_COLUMNS))
         increase = measured_increase(measured[measured["bits"] == bits])
     counts = range(shape.experts + 1)
     frequencies = _frequencies(known.quantized, shape) if known.quantized else None

@@ -75,17 +75,18 @@ def draw_pareto(pareto: pd.DataFrame, output: str | Path) -> None:
     quality = "perplexity" if measured else "quantized_experts"
     table = pareto.assign(budget_gb=pareto["budget_bytes"] / GB).sort_values(["budget_gb", quality], kind="stable")
     budgets = sorted(table["budget_gb"].unique())
+    unit, scale = ("GB", 1) if max(budgets) >= 1 else ("MB", 1000)
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH_IN * 0.62, 2.9))
     for budget, colour in zip(budgets, sns.color_palette("viridis", len(budgets)), strict=True):
         part = table[table["budget_gb"] == budget]
-        label = f"{budget:.2f}" if budget >= 1 else f"{budget * 1000:.1f} M"
+        label = f"{budget * scale:.2f}"
         axes.plot(part["predicted_tokens_per_s"], part[quality], color=colour, marker=".", markersize=2.5, label=label)
     _log_speed(axes, vertical=False)
     axes.set(
         xlabel=f"predicted {SPEED_LABEL}",
         ylabel="perplexity (less is better)" if measured else "4-bit experts (fewer is better)",
     )
-    axes.legend(title="budget (GB)", loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(title=f"budget ({unit})", loc="center left", bbox_to_anchor=(1.01, 0.5))
     basis = "perplexity measured, interpolated between measured counts" if measured else "quality axis is a count"
     _note(figure, f"speed modelled: {table['hardware'].iloc[0]}; {basis}")
     columns = ["hardware", "budget_gb", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
