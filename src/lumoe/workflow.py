@@ -101,7 +101,10 @@ def plan(root: Path, targets: Iterable[str], configfiles: Sequence[Path] = ()) -
             workflow._prepare_dag(forceall=True, ignore_incomplete=True, lock_warn_only=True)
             workflow._build_dag()
             jobs = tuple(
-                sorted((_job(job, root) for job in workflow.dag.jobs), key=lambda job: (job.rule, job.outputs))
+                sorted(
+                    (_job(job, root, workflow.linemaps) for job in workflow.dag.jobs),
+                    key=lambda job: (job.rule, job.outputs),
+                )
             )
             settings = dict(workflow.globals["config"])
     except SystemExit as error:
@@ -112,12 +115,14 @@ def plan(root: Path, targets: Iterable[str], configfiles: Sequence[Path] = ()) -
     return Graph(jobs, settings)
 
 
-def _job(job: Any, root: Path) -> Job:
+def _job(job: Any, root: Path, lines: dict[str, dict[int, int]]) -> Job:
     snakefile = Path(str(job.rule.snakefile))
+    # A rule knows its line in the Python that Snakemake makes of the file; the map leads back.
+    line = lines.get(str(job.rule.snakefile), {}).get(job.rule.lineno, job.rule.lineno)
     return Job(
         rule=job.rule.name,
         snakefile=snakefile.relative_to(root) if snakefile.is_relative_to(root) else snakefile,
-        line=job.rule.lineno,
+        line=line,
         inputs=tuple(map(str, job.input)),
         outputs=tuple(map(str, job.output)),
         command=job.shellcmd or "",
