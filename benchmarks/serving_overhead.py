@@ -2,8 +2,8 @@
 
     python benchmarks/serving_overhead.py --folder build/true-width --tokenizer data/models/mini-mixtral
 
-At Mixtral's true width (two layers, random weights, all experts at 4 bits and resident). Rounds alternate between the
-two, in one process and on one engine; the ratio is of medians.
+At Mixtral's true width: two layers, random weights, all experts at one precision and resident. Rounds alternate between
+the two, in one process and on one engine; the ratio is of medians.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True, help="any tokenizer: prompts are token ids")
+    parser.add_argument("--bits", type=int, choices=[4, 16], default=4, help="of every expert")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, quantized = build(options.folder)
-    plan = Plan.uniform(2, 8, bits=4)
-    engine = Engine.load(model, quantized, plan)
+    engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=options.bits))
     metrics = Metrics(engine)
     governor = Governor(engine, "throughput", order=random_order(2, 8, 0), bits=4)
     prompts = Prompts(load_tokenizer(options.tokenizer), engine.decoder.architecture.vocab_size, 256)
