@@ -45,3 +45,9 @@ rule all:
     default_target: True
     input:
         claims=rules.print_claims.output,
+
+
+onsuccess:
+    shell(
+        f"lumoe provenance record --results {RESULTS} --seed {SEED} --output {RESULTS}/provenance.csv"
+    )

@@ -3,7 +3,9 @@ rule judge_claims:
         claims="data/claims.yaml",
         code=source("claims"),
         anchors=f"{RESULTS}/moe/mixtral-8x7b/anchors.csv",
-        frontiers=expand(f"{RESULTS}/moe/{{model}}/pareto.csv", model=["mixtral-8x7b", MODEL]),
+        frontiers=expand(
+            f"{RESULTS}/moe/{{model}}/pareto.csv", model=["mixtral-8x7b", MODEL]
+        ),
         throughput=f"{RESULTS}/moe/{MODEL}/throughput.csv",
         perplexity=f"{RESULTS}/moe/{MODEL}/perplexity.csv",
         pcnna=f"{RESULTS}/photonics/pcnna/{config['photonics']['pcnna_network']}.csv",
@@ -49,10 +51,7 @@ rule draw_claims:
     conda:
         "../../envs/lumoe.yaml"
     shell:
-        "lumoe plot claims"
-        " --table {input.table}"
-        " --output {output[0]}"
-        " 2> {log}"
+        "lumoe plot claims" " --table {input.table}" " --output {output[0]}" " 2> {log}"
 
 
 rule print_claims:
@@ -82,6 +81,7 @@ rule print_claims:
             rules.draw_pcnna.output,
             rules.draw_pcnna_resources.output,
             rules.draw_pcnna_waterfall.output,
+            rules.draw_pcnna_batches.output,
             rules.draw_winograd.output,
             rules.draw_winograd_power.output,
             rules.draw_pipeline_stall.output,
@@ -102,10 +102,7 @@ rule print_claims:
     conda:
         "../../envs/lumoe.yaml"
     shell:
-        "lumoe claims show"
-        " --table {input.claims}"
-        " 2> {log}"
-        " | tee {output}"
+        "lumoe claims show" " --table {input.claims}" " 2> {log}" " | tee {output}"
 
 
 rule claims:
@@ -117,6 +114,4 @@ rule claims:
     conda:
         "../../envs/lumoe.yaml"
     shell:
-        "lumoe claims show"
-        " --table {input}"
-        " 2> {log}"
+        "lumoe claims show" " --table {input}" " 2> {log}"

@@ -15,7 +15,6 @@ for topic, about in {
     "moe": "Mixture-of-Experts serving: speed, quality, placement.",
     "serving": "What was measured on this machine.",
     "adaptation": "A model under a budget that changes.",
-    "adaptation": "A model under a budget that changes.",
     "photonics": "The two photonic accelerators.",
     "physics": "Microrings, weight banks, detectors, accuracy.",
 }.items():
