@@ -185,12 +185,12 @@ rule draw_accuracy:
         table=f"{RESULTS}/photonics/accuracy.csv",
         code=source("plots/photonic_physics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/accuracy.svg",
             caption="../report/accuracy.rst",
             category="5. Photonic physics",
         ),
-        multiext(f"{FIGURES}/accuracy", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/accuracy", ".png", ".csv"),
     log:
         "logs/draw_accuracy.log",
     conda:
@@ -198,7 +198,7 @@ rule draw_accuracy:
     shell:
         "lumoe plot physics accuracy"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -207,12 +207,12 @@ rule draw_ring_spectrum:
         table=f"{RESULTS}/photonics/ring_spectrum.csv",
         code=source("plots/photonic_physics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/ring_spectrum.svg",
             caption="../report/ring_spectrum.rst",
             category="5. Photonic physics",
         ),
-        multiext(f"{FIGURES}/ring_spectrum", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/ring_spectrum", ".png", ".csv"),
     log:
         "logs/draw_ring_spectrum.log",
     conda:
@@ -220,7 +220,7 @@ rule draw_ring_spectrum:
     shell:
         "lumoe plot physics ring-spectrum"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -229,12 +229,12 @@ rule draw_detector_bits:
         table=f"{RESULTS}/photonics/detector_bits.csv",
         code=source("plots/photonic_physics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/detector_bits.svg",
             caption="../report/detector_bits.rst",
             category="5. Photonic physics",
         ),
-        multiext(f"{FIGURES}/detector_bits", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/detector_bits", ".png", ".csv"),
     log:
         "logs/draw_detector_bits.log",
     conda:
@@ -242,7 +242,7 @@ rule draw_detector_bits:
     shell:
         "lumoe plot physics detector-bits"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -251,12 +251,12 @@ rule draw_weight_errors:
         table=f"{RESULTS}/photonics/weight_errors.csv",
         code=source("plots/photonic_physics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/weight_errors.svg",
             caption="../report/weight_errors.rst",
             category="5. Photonic physics",
         ),
-        multiext(f"{FIGURES}/weight_errors", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/weight_errors", ".png", ".csv"),
     log:
         "logs/draw_weight_errors.log",
     conda:
@@ -264,5 +264,5 @@ rule draw_weight_errors:
     shell:
         "lumoe plot physics weight-errors"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

@@ -27,7 +27,6 @@ rule replay_traces:
     resources:
         timing_slot=1,
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -38,7 +37,7 @@ rule replay_traces:
         seed=SEED,
     shell:
         "lumoe moe adapt"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " $(printf -- '--trace %s ' {input.traces})"
         " $(printf -- '--corpus %s ' {params.corpora})"
@@ -58,12 +57,12 @@ rule plot_adaptation:
         table=f"{RESULTS}/moe/{MODEL}/adaptation.csv",
         code=source("plots/adaptation", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/measured/adaptation.svg",
             caption="../report/adaptation.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/measured/adaptation", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/adaptation", ".png", ".csv"),
     log:
         f"logs/plot_adaptation/{MODEL}.log",
     conda:
@@ -71,5 +70,5 @@ rule plot_adaptation:
     shell:
         "lumoe plot adaptation"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

@@ -18,7 +18,6 @@ rule judge_claims:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        results=RESULTS,
         model=MODEL,
         most_quantized=max(config["perplexity"]["counts"]),
         pcnna_network=config["photonics"]["pcnna_network"],
@@ -26,7 +25,7 @@ rule judge_claims:
     shell:
         "lumoe claims judge"
         " --claims {input.claims}"
-        " --results {params.results}"
+        " --results $(dirname {output})"
         " --name model={params.model}"
         " --name most_quantized={params.most_quantized}"
         " --name pcnna_network={params.pcnna_network}"
@@ -40,18 +39,21 @@ rule draw_claims:
         table=rules.judge_claims.output,
         code=source("plots/claims", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/measured/claims.svg",
             caption="../report/claims.rst",
             category="1. Claims",
         ),
-        multiext(f"{FIGURES}/measured/claims", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/claims", ".png", ".csv"),
     log:
         "logs/draw_claims.log",
     conda:
         "../../envs/lumoe.yaml"
     shell:
-        "lumoe plot claims" " --table {input.table}" " --output {output[0]}" " 2> {log}"
+        "lumoe plot claims"
+        " --table {input.table}"
+        " --output {output.svg}"
+        " 2> {log}"
 
 
 rule print_claims:

@@ -1,3 +1,3 @@
 def source(*modules):
-    """The package's source files that a rule depends on: an edit reruns the rule, an import alone would not."""
+    """List source files of the package as inputs: an import alone would not rerun anything after an edit."""
     return [f"src/lumoe/{module}.py" for module in modules]

@@ -40,12 +40,12 @@ rule draw_pcnna:
         summary=f"{RESULTS}/photonics/pcnna/summary/{config['photonics']['pcnna_network']}.csv",
         code=source("plots/photonics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/pcnna-speedup.svg",
             caption="../report/pcnna-speedup.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/pcnna-speedup", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/pcnna-speedup", ".png", ".csv"),
     log:
         "logs/draw_pcnna.log",
     conda:
@@ -54,7 +54,7 @@ rule draw_pcnna:
         "lumoe plot photonics pcnna"
         " --table {input.layers}"
         " --summary {input.summary}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -63,12 +63,12 @@ rule draw_pcnna_resources:
         layers=f"{RESULTS}/photonics/pcnna/{config['photonics']['pcnna_network']}.csv",
         code=source("plots/photonics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/pcnna-resources.svg",
             caption="../report/pcnna-resources.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/pcnna-resources", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/pcnna-resources", ".png", ".csv"),
     log:
         "logs/draw_pcnna_resources.log",
     conda:
@@ -76,7 +76,7 @@ rule draw_pcnna_resources:
     shell:
         "lumoe plot photonics resources"
         " --table {input.layers}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -115,12 +115,12 @@ rule draw_pcnna_waterfall:
         steps=f"{RESULTS}/photonics/pcnna/waterfall/{config['photonics']['pcnna_network']}.csv",
         code=source("plots/photonics", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/pcnna-waterfall.svg",
             caption="../report/pcnna-waterfall.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/pcnna-waterfall", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/pcnna-waterfall", ".png", ".csv"),
     log:
         "logs/draw_pcnna_waterfall.log",
     conda:
@@ -128,7 +128,7 @@ rule draw_pcnna_waterfall:
     shell:
         "lumoe plot photonics waterfall"
         " --table {input.steps}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -162,12 +162,12 @@ rule draw_pcnna_batches:
         table=f"{RESULTS}/photonics/pcnna/batches.csv",
         code=source("plots/exploration", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/pcnna-batches.svg",
             caption="../report/pcnna-batches.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/pcnna-batches", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/pcnna-batches", ".png", ".csv"),
     log:
         "logs/draw_pcnna_batches.log",
     conda:
@@ -175,7 +175,7 @@ rule draw_pcnna_batches:
     shell:
         "lumoe plot photonics batches"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -229,12 +229,12 @@ rule draw_pipeline_stall:
         ),
         code=source("plots/pipeline", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/pipeline-stall.svg",
             caption="../report/pipeline-stall.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/pipeline-stall", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/pipeline-stall", ".png", ".csv"),
     log:
         "logs/draw_pipeline_stall.log",
     conda:
@@ -242,7 +242,7 @@ rule draw_pipeline_stall:
     shell:
         "lumoe plot photonics stall"
         " $(printf -- '--table %s ' {input.tables})"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -278,12 +278,12 @@ rule draw_photonics_pareto:
         table=f"{RESULTS}/photonics/pareto.csv",
         code=source("plots/exploration", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/photonics-pareto.svg",
             caption="../report/photonics-pareto.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/photonics-pareto", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/photonics-pareto", ".png", ".csv"),
     log:
         "logs/draw_photonics_pareto.log",
     conda:
@@ -291,5 +291,5 @@ rule draw_photonics_pareto:
     shell:
         "lumoe plot photonics exploration"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

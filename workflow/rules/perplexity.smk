@@ -34,7 +34,6 @@ rule measure_sensitivity:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -43,7 +42,7 @@ rule measure_sensitivity:
         activations=config["perplexity"]["activations"],
     shell:
         "lumoe moe sensitivity"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " --window {params.window}"
@@ -68,14 +67,13 @@ rule score_random:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         counts=config["perplexity"]["counts"],
         window=config["perplexity"]["window"],
         windows=config["perplexity"]["windows"],
         activations=config["perplexity"]["activations"],
     shell:
         "lumoe moe perplexity"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " --corpus $(dirname {input.corpus})"
         " $(printf -- '--count %s ' {params.counts})"
@@ -106,14 +104,13 @@ rule score_chosen:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         counts=config["perplexity"]["counts"],
         window=config["perplexity"]["window"],
         windows=config["perplexity"]["windows"],
         activations=config["perplexity"]["activations"],
     shell:
         "lumoe moe perplexity"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " --corpus $(dirname {input.corpus})"
         " $(printf -- '--count %s ' {params.counts})"
@@ -142,13 +139,12 @@ rule score_served:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         most=max(config["perplexity"]["counts"]),
         window=config["perplexity"]["window"],
         windows=config["perplexity"]["served_windows"],
     shell:
         "lumoe moe perplexity"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " --corpus $(dirname {input.corpus})"
         " --count {params.most}"
@@ -236,7 +232,6 @@ rule cross_check_perplexity:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -244,7 +239,7 @@ rule cross_check_perplexity:
         window=config["perplexity"]["window"],
     shell:
         "lumoe moe cross-check"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " --documents {params.documents}"
         " --window {params.window}"
@@ -258,12 +253,12 @@ rule plot_perplexity:
         table=rules.tabulate_perplexity.output.table,
         code=source("plots/moe", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/moe-perplexity.svg",
             caption="../report/moe-perplexity.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/moe-perplexity", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/moe-perplexity", ".png", ".csv"),
     log:
         "logs/plot_perplexity/moe-perplexity.log",
     conda:
@@ -271,5 +266,5 @@ rule plot_perplexity:
     shell:
         "lumoe plot moe perplexity"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

@@ -92,7 +92,6 @@ rule enumerate_default:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        model=MODEL_FOLDER,
         budgets=config["placement"]["budgets"]["default"],
         shares=config["placement"]["quantized_shares"],
         buffer_experts=config["placement"]["buffer_experts"],
@@ -102,7 +101,7 @@ rule enumerate_default:
         new_tokens=config["throughput"]["new_tokens"],
     shell:
         "lumoe moe enumerate"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --hardware {input.hardware}"
         " --perplexity {input.perplexity}"
         " --configurations {output.configurations}"
@@ -124,12 +123,12 @@ rule plot_throughput_memory:
         anchors=f"{RESULTS}/moe/mixtral-8x7b/anchors.csv",
         code=source("plots/moe", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/moe-throughput-memory.svg",
             caption="../report/moe-throughput-memory.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/moe-throughput-memory", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/moe-throughput-memory", ".png", ".csv"),
     log:
         "logs/plot_throughput_memory/moe-throughput-memory.log",
     conda:
@@ -141,7 +140,7 @@ rule plot_throughput_memory:
         " --table {input.table}"
         " --anchors {input.anchors}"
         " $(printf -- '--share %s ' {params.shares})"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -150,12 +149,12 @@ rule plot_pareto:
         table=f"{RESULTS}/moe/mixtral-8x7b/pareto.csv",
         code=source("plots/moe", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/moe-pareto.svg",
             caption="../report/moe-pareto.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/moe-pareto", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/moe-pareto", ".png", ".csv"),
     log:
         "logs/plot_pareto/moe-pareto.log",
     conda:
@@ -163,7 +162,7 @@ rule plot_pareto:
     shell:
         "lumoe plot moe pareto"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -172,12 +171,12 @@ rule plot_pareto_measured:
         table=rules.enumerate_default.output.pareto,
         code=source("plots/moe", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/measured/moe-pareto.svg",
             caption="../report/moe-pareto-measured.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/measured/moe-pareto", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/moe-pareto", ".png", ".csv"),
     log:
         "logs/plot_pareto_measured/moe-pareto.log",
     conda:
@@ -185,7 +184,7 @@ rule plot_pareto_measured:
     shell:
         "lumoe plot moe pareto"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -194,12 +193,12 @@ rule plot_prediction:
         table=f"{RESULTS}/moe/{MODEL}/throughput.csv",
         code=source("plots/moe", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/measured/moe-prediction.svg",
             caption="../report/moe-prediction.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/measured/moe-prediction", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/moe-prediction", ".png", ".csv"),
     log:
         "logs/plot_prediction/moe-prediction.log",
     conda:
@@ -207,5 +206,5 @@ rule plot_prediction:
     shell:
         "lumoe plot moe prediction"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

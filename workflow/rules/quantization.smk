@@ -26,7 +26,6 @@ rule quantize_experts:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -34,7 +33,7 @@ rule quantize_experts:
         seed=SEED,
     shell:
         "lumoe moe quantize"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " --method {wildcards.method}"
         " --bits {wildcards.bits}"
@@ -66,7 +65,6 @@ rule compare_quantizers:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         quantized=expand(
             f"{RESULTS}/moe/{MODEL}/quantized/{{quantizer}}",
             quantizer=config["quantization"]["compared"],
@@ -80,7 +78,7 @@ rule compare_quantizers:
         seed=SEED,
     shell:
         "lumoe moe quantizers"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " $(printf -- '--quantized %s ' {params.quantized})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " --window {params.window}"

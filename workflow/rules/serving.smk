@@ -26,11 +26,9 @@ rule calibrate_machine:
     threads: config["throughput"]["threads"]
     resources:
         timing_slot=1,
-    params:
-        model=MODEL_FOLDER,
     shell:
         "lumoe moe calibrate"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " --threads {threads}"
         " --output {output}"
@@ -65,7 +63,6 @@ rule measure_throughput:
     resources:
         timing_slot=1,
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -77,7 +74,7 @@ rule measure_throughput:
         seed=SEED,
     shell:
         "lumoe moe throughput"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " --hardware {input.hardware}"
         " $(printf -- '--corpus %s ' {params.corpora})"
@@ -97,12 +94,12 @@ rule plot_throughput:
         table=f"{RESULTS}/moe/{MODEL}/throughput.csv",
         code=source("plots/serving"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/measured/throughput.svg",
             caption="../report/throughput.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/measured/throughput", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/throughput", ".png", ".csv"),
     log:
         "logs/plot_throughput/throughput.log",
     conda:
@@ -110,7 +107,7 @@ rule plot_throughput:
     shell:
         "lumoe plot serving throughput"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -135,7 +132,6 @@ rule measure_batching:
     resources:
         timing_slot=1,
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -146,7 +142,7 @@ rule measure_batching:
         seed=SEED,
     shell:
         "lumoe moe batching"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " $(printf -- '--batch %s ' {params.batches})"
@@ -176,14 +172,13 @@ rule replay_residency:
         "../../envs/lumoe.yaml"
     threads: 1
     params:
-        model=MODEL_FOLDER,
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
         seeds=config["perplexity"]["seeds"],
     shell:
         "lumoe moe residency"
-        " --model {params.model}"
+        " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
         " $(printf -- '--corpus %s ' {params.corpora})"
         " $(printf -- '--seed %s ' {params.seeds})"
@@ -197,12 +192,12 @@ rule plot_residency:
         table=f"{RESULTS}/moe/{MODEL}/residency.csv",
         code=source("plots/serving"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/measured/residency.svg",
             caption="../report/residency.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        multiext(f"{FIGURES}/measured/residency", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/residency", ".png", ".csv"),
     log:
         "logs/plot_residency/residency.log",
     conda:
@@ -210,5 +205,5 @@ rule plot_residency:
     shell:
         "lumoe plot serving residency"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

@@ -57,12 +57,12 @@ rule draw_tornado:
         table=rules.analyse_uncertainty.output.table,
         code=source("plots/uncertainty", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/uncertainty-{{claim}}.svg",
             caption="../report/uncertainty.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/uncertainty-{{claim}}", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/uncertainty-{{claim}}", ".png", ".csv"),
     log:
         "logs/draw_tornado/{claim}.log",
     wildcard_constraints:
@@ -73,5 +73,5 @@ rule draw_tornado:
         "lumoe plot photonics tornado"
         " --table {input.table}"
         " --claim {wildcards.claim}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"

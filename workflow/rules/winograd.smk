@@ -52,12 +52,12 @@ rule draw_winograd:
         table=f"{RESULTS}/photonics/winograd/{config['photonics']['winograd_network']}_summary.csv",
         code=source("plots/winograd", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/winograd.svg",
             caption="../report/winograd.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/winograd", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/winograd", ".png", ".csv"),
     log:
         "logs/draw_winograd.log",
     conda:
@@ -65,7 +65,7 @@ rule draw_winograd:
     shell:
         "lumoe plot photonics winograd"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
 
 
@@ -74,12 +74,12 @@ rule draw_winograd_power:
         table=f"{RESULTS}/photonics/winograd/{config['photonics']['winograd_network']}.csv",
         code=source("plots/winograd", "plots/style"),
     output:
-        report(
+        svg=report(
             f"{FIGURES}/winograd-power.svg",
             caption="../report/winograd-power.rst",
             category="4. Photonic accelerators",
         ),
-        multiext(f"{FIGURES}/winograd-power", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/winograd-power", ".png", ".csv"),
     log:
         "logs/draw_winograd_power.log",
     conda:
@@ -87,5 +87,5 @@ rule draw_winograd_power:
     shell:
         "lumoe plot photonics winograd-power"
         " --table {input.table}"
-        " --output {output[0]}"
+        " --output {output.svg}"
         " 2> {log}"
