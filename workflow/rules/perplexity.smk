@@ -254,11 +254,11 @@ rule plot_perplexity:
         code=source("plots/moe", "plots/style"),
     output:
         svg=report(
-            f"{FIGURES}/moe-perplexity.svg",
+            f"{FIGURES}/measured/moe-perplexity.svg",
             caption="../report/moe-perplexity.rst",
             category="3. Mixture-of-Experts serving",
         ),
-        beside=multiext(f"{FIGURES}/moe-perplexity", ".png", ".csv"),
+        beside=multiext(f"{FIGURES}/measured/moe-perplexity", ".png", ".csv"),
     log:
         "logs/plot_perplexity/moe-perplexity.log",
     conda:

@@ -22,7 +22,7 @@ VERDICTS = {
     "not-run": ("○", "0.45"),
 }
 # Left edge of each column as a fraction of the axes' width.
-COLUMNS = {"claim": 0.0, "quantity": 0.19, "paper": 0.605, "here": 0.675, "basis": 0.785, "verdict": 0.86}
+COLUMNS = {"claim": 0.0, "quantity": 0.19, "paper": 0.605, "here": 0.665, "basis": 0.79, "verdict": 0.86}
 ROW_IN, HEAD_IN = 0.29, 0.55
 
 
@@ -72,5 +72,6 @@ def _number(value: float) -> str:
 
 
 def _span(row: dict[Hashable, Any]) -> str:
-    text, low, high = (_number(row[name]) for name in ("value", "low", "high"))
+    text = _number(row["value"])
+    low, high = ("" if pd.isna(row[name]) else f"{row[name]:.2g}" for name in ("low", "high"))
     return f"{text}\n({low} … {high})" if low and high else text
