@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_model
+from tiny_mixtral import make_model
 from transformers import AutoModelForCausalLM
 
 from lumoe.errors import UserError

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_mixtral import make_model
 
 from lumoe.errors import UserError
 from lumoe.moe.affine import nearest
@@ -150,8 +151,6 @@ def test_bad_recipes(model_bf16: Path, tmp_path: Path, method: str, bits: int, g
 
 
 def test_experts_of_another_model_are_refused(model_bf16: Path, quantized: dict[int, Path], tmp_path: Path) -> None:
-    from conftest import make_model
-
     other = make_model(tmp_path, torch.bfloat16, num_hidden_layers=2)
     with pytest.raises(UserError, match="num_hidden_layers 3, but"):
         Engine.load(other, quantized[4])

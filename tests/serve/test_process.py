@@ -9,11 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+from conftest import make_model
 
 from lumoe.errors import UserError
 from lumoe.moe.serve.app import Limits
@@ -30,7 +34,12 @@ def address(server: subprocess.Popen[str]) -> str:
     assert server.stderr is not None
     for line in server.stderr:
         if found := re.search(r"on (http://127\.0\.0\.1:\d+)", line):
-            return found[1]
+            # The line says where the server will listen; it may come a moment before it does.
+            for _ in range(200):
+                with suppress(httpx.ConnectError):
+                    httpx.get(f"{found[1]}/health", trust_env=False)
+                    return found[1]
+                time.sleep(0.05)
     raise AssertionError("the server ended without listening")
 
 
@@ -55,6 +64,37 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(model: Path) -> None:
         assert server.wait(30) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(url, trust_env=False)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def settled(client: httpx.Client) -> dict[str, Any]:
+    for _ in range(1000):
+        state: dict[str, Any] = client.get("/v1/budget").json()
+        if state["settled"]:
+            return state
+        time.sleep(0.01)
+    raise AssertionError("the plan never settled")
+
+
+def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
+    """In a process of its own: what other tests leave behind in this one would count as well."""
+    big = make_model(tmp_path / "big", hidden_size=256, intermediate_size=2048)
+    server = start("--model", str(big), "--port", "0", "--budget", "100%")
+    try:
+        process = psutil.Process(server.pid)
+        with httpx.Client(base_url=address(server), timeout=60, trust_env=False) as client:
+            ask = {"model": big.name, "prompt": "the quick", "max_tokens": 8}
+            full = settled(client)
+            assert client.post("/v1/completions", json=ask).status_code == 200
+            before = process.memory_info().rss
+            client.put("/v1/budget", json={"budget": "40%"})
+            small = settled(client)
+            freed = full["bytes_fast"] - small["bytes_fast"]
+            assert freed > 15e6
+            assert before - process.memory_info().rss >= 0.9 * freed
+            assert client.post("/v1/completions", json=ask).status_code == 200
     finally:
         server.kill()
         server.wait()
