@@ -85,8 +85,8 @@ class Quantization(Section):
     calibration_tokens: int = Field(default=32768, ge=128, description="from the train splits, in equal parts")
     compared: list[str] = Field(
         default=[
-            *("rtn-8bit-group64", "rtn-4bit-group64", "rtn-3bit-group64", "rtn-2bit-group64", "nf4-4bit-group64"),
-            *("gptq-4bit-group32", "gptq-4bit-group64", "gptq-3bit-group64", "gptq-2bit-group64"),
+            *("rtn-8bit-group64", "rtn-4bit-group64", "nf4-4bit-group64"),
+            *("gptq-4bit-group64", "gptq-3bit-group64", "gptq-2bit-group64"),
         ],
         description="quantisers held side by side: METHOD-BITSbit-groupSIZE, methods gptq, rtn, nf4",
     )
@@ -133,7 +133,7 @@ class Perplexity(Section):
         default=["sensitivity", "mixed"], description="what else than a random choice is tried"
     )
     window: int = Field(default=256, ge=8, description="tokens per window; windows are disjoint, the tail is dropped")
-    windows: int = Field(default=48, ge=1, description="windows per corpus, of its test split")
+    windows: int = Field(default=32, ge=1, description="windows per corpus, of its test split")
     sensitivity_windows: int = Field(default=2, ge=1, description="windows per corpus, of its validation split")
     activations: Literal["float32", "bfloat16"] = Field(
         default="float32", description="float32 isolates what quantising does; bfloat16 runs the kernels that serve"
@@ -200,7 +200,7 @@ class Adaptation(Section):
         min_length=1,
         description="tables of time_s, budget, preference",
     )
-    seconds: float = Field(default=7.0, gt=0, description="length of a replay; the trace's times are scaled to it")
+    seconds: float = Field(default=4.0, gt=0, description="length of a replay; the trace's times are scaled to it")
     interval: float = Field(default=0.2, gt=0, description="seconds between two rows of the record")
     threads: int = Field(default=1, ge=1, description="threads that torch uses")
 
