@@ -24,9 +24,11 @@ $(READY): requirements.lock pyproject.toml
 
 reproduce: $(READY)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(SNAKEMAKE) --cores all
+	@cat results/claims.txt
 
 smoke: $(READY)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(SNAKEMAKE) --cores all --configfile config/smoke.yaml
+	@tail -n 1 build/smoke/results/claims.txt
 
 test: $(READY)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest

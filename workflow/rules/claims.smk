@@ -67,6 +67,12 @@ rule print_claims:
             rules.compare_quantizers.output,
             rules.measure_batching.output,
             rules.crosscheck_published.output,
+            # Their figures are tracked, so a fresh checkout has them: ask for the tables too.
+            rules.analyse_uncertainty.output,
+            expand(rules.simulate_pipeline.output, design=["pcnna", "winograd"]),
+            rules.explore_designs.output,
+            rules.tabulate_physics.output,
+            rules.draw_pcnna_waterfall.input.steps,
             rules.fine_tune_digits.output,
         ],
         serving=[
