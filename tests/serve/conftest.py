@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import httpx
 import pytest
@@ -93,3 +95,13 @@ def serving_on(server: Server) -> Iterator[Running]:
 def running(model: Path) -> Iterator[Running]:
     with serving(Setup(model, dtype="float32")) as found:
         yield found
+
+
+def settled(client: httpx.Client) -> dict[str, Any]:
+    """Wait until the plan in force is wholly loaded and return the state of the budget."""
+    for _ in range(1000):
+        state: dict[str, Any] = client.get("/v1/budget").json()
+        if state["settled"]:
+            return state
+        time.sleep(0.01)
+    raise AssertionError("the plan never settled")

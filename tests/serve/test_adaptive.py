@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
 
-import httpx
 import pytest
 import torch
-from conftest import Running, serving
+from conftest import Running, serving, settled
 
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Plan
@@ -27,15 +26,6 @@ def changing(model: Path) -> Iterator[Running]:
         yield found
 
 
-def settled(running: Running, client: httpx.Client) -> dict[str, object]:
-    for _ in range(500):
-        state: dict[str, object] = client.get("/v1/budget").json()
-        if state["settled"]:
-            return state
-        time.sleep(0.01)
-    raise AssertionError("the plan never settled")
-
-
 def test_the_budget_is_reported_and_changed(changing: Running) -> None:
     with changing.client() as client:
         whole = client.get("/v1/budget").json()["whole_bytes"]
@@ -48,7 +38,7 @@ def test_the_budget_is_reported_and_changed(changing: Running) -> None:
             response = client.put("/v1/budget", json={"budget": budget, "preference": preference})
             assert response.status_code == 200, response.text
             assert response.json()["bytes_fast"] <= response.json()["budget_bytes"]
-            state = settled(changing, client)
+            state = settled(client)
             assert state["bytes_fast"] <= state["budget_bytes"]
             assert state["preference"] == preference
             assert (state["quantized_experts"] == 0) == (preference == "quality" or budget == "100%")
@@ -132,7 +122,7 @@ def test_every_token_is_computed_under_exactly_one_plan(changing: Running, model
     with changing.client() as client:
         # Start from one of the three: an earlier test may have left the server under another plan.
         client.put("/v1/budget", json={"budget": "100%", "preference": "throughput"})
-        settled(changing, client)
+        settled(client)
     server.engine.step = recorded  # type: ignore[method-assign, assignment]
     threads = [Thread(target=change), Thread(target=watch)]
     try:

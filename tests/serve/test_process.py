@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import make_model
+from conftest import make_model, settled
 
 from lumoe.errors import UserError
 from lumoe.moe.serve.app import Limits
@@ -67,15 +67,6 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(model: Path) -> None:
     finally:
         server.kill()
         server.wait()
-
-
-def settled(client: httpx.Client) -> dict[str, Any]:
-    for _ in range(1000):
-        state: dict[str, Any] = client.get("/v1/budget").json()
-        if state["settled"]:
-            return state
-        time.sleep(0.01)
-    raise AssertionError("the plan never settled")
 
 
 def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
