@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.moe import kernels, native
+from lumoe.moe import kernels, native, native_library
 from lumoe.moe.affine import AffineMatrix, encode, nearest, pack_nibbles, unpack_nibbles
 from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.experts import ExpertSource
@@ -76,8 +77,18 @@ def test_kernels_equal_the_dequantised_reference(
         assert (got - expected).norm() <= 2**-7 * expected.norm()
 
 
-@pytest.mark.skipif(native.library() is None, reason="needs AVX2 and a C++ compiler")
-def test_native_kernel_rounds_its_output_alone(model_bf16: Path, tmp_path: Path) -> None:
+@pytest.fixture(params=["", "avx2"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The kernels built for this processor, and those that every processor with AVX2 gets."""
+    monkeypatch.setenv(native_library.CHOICE, request.param)
+    native_library.library.cache_clear()
+    if native_library.library() is None:
+        pytest.skip("needs AVX2 and a C++ compiler")
+    yield request.param
+    native_library.library.cache_clear()
+
+
+def test_native_kernel_rounds_its_output_alone(instructions: str, model_bf16: Path, tmp_path: Path) -> None:
     checkpoint, folder = Checkpoint(model_bf16), random_experts(tmp_path, model_bf16, 4, 64)
     source = ExpertSource(checkpoint, [folder], torch.bfloat16, tmp_path)
     assert source.kernel(4) == "native"
@@ -89,8 +100,9 @@ def test_native_kernel_rounds_its_output_alone(model_bf16: Path, tmp_path: Path)
     assert (error <= expected.abs() * 2**-8 + expected.abs().mean() * 2**-10).all()
 
 
-@pytest.mark.skipif(native.library() is None, reason="needs AVX2 and a C++ compiler")
-def test_native_kernel_gives_a_token_the_same_bits_alone_and_in_company(model_bf16: Path, tmp_path: Path) -> None:
+def test_native_kernel_gives_a_token_the_same_bits_alone_and_in_company(
+    instructions: str, model_bf16: Path, tmp_path: Path
+) -> None:
     folder = random_experts(tmp_path, model_bf16, 4, 64)
     expert = _expert(ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path), 4)
     hidden = torch.randn((9, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
@@ -103,12 +115,12 @@ def test_without_the_native_kernel_torchs_is_used(
 ) -> None:
     for name, value in switch.items():
         monkeypatch.setenv(name, value)
-    native.library.cache_clear()
+    native_library.library.cache_clear()
     try:
         folder = random_experts(tmp_path, model_bf16, 4, 64)
         assert ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path).kernel(4) == "int4"
     finally:
-        native.library.cache_clear()
+        native_library.library.cache_clear()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -125,9 +137,41 @@ def test_sixteen_bits_are_the_checkpoints_own_bytes(model_bf16: Path, tmp_path: 
     checkpoint = Checkpoint(model_bf16)
     expert = _expert(ExpertSource(checkpoint, [], torch.bfloat16, tmp_path), 16, layer=2, index=3)
     w1, w2, w3 = checkpoint.expert(2, 3)
-    hidden = torch.randn(3, 64).bfloat16()
+    hidden = torch.randn(12, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = functional.linear(functional.silu(functional.linear(hidden, w1)) * functional.linear(hidden, w3), w2)
     assert torch.equal(expert(hidden), expected)
+    # A few tokens run on a kernel that sums in another order.
+    for tokens in (1, 3, 4, 7):
+        assert close_in_bfloat16(expert(hidden[:tokens]), expected[:tokens])
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 8])
+def test_native_products_equal_float64(instructions: str, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    weight = torch.randn((70, 192), generator=generator).bfloat16()
+    hidden = torch.randn((tokens, 192), generator=generator).bfloat16()
+    assert close_in_bfloat16(native.linear16(hidden, weight), hidden.double() @ weight.double().t())
+    rounded = nearest(weight, 4, 64)
+    matrix = native.Int4Matrix(native.interleave(rounded), rounded.scales, rounded.zeros)
+    assert close_in_bfloat16(matrix(hidden), hidden.double() @ rounded.dequantize().double().t())
+    assert matrix.nbytes == 70 * 96 + 2 * 2 * 70 * 3
+
+
+def test_expanded_pieces_are_the_dequantised_weights() -> None:
+    library = native_library.library()
+    if library is None or not library.lumoe_expands():
+        pytest.skip("needs AVX-512 with VNNI and BF16, and a C++ compiler")
+    weight = torch.randn((40, 192), generator=torch.Generator().manual_seed(0))
+    rounded = nearest(weight, 4, 64)
+    matrix = native.Int4Matrix(native.interleave(rounded), rounded.scales, rounded.zeros)
+    piece = matrix.expand(8, 30, torch.empty(30 * 192, dtype=torch.bfloat16))
+    assert torch.equal(piece, rounded.dequantize()[8:38].bfloat16())
+
+
+def close_in_bfloat16(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether values differ by one step of bfloat16, or by a small share of their mean size where terms cancel."""
+    error = (got.double() - expected.double()).abs()
+    return bool((error <= expected.double().abs() * 2**-7 + expected.double().abs().mean() * 2**-8).all())
 
 
 def test_absent_precision_is_refused(model_bf16: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.checkpoint import Architecture
+from lumoe.moe.linear import Linear
 
 
 class Rotary:
@@ -85,7 +86,7 @@ class Attention:
 
     __slots__ = ("heads", "index", "key_value_heads", "output", "projection", "width")
 
-    def __init__(self, index: int, architecture: Architecture, projection: torch.Tensor, output: torch.Tensor) -> None:
+    def __init__(self, index: int, architecture: Architecture, projection: Linear, output: Linear) -> None:
         self.index, self.projection, self.output = index, projection, output
         self.heads, self.key_value_heads = architecture.num_attention_heads, architecture.num_key_value_heads
         self.width = architecture.head_width
@@ -94,7 +95,7 @@ class Attention:
         """Map `[sequences, tokens, hidden]` to the same shape, appending keys and values to the cache."""
         count, tokens, _ = hidden.shape
         heads, shared = self.heads, self.key_value_heads
-        mixed = functional.linear(hidden, self.projection).view(count, tokens, heads + 2 * shared, self.width)
+        mixed = self.projection(hidden).view(count, tokens, heads + 2 * shared, self.width)
         turned = mixed[:, :, : heads + shared]
         turned = turned * window.cosine + turned.roll(self.width // 2, dims=-1) * window.sine
         keys, values = self._remember(
@@ -111,7 +112,7 @@ class Attention:
                 query, keys, values, attn_mask=window.mask, is_causal=window.causal, enable_gqa=True
             )
             found = found.transpose(1, 2).reshape(count, tokens, heads * self.width)
-        return functional.linear(found, self.output)
+        return self.output(found)
 
     def _remember(
         self, cache: KVCache, window: Window, keys: torch.Tensor, values: torch.Tensor

@@ -17,7 +17,7 @@ from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.experts import ExpertSource
 from lumoe.moe.layer import Observer
 from lumoe.moe.model import Decoder
-from lumoe.moe.plan import Memory, Plan
+from lumoe.moe.plan import FULL_BITS, Memory, Plan
 from lumoe.moe.quantized import QuantizedExperts
 from lumoe.moe.slow_tier import BLOCK
 from lumoe.moe.store import SWAP_BUFFERS, ExpertStore, Policy
@@ -59,6 +59,7 @@ class Engine:
         swap_buffers: int = SWAP_BUFFERS,
         spill: str | Path | None = None,
         native: bool = True,
+        non_expert_bits: int = FULL_BITS,
     ) -> Engine:
         """Open a checkpoint and load what the plan makes resident; nothing else is ever in memory as a whole.
 
@@ -71,8 +72,8 @@ class Engine:
             dtype: type of the activations; float32 is for reference runs and expands quantised weights.
             policy: what happens to a missed expert after use, see `ExpertStore`.
             spill: folder for a nameless file of experts in their kernel's layout; by default where the experts are.
-
-            native: run int4 experts on this package's own kernel where it can be compiled.
+            native: run on this package's own kernels where they can be compiled.
+            non_expert_bits: 16, or 4 to round attention's and the vocabulary's projections to nearest.
 
         Raises:
             UserError: a file is missing or damaged, or the plan does not fit the model or the budget.
@@ -82,7 +83,7 @@ class Engine:
         experts = [QuantizedExperts(folder) for folder in folders]
         source = ExpertSource(checkpoint, experts, dtype, spill_folder(spill, [*folders, model]), native)
         plan = plan or Plan.uniform(*checkpoint.architecture.plan_shape)
-        decoder = Decoder(checkpoint, dtype)
+        decoder = Decoder(checkpoint, dtype, non_expert_bits, native)
         left = None
         if budget_bytes is not None:
             left = budget_bytes - decoder.nbytes

@@ -15,6 +15,7 @@ from lumoe.errors import UserError
 from lumoe.moe import kernels, native
 from lumoe.moe.affine import AffineMatrix
 from lumoe.moe.checkpoint import Checkpoint, check_finite, expert_name
+from lumoe.moe.linear import linear
 from lumoe.moe.plan import FULL_BITS
 from lumoe.moe.quantized import QuantizedExperts
 from lumoe.moe.slow_tier import DirectFile, Record, Spill, aligned, span
@@ -33,14 +34,11 @@ class DenseExpert:
 
     __slots__ = ("w1", "w2", "w3")
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.w1, self.w2, self.w3 = tensors["w1"], tensors["w2"], tensors["w3"]
+    def __init__(self, tensors: Mapping[str, torch.Tensor], use_native: bool = True) -> None:
+        self.w1, self.w2, self.w3 = (linear(tensors[name], use_native) for name in MATRICES)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return functional.linear(
-            functional.silu(functional.linear(hidden, self.w1), inplace=True).mul_(functional.linear(hidden, self.w3)),
-            self.w2,
-        )
+        return self.w2(functional.silu(self.w1(hidden), inplace=True).mul_(self.w3(hidden)))
 
 
 class Int4Expert:
@@ -179,12 +177,10 @@ class ExpertSource:
             self._checked.add((layer, expert))
         kernel = self.kernel(bits)
         if kernel == "native":
-            shape = self.checkpoint.architecture
-            group = self.quantized[bits].group_size
-            return native.NativeInt4Expert(tensors, shape.hidden_size, shape.intermediate_size, group)
+            return native.NativeInt4Expert(tensors)
         if kernel == "int4":
             return Int4Expert(tensors, self.quantized[bits].group_size)
-        return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors)
+        return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors, self._native)
 
     def _direct(self, bits: int) -> bool:
         stored = self.checkpoint.entry(expert_name(0, 0, "w1")).dtype

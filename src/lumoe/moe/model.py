@@ -10,17 +10,32 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from lumoe.errors import UserError
 from lumoe.moe.attention import Attention, KVCache, Rotary, Window
 from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.layer import MoELayer, Observer
+from lumoe.moe.linear import DenseLinear, Linear, linear, linear4
+from lumoe.moe.plan import FULL_BITS
 from lumoe.moe.store import ExpertStore
 
 
 class Decoder:
     """The weights outside the experts, and the forward pass."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
-        """Read every weight but the experts'."""
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, bits: int = FULL_BITS, use_native: bool = True
+    ) -> None:
+        """Read every weight but the experts'.
+
+        Args:
+            bits: of the projections (16, or 4 by rounding to nearest); embedding, norms and routers stay as they are.
+            use_native: multiply with this package's own kernels where they can be compiled.
+
+        Raises:
+            UserError: `bits` is neither 16 nor 4.
+        """
+        if bits not in (FULL_BITS, 4):
+            raise UserError(f"weights outside the experts have 16 or 4 bits, not {bits}")
         self.architecture = a = checkpoint.architecture
         self.dtype = dtype
 
@@ -28,14 +43,17 @@ class Decoder:
             parts = [checkpoint.tensor(f"{name}.weight").to(dtype) for name in names]
             return torch.cat(parts) if len(parts) > 1 else parts[0]
 
+        def project(weight: torch.Tensor) -> Linear:
+            return linear(weight, use_native) if bits == FULL_BITS else linear4(weight, use_native)
+
         self.embedding = read("model.embed_tokens")
-        self.head = self.embedding if a.tie_word_embeddings else read("lm_head")
+        self.head = project(self.embedding if a.tie_word_embeddings else read("lm_head"))
         self.norm = read("model.norm")
         self.layers: list[tuple[torch.Tensor, Attention, torch.Tensor, torch.Tensor]] = []
         for index in range(a.num_hidden_layers):
             prefix = f"model.layers.{index}"
-            projection = read(*(f"{prefix}.self_attn.{part}_proj" for part in "qkv"))
-            attention = Attention(index, a, projection, read(f"{prefix}.self_attn.o_proj"))
+            projection = project(read(*(f"{prefix}.self_attn.{part}_proj" for part in "qkv")))
+            attention = Attention(index, a, projection, project(read(f"{prefix}.self_attn.o_proj")))
             gate = read(f"{prefix}.block_sparse_moe.gate")
             norms = read(f"{prefix}.input_layernorm"), read(f"{prefix}.post_attention_layernorm")
             self.layers.append((norms[0], attention, norms[1], gate))
@@ -45,11 +63,11 @@ class Decoder:
     @property
     def nbytes(self) -> int:
         """Bytes of the weights outside the experts."""
-        tensors = {id(tensor): tensor for tensor in (self.embedding, self.head, self.norm)}
+        shared = isinstance(self.head, DenseLinear) and self.head.weight is self.embedding
+        total = self.embedding.nbytes + self.norm.nbytes + (0 if shared else self.head.nbytes)
         for first, attention, second, gate in self.layers:
-            for tensor in (first, attention.projection, attention.output, second, gate):
-                tensors[id(tensor)] = tensor
-        return sum(tensor.nbytes for tensor in tensors.values())
+            total += first.nbytes + attention.projection.nbytes + attention.output.nbytes + second.nbytes + gate.nbytes
+        return total
 
     def attach(self, store: ExpertStore) -> None:
         """Take experts from `store`."""
@@ -83,7 +101,7 @@ class Decoder:
             cache.lengths[slot] += tokens.shape[1]
         if last_only:
             hidden = hidden[:, -1:]
-        return functional.linear(rms_norm(hidden, self.norm, a.rms_norm_eps), self.head)
+        return self.head(rms_norm(hidden, self.norm, a.rms_norm_eps))
 
 
 def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -1,81 +1,108 @@
-"""The int4 kernel of `int4_avx2.cpp`: compiled once per machine, left out where it cannot be.
-
-torch's int4 kernel reaches about half of the memory bandwidth that the weights need; this one runs a whole expert in
-one call. It is optional: without a compiler, AVX2 or a shared OpenMP runtime, experts run on torch's kernels.
-"""
+"""Matrices and experts that run on this package's own kernels (`native_library`)."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
-import os
-import shutil
-import subprocess
 from collections.abc import Mapping
-from functools import lru_cache
-from pathlib import Path
 
 import torch
+from torch.nn import functional
 
-from lumoe.files import atomic_path
 from lumoe.moe.affine import AffineMatrix
-from lumoe.resources import package_path
+from lumoe.moe.native_library import expands, library
 
 BLOCK = 64
-FLAGS = ("-std=c++17", "-O3", "-mavx2", "-mfma", "-fopenmp", "-fPIC")
-OFF = "LUMOE_NATIVE"  # set to 0 to run on torch's kernels
-_COMPILE_S = 120
-log = logging.getLogger(__name__)
+# Above this many tokens torch's bfloat16 product is the faster one.
+FEW_TOKENS = 8
+# From this many tokens on, int4 weights are expanded piece by piece for torch's bfloat16 product, where that is fast.
+MANY_TOKENS = 24
+PARTS = ("", "_scales", "_zeros")
+_PIECE_BYTES = 4 << 20  # of expanded weights: they stay in the processor's cache
 
 
-@lru_cache(maxsize=1)
-def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel, or None (and say why in the log) where there is none."""
-    if os.environ.get(OFF) == "0":
-        return None
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        log.info("no AVX2: int4 experts run on torch's kernel")
-        return None
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
-        log.info("no C++ compiler: int4 experts run on torch's kernel")
-        return None
-    try:
-        return _declare(ctypes.CDLL(str(_build(compiler, package_path("moe", "int4_avx2.cpp")))))
-    except (OSError, subprocess.SubprocessError) as error:
-        log.info("int4 experts run on torch's kernel: %s", error)
-        return None
+def kernels() -> ctypes.CDLL:
+    """Return the compiled kernels, which `supported` has found to be there."""
+    found = library()
+    assert found is not None
+    return found
 
 
-def supported(hidden: int, wide: int, group_size: int) -> bool:
-    """Whether the kernel is there and takes experts of these widths."""
-    return all(size % BLOCK == 0 for size in (hidden, wide, group_size)) and library() is not None
+def supported(*widths: int) -> bool:
+    """Whether the kernels are there and take matrices of these widths and group sizes."""
+    return all(width % BLOCK == 0 for width in widths) and library() is not None
 
 
 def interleave(matrix: AffineMatrix) -> torch.Tensor:
-    """Lay codes out as the kernel reads them: uint8 `[outputs, inputs / 2]`, see `int4_avx2.cpp`."""
+    """Lay codes out as the kernels read them: uint8 `[outputs, inputs / 2]`, see `experts.cpp`."""
     rows, inputs = matrix.codes.shape
     quarters = matrix.codes.view(rows, inputs // BLOCK, 4, BLOCK // 4)
     low, high = quarters[:, :, 0] | (quarters[:, :, 1] << 4), quarters[:, :, 2] | (quarters[:, :, 3] << 4)
     return torch.stack((low, high), dim=-1).view(rows, inputs // 2)
 
 
-class NativeInt4Expert:
-    """Affine int4 weights in the kernel's layout, bfloat16 activations."""
+def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Multiply a few tokens `[..., inputs]` by the transposed bfloat16 `weight` `[outputs, inputs]`."""
+    found = kernels()
+    hidden = hidden.contiguous()
+    outputs, inputs = weight.shape
+    result = torch.empty((*hidden.shape[:-1], outputs), dtype=torch.bfloat16)
+    tokens = hidden.numel() // inputs
+    found.lumoe_linear16(hidden.data_ptr(), result.data_ptr(), tokens, outputs, inputs, weight.data_ptr())
+    return result
 
-    __slots__ = ("_arguments", "_call", "_scratch", "_tensors", "_widths")
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], hidden: int, wide: int, group_size: int) -> None:
-        found = library()
-        assert found is not None
-        self._call, self._scratch = found.lumoe_expert, found.lumoe_expert_scratch
-        self._widths = (hidden, wide, group_size)
-        names = ("w13", "w13_scales", "w13_zeros", "w2", "w2_scales", "w2_zeros")
-        self._tensors = [tensors[name] for name in names]  # keeps their memory alive
-        self._arguments = [tensor.data_ptr() for tensor in self._tensors]
+class Int4Matrix:
+    """Affine int4 weights `[outputs, inputs]` in the kernels' layout."""
+
+    __slots__ = ("_arguments", "_tensors", "group_size", "inputs", "outputs")
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
+        """Take codes as `interleave` lays them out and bfloat16 scales and zeros `[outputs, inputs / group]`."""
+        self.outputs, self.inputs = codes.shape[0], 2 * codes.shape[1]
+        self.group_size = self.inputs // scales.shape[1]
+        self._tensors = (codes, scales, zeros)  # keeps their memory alive
+        self._arguments = tuple(tensor.data_ptr() for tensor in self._tensors)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes, scales and zeros."""
+        return sum(tensor.nbytes for tensor in self._tensors)
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Multiply `[..., inputs]` by the transposed weights."""
+        found = kernels()
+        hidden = hidden.contiguous()
+        result = torch.empty((*hidden.shape[:-1], self.outputs), dtype=torch.bfloat16)
+        tokens = hidden.numel() // self.inputs
+        widths = (tokens, self.outputs, self.inputs, self.group_size)
+        scratch = torch.empty(found.lumoe_linear4_scratch(*widths), dtype=torch.uint8)
+        found.lumoe_linear4(hidden.data_ptr(), result.data_ptr(), *widths, *self._arguments, scratch.data_ptr())
+        return result
+
+    def expand(self, begin: int, rows: int, into: torch.Tensor) -> torch.Tensor:
+        """Return rows `begin ...` as bfloat16 `[rows, inputs]` in the memory of `into`."""
+        found = kernels()
+        parts = (tensor[begin : begin + rows] for tensor in self._tensors)
+        pointers = [part.data_ptr() for part in parts]
+        found.lumoe_expand(into.data_ptr(), rows, self.inputs, self.group_size, *pointers)
+        return into[: rows * self.inputs].view(rows, self.inputs)
+
+
+class NativeInt4Expert:
+    """Affine int4 weights in the kernels' layout, bfloat16 activations; w1 and w3 are one matrix."""
+
+    __slots__ = ("_arguments", "_call", "_scratch", "_widths", "w2", "w13")
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        found = kernels()
+        self._call, self._scratch = found.lumoe_expert, found.lumoe_expert_scratch
+        self.w13, self.w2 = (Int4Matrix(*(tensors[name + part] for part in PARTS)) for name in ("w13", "w2"))
+        self._widths = (self.w13.inputs, self.w2.inputs, self.w13.group_size)
+        self._arguments = (*self.w13._arguments, *self.w2._arguments)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.shape[0] >= MANY_TOKENS and expands():
+            return self._piecewise(hidden)
         hidden = hidden.contiguous()
         output = torch.empty_like(hidden)
         tokens = hidden.shape[0]
@@ -83,28 +110,20 @@ class NativeInt4Expert:
         self._call(hidden.data_ptr(), output.data_ptr(), tokens, *self._widths, *self._arguments, scratch.data_ptr())
         return output
 
-
-def _build(compiler: str, source: Path) -> Path:
-    content = source.read_bytes()
-    key = hashlib.sha256(content + repr((compiler, FLAGS)).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumoe"
-    target = folder / f"int4-{key}.so"
-    if not target.is_file():
-        with atomic_path(target) as temporary:
-            part = temporary.with_suffix(".o")
-            _run([compiler, *FLAGS, "-c", str(source), "-o", str(part)])
-            # No -fopenmp here: the runtime that torch has loaded is found when the library is.
-            _run([compiler, "-shared", str(part), "-o", str(temporary)])
-    return target
-
-
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_S)
-
-
-def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
-    found.lumoe_expert_scratch.argtypes, found.lumoe_expert_scratch.restype = [number] * 4, number
-    found.lumoe_expert.argtypes = [pointer] * 2 + [number] * 4 + [pointer] * 7
-    found.lumoe_expert.restype = None
-    return found
+    def _piecewise(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Expand a piece of the weights into the cache, multiply, go on to the next."""
+        tokens, wide = hidden.shape[0], self.w2.inputs
+        product, output = hidden.new_empty(tokens, wide), torch.empty_like(hidden)
+        memory = hidden.new_empty(_PIECE_BYTES // 2 + 2 * max(wide, hidden.shape[1]))
+        rows = max(1, _PIECE_BYTES // 4 // hidden.shape[1])
+        for begin in range(0, wide, rows):
+            count = min(rows, wide - begin)
+            piece = self.w13.expand(begin, count, memory)
+            gate = functional.silu(functional.linear(hidden, piece), inplace=True)
+            piece = self.w13.expand(wide + begin, count, memory)
+            product[:, begin : begin + count] = gate.mul_(functional.linear(hidden, piece))
+        rows = max(1, _PIECE_BYTES // 2 // wide)
+        for begin in range(0, hidden.shape[1], rows):
+            count = min(rows, hidden.shape[1] - begin)
+            output[:, begin : begin + count] = functional.linear(product, self.w2.expand(begin, count, memory))
+        return output
