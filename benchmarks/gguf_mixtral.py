@@ -90,7 +90,7 @@ def pack(weight: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def interleave_halves(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Reorder a query or key projection: llama.cpp rotates neighbouring rows of a head, checkpoints rotate its halves."""
+    """Reorder a query or key projection: llama.cpp rotates neighbouring rows of a head, checkpoints its halves."""
     rows, inputs = weight.shape
     return weight.view(heads, 2, rows // heads // 2, inputs).transpose(1, 2).reshape(rows, inputs)
 

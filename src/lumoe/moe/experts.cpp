@@ -10,6 +10,7 @@
 // Compiled at run time with -fopenmp but linked without an OpenMP runtime: torch's own, already in the process, serves
 // both, and its threads are shared.
 #include <cmath>
+#include <vector>
 
 #include "layout.h"
 #ifdef LUMOE_AVX512
@@ -109,14 +110,6 @@ struct Scratch {
   Activations activations() const { return {integers, steps, sums}; }
 };
 
-template <int T>
-inline void rows16(const uint16_t* weights, const uint16_t* x, uint16_t* y, int64_t t, int64_t n, int64_t outputs,
-                   int64_t inputs) {
-  float results[T];
-  dot<T>(weights + n * inputs, x + t * inputs, int(inputs), inputs, results);
-  for (int i = 0; i < T; ++i) y[(t + i) * outputs + n] = to_bfloat16(results[i]);
-}
-
 }  // namespace
 
 extern "C" {
@@ -167,15 +160,16 @@ void lumoe_linear4(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outpu
   for (int64_t i = 0; i < tokens * outputs; ++i) y[i] = to_bfloat16(out[i]);
 }
 
-// y [tokens, outputs] = x [tokens, inputs] times the transposed weights [outputs, inputs], all bfloat16, sums in float32.
-void lumoe_linear16(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs,
-                    const uint16_t* weights) {
+// y [outputs] = weights [outputs, inputs] times x [inputs], all bfloat16, sums in float32.
+void lumoe_linear16(const uint16_t* x, uint16_t* y, int64_t outputs, int64_t inputs, const uint16_t* weights) {
+  // A copy of x at the weights' place within a cache line; inputs are a multiple of a line's 32 values.
+  static thread_local std::vector<uint16_t> memory;
+  memory.resize(inputs + 96);
+  uint16_t* line = (uint16_t*)(((uintptr_t)memory.data() + 63) & ~uintptr_t(63));
+  uint16_t* near = line + ((uintptr_t)weights & 63) / 2;
+  std::memcpy(near, x, inputs * 2);
 #pragma omp parallel for schedule(static) if (outputs * inputs > kLeastWork)
-  for (int64_t n = 0; n < outputs; ++n) {
-    int64_t t = 0;
-    for (; t + 4 <= tokens; t += 4) rows16<4>(weights, x, y, t, n, outputs, inputs);
-    for (; t < tokens; ++t) rows16<1>(weights, x, y, t, n, outputs, inputs);
-  }
+  for (int64_t n = 0; n < outputs; ++n) y[n] = to_bfloat16(dot(weights + n * inputs, near, int(inputs)));
 }
 
 // Rows of int4 weights as bfloat16 [rows, inputs].

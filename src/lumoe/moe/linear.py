@@ -40,12 +40,12 @@ class DenseLinear:
 
 
 class BandwidthLinear(DenseLinear):
-    """bfloat16 weights; a few tokens are multiplied by a kernel that only the memory bounds."""
+    """bfloat16 weights; a single token is multiplied by a kernel that only the memory bounds."""
 
     __slots__ = ()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        if hidden.numel() <= native.FEW_TOKENS * hidden.shape[-1]:
+        if hidden.numel() == hidden.shape[-1]:
             return native.linear16(hidden, self.weight)
         return functional.linear(hidden, self.weight)
 

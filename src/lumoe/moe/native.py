@@ -12,10 +12,8 @@ from lumoe.moe.affine import AffineMatrix
 from lumoe.moe.native_library import expands, library
 
 BLOCK = 64
-# Above this many tokens torch's bfloat16 product is the faster one.
-FEW_TOKENS = 8
 # From this many tokens on, int4 weights are expanded piece by piece for torch's bfloat16 product, where that is fast.
-MANY_TOKENS = 24
+MANY_TOKENS = 16
 PARTS = ("", "_scales", "_zeros")
 _PIECE_BYTES = 4 << 20  # of expanded weights: they stay in the processor's cache
 
@@ -41,13 +39,11 @@ def interleave(matrix: AffineMatrix) -> torch.Tensor:
 
 
 def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Multiply a few tokens `[..., inputs]` by the transposed bfloat16 `weight` `[outputs, inputs]`."""
-    found = kernels()
-    hidden = hidden.contiguous()
+    """Multiply one token `[..., inputs]` by the transposed bfloat16 `weight` `[outputs, inputs]`."""
     outputs, inputs = weight.shape
     result = torch.empty((*hidden.shape[:-1], outputs), dtype=torch.bfloat16)
-    tokens = hidden.numel() // inputs
-    found.lumoe_linear16(hidden.data_ptr(), result.data_ptr(), tokens, outputs, inputs, weight.data_ptr())
+    hidden = hidden.contiguous()
+    kernels().lumoe_linear16(hidden.data_ptr(), result.data_ptr(), outputs, inputs, weight.data_ptr())
     return result
 
 

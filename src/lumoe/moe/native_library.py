@@ -96,7 +96,7 @@ def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
     for name, arguments in {
         "lumoe_expert": [pointer] * 2 + [number] * 4 + [pointer] * 7,
         "lumoe_linear4": [pointer] * 2 + [number] * 4 + [pointer] * 4,
-        "lumoe_linear16": [pointer] * 2 + [number] * 3 + [pointer],
+        "lumoe_linear16": [pointer] * 2 + [number] * 2 + [pointer],
         "lumoe_expand": [pointer] + [number] * 3 + [pointer] * 3,
     }.items():
         function = getattr(found, name)

@@ -9,6 +9,7 @@ namespace {
 constexpr bool kExpands = false;  // expanding weights for a bfloat16 product does not pay without its instructions
 constexpr int kDecodeRows = 2;    // rows that share one load of the activations, for one token and for several
 constexpr int kPrefillRows = 2;
+constexpr int kPrefetch = 1024;  // bytes read ahead of use
 
 inline __m256 load_bfloat16(const uint16_t* from) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16));
@@ -76,19 +77,15 @@ inline void tile(const Int4Matrix& w, const Activations& x, int64_t n, int64_t t
   }
 }
 
-// Dot products of a bfloat16 row with T tokens' bfloat16 activations, `stride` apart.
-template <int T>
-inline void dot(const uint16_t* row, const uint16_t* x, int inputs, int64_t stride, float* results) {
-  __m256 total[T][2];
-  for (int i = 0; i < T; ++i) total[i][0] = total[i][1] = _mm256_setzero_ps();
-  for (int k = 0; k < inputs; k += 16) {
-    const __m256 low = load_bfloat16(row + k), high = load_bfloat16(row + k + 8);
-    for (int i = 0; i < T; ++i) {
-      total[i][0] = _mm256_fmadd_ps(low, load_bfloat16(x + i * stride + k), total[i][0]);
-      total[i][1] = _mm256_fmadd_ps(high, load_bfloat16(x + i * stride + k + 8), total[i][1]);
-    }
+// Dot product of a bfloat16 row with one token's bfloat16 activations.
+inline float dot(const uint16_t* row, const uint16_t* x, int inputs) {
+  __m256 total[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (int k = 0; k < inputs; k += 32) {
+    _mm_prefetch((const char*)(row + k) + kPrefetch, _MM_HINT_T0);
+    for (int i = 0; i < 4; ++i)
+      total[i] = _mm256_fmadd_ps(load_bfloat16(row + k + 8 * i), load_bfloat16(x + k + 8 * i), total[i]);
   }
-  for (int i = 0; i < T; ++i) results[i] = sum(_mm256_add_ps(total[i][0], total[i][1]));
+  return sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3])));
 }
 
 inline void expand_row(const Int4Matrix&, int64_t, uint16_t*) {}
