@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from lumoe.errors import UserError, nearest
 from lumoe.photonics import pcnna, winograd
+from lumoe.photonics.checks import require_known, require_switches
 from lumoe.photonics.devices import DeviceSet
 from lumoe.photonics.feasibility import attainable_bits, channel_limit
+from lumoe.photonics.feasibility import check_values as check_link
 from lumoe.photonics.network import Layer
 from lumoe.photonics.pipeline import Job
 from lumoe.photonics.pipeline_jobs import pcnna_jobs, winograd_jobs
@@ -20,6 +22,8 @@ from lumoe.photonics.shapes import Array, ConvolutionShapes
 from lumoe.photonics.tile import check_tiles
 
 Values = Mapping[str, Any]
+# What bounds the bits of an output of PCNNA beside its detectors.
+_PCNNA_BITS = ("adc_bits", "weight_bits", "data_bits")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Estimate:
         time_s: per image, [L, P].
         limit: the resource that takes most of the time, [L, P].
         times_s: by resource, energy_j per image and area_m2 by component, [L, P] each.
-        bits: what lasers, detectors and converters can resolve, [L, P].
+        detector_bits: what lasers and detectors can resolve, [L, P].
+        bits: what an output carries behind converters, weights and transforms too, [L, P].
     """
 
     time_s: Array
@@ -38,6 +43,7 @@ class Estimate:
     times_s: dict[str, Array]
     energy_j: dict[str, Array]
     area_m2: dict[str, Array]
+    detector_bits: Array
     bits: Array
 
     @property
@@ -81,7 +87,9 @@ class Accelerator:
 
     def complete(self, devices: DeviceSet, chosen: Mapping[str, float]) -> dict[str, float]:
         """Return every design choice: the chosen ones, the rest as they are by default."""
-        limit = float(channel_limit(devices.values()))
+        values = devices.values()
+        check_link(values)
+        limit = float(channel_limit(values))
         defaults = {name: limit if value is None else value for name, value in self.choices.items()}
         return {**defaults, **chosen}
 
@@ -98,7 +106,12 @@ def accelerator(name: str) -> Accelerator:
 
 
 def _pcnna_design(choices: Values) -> pcnna.Design:
-    bounds = frozenset(name for name in pcnna.BOUNDS if choices[f"bound_{name}"])
+    switches = {f"bound_{name}": name for name in pcnna.BOUNDS}
+    require_switches(choices, switches)
+    for switch in switches:
+        if np.unique(choices[switch]).size > 1:
+            raise UserError(f"{switch} must be the same for all designs of a sweep; sweep once with it and once without")
+    bounds = frozenset(name for switch, name in switches.items() if np.all(choices[switch]))
     return pcnna.Design(
         **{name: choices[name] for name in ("batch", "channels", "in_time", "adcs")}, bounds=bounds
     ).check()
@@ -106,40 +119,42 @@ def _pcnna_design(choices: Values) -> pcnna.Design:
 
 def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
     pcnna.check_values(values)
+    check_link(values)
+    require_known(values, _PCNNA_BITS, "PCNNA")
     design = _pcnna_design(choices)
     times = pcnna.resource_times(shapes, values, design)
     time, limit = pcnna.total_time(times, design)
     colours = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
-    bits = attainable_bits(values, colours, shapes.kernels, values["clock"])
-    shape = np.broadcast_shapes(time.shape, bits.shape)
+    resolved = attainable_bits(values, colours, shapes.kernels, values["clock"])
+    shape = np.broadcast_shapes(time.shape, resolved.shape)
+    bits = np.minimum.reduce(np.broadcast_arrays(resolved, *(values[name] for name in _PCNNA_BITS)))
     return Estimate(
         np.broadcast_to(time, shape),
         np.broadcast_to(limit, shape),
         times,
         pcnna.energy(shapes, values, design, np.broadcast_to(time, shape)),
         pcnna.area(shapes, values, design),
-        np.broadcast_to(np.minimum(np.minimum(bits, values["adc_bits"]), values["data_bits"]), shape),
+        np.broadcast_to(resolved, shape),
+        np.broadcast_to(bits, shape),
     )
 
 
 def _winograd(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
     winograd.check_values(values)
-    for name in ("batch", "tile"):
-        if not np.all(np.asarray(choices[name]) >= 1):
-            raise UserError(f"{name} is {np.min(choices[name]):g}, but must be at least 1")
-    check_tiles(shapes, [int(tile) for tile in np.unique(choices["tile"])])
-    design = winograd.Design(**choices)
+    check_link(values)
+    design = winograd.Design(**choices).check()
+    check_tiles(shapes, [int(tile) for tile in np.unique(design.tile)])
     times = winograd.resource_times(shapes, values, design)
     time, limit = winograd.total_time(times)
-    bits = attainable_bits(values, values["channels"], values["kernels"], values["clock"])
-    bits = np.minimum(np.minimum(bits, values["adc_bits"]), values["memristor_bits"])
+    resolved = attainable_bits(values, values["channels"], values["kernels"], values["clock"])
     return Estimate(
         time,
         limit,
         times,
         winograd.energy(shapes, values, design, time),
         winograd.area(shapes, values, design),
-        np.broadcast_to(bits, time.shape),
+        np.broadcast_to(resolved, time.shape),
+        np.broadcast_to(winograd.output_bits(shapes, values, design, resolved), time.shape),
     )
 
 

@@ -28,6 +28,7 @@ def batch_table(
     Columns `COLUMNS`: the time per image of all convolutions, and the speed-up of the network and of its best layer
     over Eyeriss' processing latency.
     """
+    pcnna.check_values(devices.values())
     honest = pcnna.Design(batch=np.asarray(batches, dtype=float)).with_bounds(*pcnna.BOUNDS)
     blocks = []
     for network, memory, tuning, converters in product(networks, MEMORIES, TUNINGS, weight_dacs):

@@ -112,7 +112,8 @@ class DeviceSet(BaseModel):
         for name, value in changes.items():
             old = self[name]
             if not math.isfinite(value) or (old.value > 0 and value < 0):
-                raise UserError(f"{name} is {value:g} {old.unit}, but must be finite and not negative")
+                unit = "" if old.unit == "1" else f" {old.unit}"
+                raise UserError(f"{name} is {value:g}{unit}, but must be finite and not negative")
             wider = {} if old.low is None or old.high is None else {
                 "low": min(old.low, value), "high": max(old.high, value)
             }  # fmt: skip

@@ -47,6 +47,7 @@ def estimate_table(
     table = pd.concat([pd.concat([table, areas], axis=1), whole], ignore_index=True)
     table["limit"] = [*found.limit[:, 0], _busiest(found)]
     table["bits"] = [*found.bits[:, 0], found.least_bits[0]]
+    table["detector_bits"] = [*found.detector_bits[:, 0], found.detector_bits.min()]
     table["energy_j"] = table.filter(regex=r"^energy_.+_j$").sum(axis=1)
     table["area_mm2"] = table.filter(regex=r"^area_.+_mm2$").sum(axis=1)
     table["gop_per_s"] = 2e-9 * table["macs"] / table["time_s"]
@@ -65,18 +66,27 @@ def warnings(table: pd.DataFrame, accelerator: Accelerator, devices: DeviceSet, 
     """Return sentences on what rings, lasers and converters of this design cannot do; none if they can."""
     values = devices.values()
     channels = values.get("channels", accelerator.complete(devices, chosen).get("channels", 1.0))
-    limit = float(channel_limit(values))
-    wanted = values["adc_bits"]
-    bits = float(table["bits"].min())
+    limit, wanted = float(channel_limit(values)), values["adc_bits"]
+    whole = table[table["layer"] == ALL_LAYERS].iloc[0]
+    resolved, bits, square_mm = whole["detector_bits"], whole["bits"], whole["area_mm2"]
+    field_mm2 = values.get("reticle_area", np.inf) * 1e6
     said = []
     if channels > limit:
         said.append(
             f"{channels:g} wavelengths do not fit: rings of finesse {values['ring_finesse']:g} at a spacing of "
             f"{values['channel_spacing']:g} linewidths tell {limit:g} apart"
         )
-    if bits < wanted:
+    if resolved < wanted:
         said.append(
-            f"the lasers paid for leave {bits:.1f} bits at {values['clock'] / 1e9:g} GS/s where the converters have "
+            f"the lasers paid for leave {resolved:.1f} bits at {values['clock'] / 1e9:g} GS/s where the converters have "
             f"{wanted:g}; raise laser_channel_power or lower clock"
+        )
+    if bits < min(resolved, wanted):
+        said.append(
+            f"an output carries {bits:.1f} bits: weights and stored words bound it, and inverse transforms amplify noise"
+        )
+    if square_mm > field_mm2:
+        said.append(
+            f"{square_mm:.0f} mm2 do not fit on one chip: a lithography field has {field_mm2:.0f} mm2"
         )
     return said

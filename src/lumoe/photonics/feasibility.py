@@ -13,11 +13,31 @@ import numpy as np
 import numpy.typing as npt
 from scipy.constants import Boltzmann, elementary_charge
 
+from lumoe.photonics.checks import Number, require_known, require_rates
 from lumoe.photonics.weightbank import channel_capacity
 
 Array = npt.NDArray[np.float64]
-Number = float | Array
 Values = Mapping[str, Number]
+# The device parameters that the link reads: those that must be positive, and the rest.
+_RATES = (
+    "ring_finesse", "channel_spacing", "laser_channel_power", "laser_wall_plug_efficiency", "photodiode_responsivity",
+    "photodiode_load", "temperature",
+)  # fmt: skip
+PARAMETERS = (
+    *_RATES, "laser_rin", "photodiode_dark_current", "link_fibre_coupling_loss", "link_modulator_loss",
+    "link_weight_loss", "link_waveguide_loss", "link_ring_pitch", "link_off_resonance_loss", "link_splitter_loss",
+    "link_penalty",
+)  # fmt: skip
+
+
+def check_values(values: Values) -> None:
+    """Raise unless every parameter of the link is there, and positive where it must be.
+
+    Raises:
+        UserError: the message names the parameter.
+    """
+    require_known(values, PARAMETERS, "the link budget")
+    require_rates(values, _RATES)
 
 
 def channel_limit(values: Values) -> Array:

@@ -15,15 +15,22 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from lumoe.errors import UserError
+from lumoe.photonics.checks import Number, require_counts, require_known, require_rates, require_switches
 from lumoe.photonics.shapes import Array, ConvolutionShapes
 
-Number = float | Array
 Values = Mapping[str, Number]
 # What runs at the same time in a layer: the slowest bounds it. What must happen before: it adds.
 STREAMS = ("optical_core", "input_dacs", "adcs", "sram", "dram")
 PREPARATIONS = ("weight_dacs", "settling")
 BOUNDS = ("weight_dacs", "settling", "adcs", "sram", "dram")
+# The device parameters that this model reads: whole numbers, those that must be positive, and the rest.
+_COUNTS = ("input_dacs", "weight_dacs")
+_RATES = ("clock", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width", "sram_access", "data_bits")
+PARAMETERS = (
+    *_COUNTS, *_RATES, "thermo_optic_settling", "laser_channel_power", "laser_area", "ring_power", "ring_pitch",
+    "dac_energy", "dac_area", "modulator_energy", "modulator_area", "tia_power", "tia_area", "adc_power", "adc_area",
+    "sram_energy", "sram_area", "dram_energy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,11 @@ class Design:
         """Return the design if its counts are possible.
 
         Raises:
-            UserError: a count below one.
+            UserError: a count that is not a whole number of at least 1, or a switch that is neither 0 nor 1.
         """
-        for name in ("batch", "channels", "adcs"):
-            if not np.all(np.asarray(getattr(self, name)) >= 1):
-                raise UserError(f"{name} is {np.min(getattr(self, name)):g}, but must be at least 1")
+        require_counts(vars(self), ("batch",))
+        require_counts(vars(self), ("channels", "adcs"), endless=True)
+        require_switches(vars(self), ("in_time",))
         return self
 
     def with_bounds(self, *bounds: str) -> Design:
@@ -61,14 +68,14 @@ class Design:
 
 
 def check_values(values: Values) -> None:
-    """Raise unless every count and rate is positive.
+    """Raise unless every parameter is there, every count whole and every rate positive.
 
     Raises:
         UserError: the message names the parameter.
     """
-    for name in ("clock", "input_dacs", "weight_dacs", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width"):
-        if not np.all(np.asarray(values[name]) > 0):
-            raise UserError(f"{name} is {np.min(values[name]):g}, but must be positive")
+    require_known(values, PARAMETERS, "PCNNA")
+    require_counts(values, _COUNTS)
+    require_rates(values, _RATES)
 
 
 def rings(shapes: ConvolutionShapes, *, filtered: bool = True) -> Array:
@@ -77,15 +84,21 @@ def rings(shapes: ConvolutionShapes, *, filtered: bool = True) -> Array:
 
 
 def new_inputs(shapes: ConvolutionShapes) -> Array:
-    """Return the inputs that are new at each location, n_c·m·s (never more than the kernel holds), [L, 1]."""
-    return shapes.in_channels * shapes.kernel_height * np.minimum(shapes.stride, shapes.kernel_width)
+    """Return the inputs that are new at each location, n_c·m·s (never more than the kernel holds), [L, 1].
+
+    Locations follow one another along a row. A dilated kernel meets its own columns again only where the stride is a
+    multiple of the dilation; elsewhere its whole window is new.
+    """
+    again = np.mod(shapes.stride_width, shapes.dilation) == 0
+    columns = np.where(again, shapes.stride_width / shapes.dilation, shapes.kernel_width)
+    return shapes.in_channels * shapes.kernel_height * np.minimum(columns, shapes.kernel_width)
 
 
 def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
     """Return into how many groups of at most `channels` wavelengths a kernel is split, [L, P].
 
-    A group holds whole rows of the kernel where it can: then a value that the window keeps when it moves on stays on
-    its wavelength, and splitting costs no further conversions.
+    A group holds whole rows of the kernel where it can: a value that the window keeps when it moves on goes to another
+    wavelength of its row, so that it stays within its group, and splitting costs no further conversions.
     """
     # A tiny positive quotient rounds up to 1, so an infinite number of channels needs no case of its own.
     channels = np.minimum(np.asarray(design.channels, dtype=float), 1e12)
@@ -147,49 +160,61 @@ def total_time(times: Mapping[str, Array], design: Design) -> tuple[Array, npt.N
 def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s: Array) -> dict[str, Array]:
     """Return the energy per image of each component in joules, [L, P] each.
 
+    A modulator takes a new symbol at every location, whether its value is converted anew or shifted along its row. The
+    SRAM is read for what is converted, written and read for partial sums and outputs, and written for what DRAM brings.
+
     Args:
         duration_s: how long rings, lasers and amplifiers are on for one image, [L, P].
     """
-    sweeps, groups = passes(shapes, design), wavelength_groups(shapes, design)
+    sweeps, banks = passes(shapes, design), _banks(shapes, design)
     batch = np.asarray(design.batch, dtype=float)
     bits = np.asarray(values["data_bits"])
     conversions = shapes.locations * new_inputs(shapes)
     samples = shapes.outputs * sweeps
-    parallel = np.where(np.asarray(design.in_time) > 0, 1.0, groups)
-    held = shapes.weights / np.where(np.asarray(design.in_time) > 0, groups, 1.0)
+    held = _held(shapes, design)
+    cached = conversions + shapes.inputs + 2 * samples
     moved = shapes.inputs + shapes.outputs + shapes.weights / batch
-    return {
+    parts = {
         "laser": held * values["laser_channel_power"] * duration_s,
         "rings": held * values["ring_power"] * duration_s,
-        "input_dacs": conversions * values["dac_energy"] * np.ones_like(duration_s),
-        "weight_dacs": shapes.weights / batch * values["dac_energy"] * np.ones_like(duration_s),
-        "modulators": conversions * values["modulator_energy"] * np.ones_like(duration_s),
-        "amplifiers": shapes.kernels * parallel * values["tia_power"] * duration_s,
-        "adcs": samples * np.asarray(values["adc_power"]) / values["adc_rate"] * np.ones_like(duration_s),
-        "sram": (conversions + samples) * bits * values["sram_energy"] * np.ones_like(duration_s),
-        "dram": moved * bits * values["dram_energy"] * np.ones_like(duration_s),
+        "input_dacs": conversions * values["dac_energy"],
+        "weight_dacs": shapes.weights / batch * values["dac_energy"],
+        "modulators": shapes.locations * shapes.window * values["modulator_energy"],
+        "amplifiers": shapes.kernels * banks * values["tia_power"] * duration_s,
+        "adcs": samples * np.asarray(values["adc_power"]) / values["adc_rate"],
+        "sram": cached * bits * values["sram_energy"],
+        "dram": moved * bits * values["dram_energy"],
     }
+    return {name: np.broadcast_to(part, duration_s.shape) for name, part in parts.items()}
 
 
 def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str, Array]:
     """Return the area of each component that a layer needs, in m², [L, P] each.
 
-    The accelerator itself needs the largest of its layers, component by component.
+    The accelerator itself needs the largest of its layers, component by component. Groups that follow in time share
+    the modulators; groups side by side share the lasers.
     """
-    groups = wavelength_groups(shapes, design)
-    parallel = np.where(np.asarray(design.in_time) > 0, 1.0, groups)
-    held = shapes.weights / np.where(np.asarray(design.in_time) > 0, groups, 1.0)
-    inputs = shapes.taps * shapes.in_channels
-    colours = np.minimum(np.asarray(design.channels, dtype=float), inputs)
+    colours = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
+    driven = np.where(np.asarray(design.in_time) > 0, colours * shapes.groups, shapes.window)
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     parts = {
-        "rings": held * np.asarray(values["ring_pitch"]) ** 2,
-        "modulators": inputs * np.asarray(values["modulator_area"]),
+        "rings": _held(shapes, design) * np.asarray(values["ring_pitch"]) ** 2,
+        "modulators": driven * np.asarray(values["modulator_area"]),
         "lasers": colours * np.asarray(values["laser_area"]),
         "dacs": (np.asarray(values["input_dacs"]) + values["weight_dacs"]) * values["dac_area"],
-        "amplifiers": shapes.kernels * parallel * np.asarray(values["tia_area"]),
+        "amplifiers": shapes.kernels * _banks(shapes, design) * np.asarray(values["tia_area"]),
         "adcs": converters * np.asarray(values["adc_area"]),
         "sram": np.asarray(values["sram_area"], dtype=float),
     }
     width = np.broadcast_shapes(*(np.shape(part) for part in parts.values()))
     return {name: np.broadcast_to(part, width) for name, part in parts.items()}
+
+
+def _banks(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Banks of one kernel that stand side by side, [L, P]."""
+    return np.where(np.asarray(design.in_time) > 0, 1.0, wavelength_groups(shapes, design))
+
+
+def _held(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Rings that hold a weight at any time, [L, P]."""
+    return shapes.weights / passes(shapes, design)

@@ -23,8 +23,8 @@ def layer_table(network: Network, values: pcnna.Values, design: pcnna.Design) ->
     `full_system_s` is bounded by what the paper counts, `all_bounds_s` by every resource; energy is that of the
     latter, since rings and lasers stay on while the system waits.
     """
-    layers = network.convolutions()
-    shapes = convolution_shapes(layers)
+    pcnna.check_values(values)
+    shapes = convolution_shapes(network.convolutions())
     paper, honest = design.with_bounds(), design.with_bounds(*pcnna.BOUNDS)
     full, limit = pcnna.total_time(pcnna.resource_times(shapes, values, paper), paper)
     times = pcnna.resource_times(shapes, values, honest)

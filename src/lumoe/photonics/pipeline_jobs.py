@@ -23,7 +23,8 @@ def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.
     """Return PCNNA's sweeps over each layer.
 
     A line buffer that cannot hold the rows of one window is of no use: then every location fetches its new inputs
-    from DRAM by itself. The cache is `sram_capacity` bits, or unlimited if that is infinite.
+    from DRAM by itself. Partial sums that do not fit either go to DRAM and come back. The cache is `sram_capacity`
+    bits, or unlimited if that is infinite.
     """
     shapes = convolution_shapes(layers)
     sweeps = pcnna.passes(shapes, design)[:, 0]
@@ -49,11 +50,13 @@ def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.
         write = weights / (values["weight_dacs"] * values["dac_rate"]) if "weight_dacs" in counted else 0.0
         load = weights * word / memory if "weight_dacs" in counted else 0.0
         settle = values["thermo_optic_settling"] if "settling" in counted else 0.0
+        spills = count > 1 and "dram" in counted and layer.locations * outputs > values["sram_capacity"] / 8
         for number, repeats in _kinds(count):
             partial = outputs if number > 0 else 0.0
-            stored = outputs if number == count - 1 else 0.0
+            stored = outputs if spills or number == count - 1 else 0.0
+            returned = partial / memory if spills else 0.0
             steps = [
-                *stages, Stage("sram", (inputs + partial) / cache),
+                *stages, Stage("dram", returned), Stage("sram", (inputs + partial) / cache),
                 Stage("input_dacs", new / count / (values["input_dacs"] * values["dac_rate"])),
                 Stage("optical_core", 1 / values["clock"]), Stage("adcs", adc), Stage("sram", outputs / cache),
                 Stage("dram", stored / memory),
@@ -61,7 +64,7 @@ def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.
             jobs.append(
                 Job(
                     layer.name, tuple(step for step in steps if step.seconds > 0), layer.locations,
-                    max(write, load) + settle, int(np.asarray(design.batch)), repeats, lines, bool(stages),
+                    max(write, load) + settle, int(np.asarray(design.batch)), repeats, lines, bool(stages) or spills,
                 )
             )  # fmt: skip
     return jobs
@@ -135,10 +138,9 @@ def _pass_bytes(layer: Layer, groups: float, kernel_groups: float, word: float) 
 def comparison(network: Network, jobs: Sequence[Job], closed_form_s: Sequence[float], *, depth: int) -> pd.DataFrame:
     """Return one row per layer and one, `all`, for the network: closed form, simulation, and who is busiest.
 
-    Columns: `difference` is simulated over closed form minus one; `stall_s` their difference;
-    `preparation_s` is the part in which weights are written and settle; `refetches` is
-    true where the cache is too small and
-    data comes from DRAM again.
+    Columns: `difference` is simulated over closed form minus one; `stall_s` their difference; `preparation_s` is the
+    part in which weights are written and settle; `refetches` is true where the cache is too small and data comes from
+    DRAM again.
     """
     outcomes = layer_times(jobs, depth=depth)
     refetches = {job.layer: job.refetches for job in jobs}

@@ -22,7 +22,8 @@ class ConvolutionShapes:
     kernels: Array
     kernel_height: Array
     kernel_width: Array
-    stride: Array
+    stride_height: Array
+    stride_width: Array
     dilation: Array
     groups: Array
     in_height: Array
@@ -43,7 +44,12 @@ class ConvolutionShapes:
     @property
     def kernel_inputs(self) -> Array:
         """Inputs of one kernel, N_kernel = m² n_c of its group."""
-        return self.taps * self.in_channels / self.groups
+        return self.window / self.groups
+
+    @property
+    def window(self) -> Array:
+        """Inputs of all channels under a kernel at one location, m² n_c: those of one kernel in each group."""
+        return self.taps * self.in_channels
 
     @property
     def weights(self) -> Array:
@@ -78,7 +84,8 @@ def convolution_shapes(layers: Sequence[Layer]) -> ConvolutionShapes:
         kernels=column([layer.out_channels for layer in layers]),
         kernel_height=column([layer.kernel[0] for layer in layers]),
         kernel_width=column([layer.kernel[1] for layer in layers]),
-        stride=column([layer.stride[0] for layer in layers]),
+        stride_height=column([layer.stride[0] for layer in layers]),
+        stride_width=column([layer.stride[1] for layer in layers]),
         dilation=column([layer.dilation[0] for layer in layers]),
         groups=column([layer.groups for layer in layers]),
         in_height=column([layer.in_side[0] for layer in layers]),

@@ -6,6 +6,7 @@ handled by splitting a convolution into s² unit-stride ones (polyphase), which 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +20,8 @@ DIRECT = 1
 # One of the points is infinity; these are the others, in the order in which larger tiles take them.
 POINTS = (Rational(0), Rational(1), Rational(-1), Rational(2), Rational(-2), Rational(1, 2), Rational(-1, 2))
 LARGEST_POINTS = len(POINTS) + 1
+# Larger than any kernel side: m·_CODE + r tells pairs apart.
+_CODE = 1024
 
 
 def tile_points(m: int, r: int) -> int:
@@ -61,16 +64,43 @@ def additions(m: int, r: int) -> tuple[int, int]:
     return per_vector(b_t) * 2 * n, per_vector(a_t) * (n + m)
 
 
+@lru_cache(maxsize=64)
+def noise_gain(m: int, r: int) -> float:
+    """Return how many times the noise power of an output of F(m×m, r×r) is that of direct convolution; 1 for m = 1.
+
+    Every product carries noise that is one share of its own full scale, as from a detector for each tap. Full scales
+    are those of white kernels, G g Gᵀ, and of inputs behind a ReLU of white Gaussians, Bᵀ d B, for which
+    E[d²] = σ²/2 and E[d d'] = σ²/2π. The inverse transform adds the taps in power: (A²)ᵀ (U V) (A²) / r², with the
+    powers U of the kernel's taps and V of the input's; the mean over the m² outputs.
+    """
+    if m == DIRECT or r == 1:
+        return 1.0
+    a_t, g, b_t = (np.array(matrix.tolist(), dtype=float) for matrix in transforms(m, r))
+    kernel, white, mean = (g**2).sum(axis=1), (b_t**2).sum(axis=1), b_t.sum(axis=1) ** 2
+    common = 1 / np.pi
+    powers = np.outer(kernel, kernel) * ((1 - common) * np.outer(white, white) + common * np.outer(mean, mean))
+    return float((a_t**2 @ powers @ (a_t**2).T).mean()) / r**2
+
+
+def per_tile(count: Callable[[int, int], float], m: Array, r: Array) -> Array:
+    """Return `count(m, r)` of every layer and design, [L, P], calling it once for each pair that occurs."""
+    m, r = np.broadcast_arrays(m, r)
+    pairs, where = np.unique(m * _CODE + r, return_inverse=True)
+    found = np.array([count(int(pair // _CODE), int(pair % _CODE)) for pair in pairs], dtype=float)
+    return found[where.reshape(m.shape)]
+
+
 def phase_kernel(shapes: ConvolutionShapes) -> Array:
-    """Return the kernel side r that a tile sees after the polyphase split, ⌈m/s⌉, [L, 1]."""
-    side = np.maximum(shapes.kernel_height, shapes.kernel_width)
-    return np.ceil(side / shapes.stride)
+    """Return the kernel side r that a tile sees after the polyphase split, ⌈m/s⌉, the longer if they differ, [L, 1]."""
+    return np.maximum(
+        np.ceil(shapes.kernel_height / shapes.stride_height), np.ceil(shapes.kernel_width / shapes.stride_width)
+    )
 
 
 def phases(shapes: ConvolutionShapes) -> Array:
     """Return into how many unit-stride convolutions a layer splits: s², or 1 where the kernel skips pixels, [L, 1]."""
-    side = np.maximum(shapes.kernel_height, shapes.kernel_width)
-    return np.minimum(shapes.stride, side) ** 2
+    down = np.minimum(shapes.stride_height, shapes.kernel_height)
+    return down * np.minimum(shapes.stride_width, shapes.kernel_width)
 
 
 def effective_tile(shapes: ConvolutionShapes, tile: Array) -> Array:

@@ -128,7 +128,8 @@ def factors(study: Study, devices: DeviceSet, evaluate: Metrics) -> list[Factor]
     ]
     for name, choice in study.design.items():
         levels = tuple(choice.levels)
-        low, high = (min(levels), max(levels)) if levels else (choice.low or choice.value, choice.high or choice.value)
+        ends = [choice.value if end is None else end for end in (choice.low, choice.high)]
+        low, high = (min(levels), max(levels)) if levels else ends
         found.append(Factor(name, "1", choice.value, low, high, "assumed", True, levels, whole=True))
     return found
 

@@ -65,6 +65,7 @@ def waterfall(network: Network, values: Mapping[str, float], *, channels: int, r
         Columns `COLUMNS`; `speedup_alone` is that of the paper's design with this one bound added. Speed-ups are
         missing for a network on which Eyeriss was not measured.
     """
+    pcnna.check_values(values)
     names = [layer.name for layer in network.convolutions()]
     baseline = eyeriss_layers(network.name).reindex(names)["processing_s"].to_numpy(dtype=float)
     rows = []

@@ -19,13 +19,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lumoe.errors import UserError
 from lumoe.photonics import tile as tiles
+from lumoe.photonics.checks import Number, require_counts, require_known, require_rates, require_switches
 from lumoe.photonics.shapes import Array, ConvolutionShapes
 
-Number = float | Array
 Values = Mapping[str, Number]
 STREAMS = ("optical_core", "sram", "dram")
+# The device parameters that this model reads: whole numbers, those that must be positive, and the rest.
+_COUNTS = ("channels", "kernels", "signed_rails")
+_RATES = ("clock", "dram_bandwidth", "sram_bandwidth", "adc_bits", "data_bits", "sram_macro")
+PARAMETERS = (
+    *_COUNTS, *_RATES, "weight_settling", "memristor_bits", "laser_channel_power", "laser_area", "ring_power",
+    "ring_area", "modulator_power", "modulator_area", "dac_energy", "dac_area", "tia_energy", "tia_area", "adc_fom",
+    "adc_area", "adder_energy", "sram_energy", "sram_capacity", "sram_area", "dram_energy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,16 @@ class Design:
     batch: Number = 1.0
     analog_inverse: Number = 1.0
     memory: Number = 0.0
+
+    def check(self) -> Design:
+        """Return the design if its counts are possible.
+
+        Raises:
+            UserError: a count that is not a whole number of at least 1, or a switch that is neither 0 nor 1.
+        """
+        require_counts(vars(self), ("tile", "batch"))
+        require_switches(vars(self), ("analog_inverse", "memory"))
+        return self
 
 
 @dataclass(frozen=True)
@@ -71,14 +88,14 @@ class Work:
 
 
 def check_values(values: Values) -> None:
-    """Raise unless every count and rate is positive.
+    """Raise unless every parameter is there, every count whole and every rate positive.
 
     Raises:
         UserError: the message names the parameter.
     """
-    for name in ("clock", "channels", "kernels", "dram_bandwidth", "sram_bandwidth", "adc_bits"):
-        if not np.all(np.asarray(values[name]) > 0):
-            raise UserError(f"{name} is {np.min(values[name]):g}, but must be positive")
+    require_known(values, PARAMETERS, "the Winograd accelerator")
+    require_counts(values, _COUNTS)
+    require_rates(values, _RATES)
 
 
 def divide(shapes: ConvolutionShapes, values: Values, design: Design) -> Work:
@@ -86,13 +103,15 @@ def divide(shapes: ConvolutionShapes, values: Values, design: Design) -> Work:
     m = tiles.effective_tile(shapes, np.asarray(design.tile, dtype=float))
     r = tiles.phase_kernel(shapes)
     channels = shapes.in_channels / shapes.groups * tiles.phases(shapes)
-    columns = np.ceil(shapes.out_width / m)
+    # A dilation d splits the outputs into d² interleaved images, each tiled by itself.
+    columns = np.ceil(shapes.out_width / (shapes.dilation * m))
+    rows = np.ceil(shapes.out_height / (shapes.dilation * m))
     return Work(
         m=m,
         n=m + r - 1,
         # Transformed inputs are signed, so each needs a pair of intensities; a ReLU's output does not.
         rails=np.where(m > tiles.DIRECT, np.asarray(values["signed_rails"], dtype=float), 1.0),
-        tiles=np.ceil(shapes.out_height / m) * columns,
+        tiles=shapes.dilation**2 * rows * columns,
         channels=channels,
         channel_groups=np.ceil(channels / np.asarray(values["channels"], dtype=float)),
         kernel_groups=np.ceil(shapes.kernels / shapes.groups / np.asarray(values["kernels"], dtype=float)),
@@ -125,6 +144,11 @@ def total_time(times: Mapping[str, Array]) -> tuple[Array, npt.NDArray[np.str_]]
 def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s: Array) -> dict[str, Array]:
     """Return the energy per image of each component in joules, [L, P] each.
 
+    A signed input is a pair of lit waveguides, of which the rings weight one through their input and the other through
+    their add port: rings are not doubled, light is. Behind DRAM the transformed weights are written anew for each
+    batch, by converters like those of the inputs. Additions are counted at the energy of digital ones wherever the
+    inverse transform is made, and those of partial sums with them.
+
     Args:
         duration_s: how long rings, lasers and modulators are on for one image, [L, P].
     """
@@ -132,21 +156,23 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
     bits = _traffic_bits(shapes, values, design, work)
     held = work.n**2 * np.asarray(values["channels"]) * np.asarray(values["kernels"])
     driven = work.tiles * work.n**2 * work.channels * work.kernel_groups * work.groups * work.rails
+    written = work.n**2 * work.channels * shapes.kernels * np.asarray(design.memory) / np.asarray(design.batch)
     samples = work.tiles * work.channel_groups * shapes.kernels
     detected, converted = samples * work.n**2, samples * _converted(work, design)
-    into, out = _additions(work)
-    sums = work.tiles * (
-        work.channels * work.groups * work.kernel_groups * into + work.channel_groups * shapes.kernels * out
+    sums = (
+        work.tiles * work.channels * work.groups * work.kernel_groups * _additions(work, 0)
+        + samples * _additions(work, 1)
+        + shapes.outputs * (work.channel_groups - 1)
     )
     parts = {
-        "laser": held * values["laser_channel_power"] * duration_s,
+        "laser": held * work.rails * values["laser_channel_power"] * duration_s,
         "rings": held * values["ring_power"] * duration_s,
         "modulators": work.n**2 * work.rails * values["channels"] * values["modulator_power"] * duration_s,
-        "dacs": driven * values["dac_energy"],
+        "dacs": (driven + written) * values["dac_energy"],
         "amplifiers": detected * values["tia_energy"],
         "adcs": converted * values["adc_fom"] * 2.0 ** np.asarray(values["adc_bits"]),
         "transforms": sums * values["adder_energy"],
-        "sram": bits["sram"] * values["sram_energy"],
+        "sram": (bits["sram"] + bits["filled"]) * values["sram_energy"],
         "dram": bits["dram"] * values["dram_energy"],
     }
     return {name: np.broadcast_to(part, duration_s.shape) for name, part in parts.items()}
@@ -174,21 +200,36 @@ def _converted(work: Work, design: Design) -> Array:
     return np.where(np.asarray(design.analog_inverse) > 0, work.m, work.n) ** 2
 
 
+def noise_loss_bits(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Return the bits that the inverse transform of a layer's tile takes from its detectors' bits, [L, P]."""
+    m = tiles.effective_tile(shapes, np.asarray(design.tile, dtype=float))
+    loss: Array = np.log2(tiles.per_tile(tiles.noise_gain, m, tiles.phase_kernel(shapes))) / 2
+    return loss
+
+
+def output_bits(shapes: ConvolutionShapes, values: Values, design: Design, detector_bits: Number) -> Array:
+    """Return the bits of an output, [L, P], not below 0.
+
+    Noise of the detectors and error of the weights pass through the inverse transform; so does the rounding of the
+    ADCs where they stand before it.
+    """
+    loss = noise_loss_bits(shapes, design)
+    taps = np.minimum(detector_bits, np.asarray(values["memristor_bits"])) - loss
+    converters = np.asarray(values["adc_bits"]) - np.where(np.asarray(design.analog_inverse) > 0, 0.0, loss)
+    return np.maximum(np.minimum(taps, converters), 0.0)
+
+
 def _traffic_bits(shapes: ConvolutionShapes, values: Values, design: Design, work: Work) -> dict[str, Array]:
+    """Bits through the buffer's port to the core, through its port to DRAM (`filled`), and through DRAM's own."""
     word = np.asarray(values["data_bits"], dtype=float)
     read = work.tiles * work.fresh_inputs * work.channels * work.groups * work.kernel_groups * word
-    # Partial sums carry twice the word: written by each group of channels, read back by all but the first.
-    sums = shapes.outputs * np.where(work.channel_groups > 1, (2 * work.channel_groups - 1) * 2, 1.0) * word
-    fresh = shapes.inputs + shapes.outputs + shapes.weights / np.asarray(design.batch, dtype=float)
-    return {"sram": read + sums, "dram": fresh * word * np.asarray(design.memory, dtype=float)}
+    # Partial sums carry twice the word: written and read back once for each group of channels but the last.
+    sums = shapes.outputs * (4 * (work.channel_groups - 1) + 1) * word
+    images = (shapes.inputs + shapes.outputs) * word * np.asarray(design.memory, dtype=float)
+    weights = shapes.weights / np.asarray(design.batch, dtype=float) * word * np.asarray(design.memory, dtype=float)
+    return {"sram": read + sums, "filled": images, "dram": images + weights}
 
 
-def _additions(work: Work) -> tuple[Array, Array]:
-    """Additions per tile of the input and the inverse transform, [L, P] each."""
-    m, n = np.broadcast_arrays(work.m, work.n)
-    into, out = np.zeros(m.shape), np.zeros(m.shape)
-    for tile in np.unique(m):
-        for points in np.unique(n[m == tile]):
-            chosen = (m == tile) & (n == points)
-            into[chosen], out[chosen] = tiles.additions(int(tile), int(points - tile + 1))
-    return into, out
+def _additions(work: Work, which: int) -> Array:
+    """Additions per tile of the input (0) or the inverse (1) transform, [L, P]."""
+    return tiles.per_tile(lambda m, r: tiles.additions(m, r)[which], work.m, work.n - work.m + 1)

@@ -1,6 +1,6 @@
 """What the Winograd accelerator's lasers, rings and photodiodes can physically do, from the link budget and noise.
 
-The device sets count laser power per wavelength and kernel, so the broadcast to kernels is already paid for. The ADC
+The device sets count laser power per wavelength, kernel and rail, so the broadcast to them is already paid for. The ADC
 converts the sum over all wavelengths of a photodiode: that sum, at full scale, is what must resolve the ADC's bits.
 """
 
@@ -15,6 +15,7 @@ from lumoe.photonics.devices import DeviceSet
 from lumoe.photonics.feasibility import launched_dbm, received_dbm
 from lumoe.photonics.noise import Detector, from_dbm
 from lumoe.photonics.parameters import load_physics
+from lumoe.photonics.winograd_report import NOISE_LOSS
 
 NOT_REACHABLE = float("nan")
 
@@ -70,11 +71,14 @@ def link(devices: DeviceSet) -> Link:
 def with_links(layers: pd.DataFrame, links: dict[str, Link]) -> pd.DataFrame:
     """Return the layer table with each set's link, and the efficiency with as much laser power as the bits need.
 
+    `output_bits` are the attainable bits less those that the tile's inverse transform takes.
+
     Args:
-        layers: rows with device_set, gop_per_s, power_w and power_laser_w.
+        layers: rows with device_set, gop_per_s, power_w, power_laser_w and noise_loss_bits.
     """
     added = pd.DataFrame([{"device_set": name} | asdict(found) for name, found in links.items()])
     table = layers.merge(added, on="device_set", how="left", validate="many_to_one")
+    table["output_bits"] = (table["attainable_bits"] - table[NOISE_LOSS]).clip(lower=0)
     table["power_with_needed_laser_w"] = table["power_w"] + table["power_laser_w"] * (table["laser_factor"] - 1)
     table["gop_per_s_per_w_with_needed_laser"] = table["gop_per_s"] / table["power_with_needed_laser_w"]
     return table

@@ -32,6 +32,7 @@ SUMMARY_COLUMNS = (
     "baseline_technology", "baseline_network", "confidence", "ratio_gop_per_s", "ratio_power", "ratio_gop_per_s_per_w",
 )  # fmt: skip
 ALL_LAYERS = "all"
+NOISE_LOSS = "noise_loss_bits"
 # The efficiency with as much laser power as the converters' bits need; see `winograd_link.with_links`.
 LASER_LIMITED = "gop_per_s_per_w_with_needed_laser"
 
@@ -57,6 +58,7 @@ def layer_table(
         block = pd.DataFrame(
             {"layer": shapes.names, "time_s": time[:, 0], "limit": limit[:, 0], "macs": shapes.macs[:, 0]}
         )
+        block[NOISE_LOSS] = winograd.noise_loss_bits(shapes, design)[:, 0]
         block["baseline_s"] = baseline["total_s"].to_numpy()
         block["baseline_energy_j"] = baseline["energy_j"].to_numpy()
         for part, value in joules.items():
@@ -72,8 +74,8 @@ def layer_table(
 
 
 def _whole(block: pd.DataFrame) -> pd.DataFrame:
-    """The row of the whole network: times and energies add up, the area is that of the largest need."""
-    areas = block.filter(regex="^area_").max()
+    """The row of the whole network: times and energies add up, area and lost bits are those of the greatest need."""
+    areas = block.filter(regex=f"^(area_|{NOISE_LOSS})").max()
     # A sum that lacks one layer's baseline must be missing.
     sums = block.drop(columns=["layer", "limit", *areas.index]).sum(min_count=len(block))
     busiest = block.groupby("limit")["time_s"].sum().idxmax()

@@ -1,0 +1,49 @@
+"""Checks of an architect's numbers, over arrays of designs: one sentence that names the number and its value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from lumoe.errors import UserError
+
+Number = float | npt.NDArray[np.float64]
+
+
+def require_known(values: Mapping[str, object], names: Iterable[str], accelerator: str) -> None:
+    """Raise unless the device values hold every name that an accelerator needs.
+
+    Raises:
+        UserError: the message names the first that is missing.
+    """
+    for name in names:
+        if name not in values:
+            raise UserError(f"the device set lacks '{name}', which {accelerator} needs")
+
+
+def require_rates(values: Mapping[str, Number], names: Iterable[str]) -> None:
+    """Raise unless every one of these values is positive."""
+    for name in names:
+        if not np.all(np.asarray(values[name]) > 0):
+            raise UserError(f"{name} is {np.min(values[name]):g}, but must be positive")
+
+
+def require_counts(values: Mapping[str, Number], names: Iterable[str], *, endless: bool = False) -> None:
+    """Raise unless every one of these values is a whole number of at least 1; infinite is one where `endless`."""
+    for name in names:
+        found = np.asarray(values[name], dtype=float)
+        whole = (found == np.round(found)) & (np.isfinite(found) | endless)
+        wrong = found[~((found >= 1) & whole)]
+        if wrong.size:
+            raise UserError(f"{name} is {wrong.min():g}, but must be a whole number of at least 1")
+
+
+def require_switches(values: Mapping[str, Number], names: Iterable[str]) -> None:
+    """Raise unless every one of these values is 0 or 1."""
+    for name in names:
+        found = np.asarray(values[name], dtype=float)
+        wrong = found[~np.isin(found, (0.0, 1.0))]
+        if wrong.size:
+            raise UserError(f"{name} is {wrong.flat[0]:g}, but must be 0 (off) or 1 (on)")
