@@ -56,8 +56,27 @@ def test_what_cannot_be_built_is_said() -> None:
     crowded = {"channels": 200.0}
     said = warnings(estimate_table(ALEXNET, chosen, devices, crowded), chosen, devices, crowded)
     assert "200 wavelengths do not fit" in said[0]
-    bright, _ = apply_choices(["laser_channel_power=100", "clock=1"], devices, [])
+    bright, _ = apply_choices(["laser_channel_power=100", "clock=1", "reticle_area=900"], devices, [])
     assert warnings(estimate_table(ALEXNET, chosen, bright, {}), chosen, bright, {}) == []
+
+
+def test_what_does_not_fit_on_one_chip_is_said() -> None:
+    chosen, devices = accelerator("pcnna"), load_devices("pcnna")
+    vgg = warnings(estimate_table(load_network("vgg16"), chosen, devices, {}), chosen, devices, {})
+    # 2.36 million rings of 25 um x 25 um are 1475 mm2.
+    assert any("mm2 do not fit on one chip: a lithography field has 858 mm2" in said for said in vgg)
+
+
+def test_a_large_tile_is_said_to_cost_bits() -> None:
+    chosen, devices = accelerator("winograd"), load_devices("conservative")
+    tiles = {tile: estimate_table(ALEXNET, chosen, devices, {"tile": tile}) for tile in (1.0, 4.0)}
+    assert tiles[1.0]["bits"].iloc[-1] - tiles[4.0]["bits"].iloc[-1] > 1.5
+    assert not any(
+        "an inverse transform amplifies" in said for said in warnings(tiles[1.0], chosen, devices, {"tile": 1.0})
+    )
+    assert any(
+        "an inverse transform amplifies" in said for said in warnings(tiles[4.0], chosen, devices, {"tile": 4.0})
+    )
 
 
 @pytest.mark.parametrize("design", ACCELERATORS)
@@ -118,6 +137,15 @@ def test_the_commands_write_whole_tables(tmp_path: Path) -> None:
         (["estimate", "--set", "dacs=0"], "input_dacs is 0"),
         (["estimate", "--set", "batch=0"], "batch is 0"),
         (["estimate", "--set", "clock=-1"], "not negative"),
+        (["estimate", "--set", "dacs=2.5"], "input_dacs is 2.5, but must be a whole number"),
+        (["estimate", "--set", "batch=inf"], "batch is inf"),
+        (["estimate", "--set", "bound_sram=2"], "bound_sram is 2, but must be 0"),
+        (["estimate", "--set", "sram_access=0"], "sram_access is 0"),
+        (["estimate", "--set", "laser_channel_power=0"], "laser_channel_power is 0"),
+        (["estimate", "--devices", "moderate"], "lacks 'input_dacs', which PCNNA needs"),
+        (["estimate", "--design", "winograd", "--set", "tile=2.5"], "tile is 2.5, but must be a whole number"),
+        (["estimate", "--design", "winograd", "--set", "memory=0.5"], "memory is 0.5"),
+        (["explore", "--output", "x.csv", "--vary", "bound_sram=0,1"], "bound_sram must be the same for all designs"),
         (["estimate", "--devices", "mederate"], "did you mean 'moderate'"),
         (["estimate", "--design", "winograd", "--set", "tile=7"], "tile 7 is impossible"),
         (["estimate", "--network", "alexnett"], "did you mean 'alexnet'"),

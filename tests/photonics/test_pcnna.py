@@ -14,7 +14,7 @@ from lumoe.errors import UserError
 from lumoe.photonics import pcnna
 from lumoe.photonics.batches import batch_table
 from lumoe.photonics.devices import load_devices
-from lumoe.photonics.network import load_network
+from lumoe.photonics.network import Layer, load_network
 from lumoe.photonics.pcnna_report import COLUMNS, layer_table, summary_table
 from lumoe.photonics.shapes import convolution_shapes
 from lumoe.photonics.waterfall import Remedies, waterfall
@@ -182,6 +182,47 @@ def test_a_network_that_eyeriss_never_ran_has_times_but_no_speedup() -> None:
 def test_a_count_below_one_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is 0"):
         replace(PAPER, **{name: 0.0}).check()
+
+
+def test_energy_of_conv5_by_hand() -> None:
+    # conv5: 13 x 13 locations of 384 channels, 256 kernels of 3 x 3, for a microsecond, batch 2.
+    shapes = convolution_shapes([layer for layer in WHOLE.convolutions() if layer.name == "conv5"])
+    design = replace(HONEST, batch=2.0)
+    joules = pcnna.energy(shapes, VALUES, design, np.array([[1e-6]]))
+    rings, conversions, outputs, inputs = 256 * 9 * 384, 169 * 1152, 169 * 256, 169 * 384
+    by_hand = {
+        "laser": rings * 0.071e-3 * 1e-6,
+        "rings": rings * 0.388e-3 * 1e-6,
+        "input_dacs": conversions * 33.3e-12,
+        "weight_dacs": rings / 2 * 33.3e-12,
+        "modulators": 169 * 9 * 384 * 450e-15,
+        "amplifiers": 256 * 3e-3 * 1e-6,
+        "adcs": outputs * 44.6e-3 / 2.8e9,
+        "sram": (conversions + inputs + 2 * outputs) * 16 * 10e-12 / 64,
+        "dram": (inputs + outputs + rings / 2) * 16 * 1.95e-9 / 64,
+    }
+    assert {name: part.item() for name, part in joules.items()} == pytest.approx(by_hand)
+
+
+def test_groups_in_time_need_fewer_rings_and_modulators() -> None:
+    in_time = replace(HONEST, channels=36.0, in_time=1.0)
+    side_by_side = replace(in_time, in_time=0.0)
+    one, many = (pcnna.area(SHAPES, VALUES, design) for design in (in_time, side_by_side))
+    groups = pcnna.wavelength_groups(SHAPES, in_time)
+    assert (one["rings"] * groups)[:, 0] == pytest.approx(many["rings"][:, 0])
+    assert one["modulators"][:, 0] == pytest.approx(36 * VALUES["modulator_area"])
+    assert many["modulators"][:, 0] == pytest.approx((SHAPES.window * VALUES["modulator_area"])[:, 0])
+
+
+def test_a_dilated_window_meets_its_columns_again_only_at_multiples() -> None:
+    def fresh(stride: int, dilation: int) -> float:
+        one = Layer("x", "conv", 2, 4, (3, 3), (stride, stride), (0, 0), (dilation, dilation), 1, (32, 32), (8, 8))
+        return pcnna.new_inputs(convolution_shapes([one])).item() / (2 * 3)
+
+    # By walking: columns under the window at one location that were not under it at the last.
+    for stride, dilation in [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (3, 2), (8, 2)]:
+        under = [{start + dilation * tap for tap in range(3)} for start in (0, stride)]
+        assert fresh(stride, dilation) == len(under[1] - under[0]), (stride, dilation)
 
 
 def test_a_rate_of_zero_is_refused() -> None:

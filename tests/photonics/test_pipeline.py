@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumoe.errors import UserError
+from lumoe.photonics import pcnna
 from lumoe.photonics.accelerators import ACCELERATORS
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.network import load_network
@@ -109,6 +110,25 @@ def test_a_small_cache_stalls_the_layer_whose_window_just_fits() -> None:
     assert table.loc["conv1", "difference"] > 0.05
     assert not table.loc["conv1", "refetches"]
     assert table.loc["conv2", "refetches"]
+
+
+def test_a_small_cache_sends_pcnnas_partial_sums_to_dram() -> None:
+    accelerator = ACCELERATORS["pcnna"]
+    devices = load_devices("pcnna")
+    network = load_network("alexnet")
+    choices = accelerator.complete(devices, {"in_time": 1.0})
+    layers = list(network.convolutions())
+    # Fast tuning and a wide cache, so that DRAM is what the sums wait for.
+    values = {**devices.values(), "thermo_optic_settling": 0.0, "sram_width": 1e6, "weight_dacs": 1000.0}
+    closed = accelerator.evaluate(convolution_shapes(layers), values, choices).time_s[:, 0].tolist()
+    table = comparison(network, accelerator.jobs(layers, values, choices), closed, depth=64).set_index("layer")
+    # conv5: 169 locations of 256 sums are 692 kb of 128. Four groups a kernel: three times out and three times back.
+    (conv5,) = [layer for layer in layers if layer.name == "conv5"]
+    groups = int(pcnna.wavelength_groups(convolution_shapes([conv5]), pcnna.Design(channels=39.0)).item())
+    moved = 169 * 256 * 2 * (2 * groups - 2) / values["dram_bandwidth"]
+    assert groups > 1
+    assert table.loc["conv5", "refetches"]
+    assert table.loc["conv5", "stall_s"] > 0.9 * moved
 
 
 def test_buffers_must_hold_something() -> None:

@@ -12,7 +12,7 @@ from lumoe.errors import UserError
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.metrics import METRICS
 from lumoe.photonics.network import load_network
-from lumoe.photonics.uncertainty import Factor, analyse, factors, read_studies, summaries
+from lumoe.photonics.uncertainty import Choice, Factor, analyse, factors, read_studies, summaries
 from lumoe.resources import data_path
 
 NETWORKS = {"pcnna": load_network("alexnet-ungrouped"), "winograd": load_network("vgg16")}
@@ -78,6 +78,16 @@ def test_only_what_the_model_reads_is_varied() -> None:
     names = {factor.name for factor in factors(study, load_devices("moderate"), evaluate)}
     assert {"clock", "ring_power", "sram_bandwidth", "tile", "batch", "memory"} <= names
     assert "sram_area" not in names
+
+
+def test_a_range_may_begin_at_zero() -> None:
+    study = STUDIES["speedup_all_bounds"]
+    free = Choice(value=1, low=0, high=1, why="on or off")
+    study = study.model_copy(update={"design": {"in_time": free}})
+    (found,) = (
+        x for x in factors(study, load_devices("pcnna"), METRICS["pcnna"](NETWORKS["pcnna"])) if x.name == "in_time"
+    )
+    assert (found.low, found.high) == (0, 1)
 
 
 def test_counts_stay_whole_and_levels_stay_levels() -> None:

@@ -13,6 +13,7 @@ rule crosscheck_published:
             "photonics/crosscheck",
             "photonics/pcnna",
             "photonics/shapes",
+            "photonics/checks",
             "photonics/network",
             "photonics/zoo",
             "photonics/devices",

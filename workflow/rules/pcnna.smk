@@ -5,6 +5,7 @@ PCNNA_SOURCES = source(
     "photonics/network",
     "photonics/zoo",
     "photonics/shapes",
+    "photonics/checks",
     "photonics/devices",
     "photonics/baselines",
 )

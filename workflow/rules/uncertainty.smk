@@ -23,6 +23,7 @@ rule analyse_uncertainty:
             "photonics/winograd",
             "photonics/tile",
             "photonics/shapes",
+            "photonics/checks",
             "photonics/network",
             "photonics/zoo",
             "photonics/devices",

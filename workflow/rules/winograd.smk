@@ -17,6 +17,7 @@ rule model_winograd:
             "photonics/parameters",
             "photonics/tile",
             "photonics/shapes",
+            "photonics/checks",
             "photonics/network",
             "photonics/zoo",
             "photonics/devices",

@@ -110,7 +110,9 @@ def _pcnna_design(choices: Values) -> pcnna.Design:
     require_switches(choices, switches)
     for switch in switches:
         if np.unique(choices[switch]).size > 1:
-            raise UserError(f"{switch} must be the same for all designs of a sweep; sweep once with it and once without")
+            raise UserError(
+                f"{switch} must be the same for all designs of a sweep; sweep once with it and once without"
+            )
     bounds = frozenset(name for switch, name in switches.items() if np.all(choices[switch]))
     return pcnna.Design(
         **{name: choices[name] for name in ("batch", "channels", "in_time", "adcs")}, bounds=bounds

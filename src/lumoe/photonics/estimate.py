@@ -78,15 +78,14 @@ def warnings(table: pd.DataFrame, accelerator: Accelerator, devices: DeviceSet, 
         )
     if resolved < wanted:
         said.append(
-            f"the lasers paid for leave {resolved:.1f} bits at {values['clock'] / 1e9:g} GS/s where the converters have "
-            f"{wanted:g}; raise laser_channel_power or lower clock"
+            f"the lasers paid for leave {resolved:.1f} bits at {values['clock'] / 1e9:g} GS/s where the converters "
+            f"have {wanted:g}; raise laser_channel_power or lower clock"
         )
     if bits < min(resolved, wanted):
         said.append(
-            f"an output carries {bits:.1f} bits: weights and stored words bound it, and inverse transforms amplify noise"
+            f"an output carries {bits:.1f} bits: weights and stored words bound it, and an inverse transform amplifies "
+            "noise"
         )
     if square_mm > field_mm2:
-        said.append(
-            f"{square_mm:.0f} mm2 do not fit on one chip: a lithography field has {field_mm2:.0f} mm2"
-        )
+        said.append(f"{square_mm:.0f} mm2 do not fit on one chip: a lithography field has {field_mm2:.0f} mm2")
     return said
