@@ -89,11 +89,20 @@ def simulate(python: Path, layers: Sequence[Layer], dataflow: str) -> pd.DataFra
         folder = Path(name)
         config, topology, layout = (folder / part for part in ("scale.cfg", "alexnet.csv", "layout.csv"))
         config.write_text(CONFIG.format(dataflow=dataflow, rows=ROWS, columns=COLUMNS), encoding="utf-8")
-        header = ["Layer", "IFMAP H", "IFMAP W", "Filter H", "Filter W", "Channels", "Filters", "Strides", ""]
-        for path, rows in (
-            (topology, [header, *map(topology_row, layers)]),
-            (layout, [["Layer", *["factor"] * 20, ""], *([layer.name, *[1] * 20, ""] for layer in layers)]),
-        ):
+        header: list[object] = [
+            "Layer",
+            "IFMAP H",
+            "IFMAP W",
+            "Filter H",
+            "Filter W",
+            "Channels",
+            "Filters",
+            "Strides",
+            "",
+        ]
+        factors: list[list[object]] = [["Layer", *["factor"] * 20, ""]]
+        factors += [[layer.name, *[1] * 20, ""] for layer in layers]
+        for path, rows in ((topology, [header, *map(topology_row, layers)]), (layout, factors)):
             with path.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows(rows)
         command = [str(python), "-c", RUN, str(config), str(topology), str(layout), str(folder)]

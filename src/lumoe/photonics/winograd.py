@@ -216,7 +216,8 @@ def output_bits(shapes: ConvolutionShapes, values: Values, design: Design, detec
     loss = noise_loss_bits(shapes, design)
     taps = np.minimum(detector_bits, np.asarray(values["memristor_bits"])) - loss
     converters = np.asarray(values["adc_bits"]) - np.where(np.asarray(design.analog_inverse) > 0, 0.0, loss)
-    return np.maximum(np.minimum(taps, converters), 0.0)
+    bits: Array = np.maximum(np.minimum(taps, converters), 0.0)
+    return bits
 
 
 def _traffic_bits(shapes: ConvolutionShapes, values: Values, design: Design, work: Work) -> dict[str, Array]:
