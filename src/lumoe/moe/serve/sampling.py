@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -37,52 +38,78 @@ class Draw:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass
 class Sampler:
-    """Draws the tokens of one sequence."""
+    """How one sequence is drawn, with its stream of random numbers."""
 
-    sampling: Sampling
-    generator: torch.Generator = field(init=False)
-
-    def __post_init__(self) -> None:
-        seed = secrets.randbits(63) if self.sampling.seed is None else self.sampling.seed
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         # Other sequences and other requests never touch this stream: equal seeds give equal draws in any batch.
-        self.generator = torch.Generator().manual_seed(seed % 2**63)
+        self._random = random.Random(seed)
 
-    def draw(self, logits: torch.Tensor, most_likely: int) -> int:
-        """Return a token for logits `[vocabulary]`."""
-        if self.sampling.temperature == 0:
-            return most_likely
-        kept = nucleus(logits.float() / self.sampling.temperature, self.sampling.top_p)
-        return int(torch.multinomial(kept, 1, generator=self.generator))
-
-
-def nucleus(logits: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return probabilities `[vocabulary]` with all but the smallest set that sums to `top_p` set to zero.
-
-    They are not scaled to sum to 1. The most likely token always stays (arXiv 1904.09751, section 3.1).
-    """
-    probabilities = torch.softmax(logits, dim=-1)
-    if top_p >= 1:
-        return probabilities
-    ordered, index = probabilities.sort(descending=True, stable=True)
-    outside = ordered.cumsum(-1) - ordered >= top_p
-    outside[0] = False
-    return probabilities.scatter(-1, index[outside], 0.0)
+    def uniform(self) -> float:
+        """Return the next number of the stream, uniform in [0, 1)."""
+        return self._random.random()
 
 
 def draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw]:
     """Draw one token for each row of logits `[sequences, vocabulary]`."""
-    most_likely = logits.argmax(dim=-1).tolist()
-    return [
-        _report(row, sampler.draw(row, best), sampler.sampling.top_logprobs)
-        for row, best, sampler in zip(logits, most_likely, samplers, strict=True)
-    ]
+    tokens = logits.argmax(dim=-1)
+    warm = [row for row, sampler in enumerate(samplers) if sampler.sampling.temperature > 0]
+    # Apart from each other: a sequence that draws from everything does so in any company.
+    for cut in (False, True):
+        if rows := [row for row in warm if (samplers[row].sampling.top_p < 1) == cut]:
+            tokens[rows] = _sample(logits[rows], [samplers[row] for row in rows], cut)
+    draws = [Draw(token) for token in tokens.tolist()]
+    reported = [row for row, sampler in enumerate(samplers) if sampler.sampling.top_logprobs is not None]
+    if reported:
+        counts = [samplers[row].sampling.top_logprobs or 0 for row in reported]
+        for row, report in zip(reported, _report(logits[reported], tokens[reported], counts), strict=True):
+            draws[row] = report
+    return draws
 
 
-def _report(logits: torch.Tensor, token: int, top: int | None) -> Draw:
-    if top is None:
-        return Draw(token)
+def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the most likely tokens that together reach `top_p` (arXiv 1904.09751, section 3.1).
+
+    Args:
+        probabilities: `[sequences, vocabulary]`.
+        top_p: `[sequences, 1]`.
+
+    Returns:
+        Tokens by falling probability and the cumulated probabilities of these, both `[sequences, vocabulary]`; the sums
+        do not grow beyond the smallest set that reaches `top_p`, which holds the most likely token at least.
+    """
+    ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+    cumulated = ordered.cumsum(dim=-1, dtype=torch.float64)
+    size = (cumulated - ordered < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
+    return tokens, cumulated.minimum(cumulated.gather(-1, size - 1))
+
+
+def _sample(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> torch.Tensor:
+    """Return tokens `[sequences]`: each stream's next number, put through the inverse of the cumulated probabilities.
+
+    Args:
+        cut: whether to draw from the nucleus only.
+    """
+    settings = [(s.sampling.temperature, s.sampling.top_p, s.uniform()) for s in samplers]
+    temperature, top_p, uniform = torch.tensor(settings, dtype=torch.float64).unsqueeze(1).unbind(-1)
+    # Below the clamp nothing but the most likely token has a chance in float32, and a quotient may not be finite.
+    probabilities = torch.softmax(logits.float() / temperature.clamp(min=1e-4).float(), dim=-1)
+    if cut:
+        tokens, cumulated = nucleus(probabilities, top_p)
+    else:
+        tokens, cumulated = None, probabilities.cumsum(dim=-1, dtype=torch.float64)
+    place = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True).clamp(max=cumulated.shape[1] - 1)
+    return (place if tokens is None else tokens.gather(-1, place)).squeeze(1)
+
+
+def _report(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[Draw]:
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    values, tokens = logprobs.topk(min(top, logprobs.numel()))
-    return Draw(token, float(logprobs[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))
+    drawn = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).tolist()
+    values, best = logprobs.topk(min(max(counts), logprobs.shape[1]))
+    rows = zip(tokens.tolist(), drawn, best.tolist(), values.tolist(), counts, strict=True)
+    return [
+        Draw(token, logprob, tuple(zip(top[:count], near[:count], strict=True)))
+        for token, logprob, top, near, count in rows
+    ]
