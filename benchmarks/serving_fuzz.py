@@ -14,13 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serve"))
-from conftest import serving
-
-from lumoe.moe.serve.app import Limits
-from lumoe.moe.serve.run import Setup
+from served import Served, free_port, lumoe
 
 
 def main() -> None:
@@ -29,17 +23,20 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=50, help="requests per operation and phase")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    program = Path(sys.executable).parent / "schemathesis"
-    with serving(Setup(options.model, budget="100%"), Limits(slots=16, context=24, queue=128)) as running:
+    program, port = Path(sys.executable).parent / "schemathesis", free_port()
+    limits = ["--slots", "16", "--context", "24", "--queue", "128"]
+    with Served(lumoe(options.model, port, 1, *limits), port, 1) as server:
+        ask = {"model": options.model.resolve().name, "prompt": "x", "max_tokens": 1, "stream": True}
+        server.answers("/v1/completions", ask)
         command = [
-            str(program), "run", f"{running.url}/openapi.json", "--checks", "not_a_server_error",
+            str(program), "run", f"http://127.0.0.1:{port}/openapi.json", "--checks", "not_a_server_error",
             "--phases", "examples,coverage,fuzzing", "--max-examples", str(options.examples),
             "--seed", str(options.seed), "--suppress-health-check", "all", "--request-timeout", "60",
         ]  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:  # where it keeps its notes
             status = subprocess.run(command, check=False, cwd=folder).returncode
-    sys.exit(status)
+        well, _ = server.call("GET", "/health")
+    sys.exit(status or int(well != 200))
 
 
 if __name__ == "__main__":

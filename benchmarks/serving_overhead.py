@@ -1,85 +1,100 @@
-"""What the server adds to the bare engine: decode of one sequence, engine alone against HTTP and back.
+"""What the server adds to the bare engine: whole answers over HTTP against the engine's own loop.
 
     python benchmarks/serving_overhead.py --folder build/true-width --tokenizer data/models/mini-mixtral
 
-At Mixtral's true width: two layers, random weights, all experts at one precision and resident. Rounds alternate between
-the two, in one process and on one engine; the ratio is of medians.
+At Mixtral's true width: two layers, random weights, all experts at one precision and resident. The server is a process
+of its own and streams to its clients; the engine alone runs in this one, on equally many threads. Rounds alternate, and
+whichever is not being timed does nothing. Both take the same prompts to the same number of tokens; with several clients
+the engine alone takes all their sequences in one batch from the first token to the last. Ratios are of medians.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import torch
+from served import Served, free_port, lumoe
 from true_width_model import build
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serve"))
-from conftest import Running, serving_on
-
 from lumoe.moe.engine import Engine
-from lumoe.moe.plan import Plan, random_order
-from lumoe.moe.serve.app import Limits, Server
-from lumoe.moe.serve.governor import Governor
-from lumoe.moe.serve.metrics import Metrics
-from lumoe.moe.serve.prompts import Prompts, load_tokenizer
+from lumoe.moe.plan import Plan
 
-PROMPT = list(range(100, 116))
+PROMPT_TOKENS = 16
 
 
-def bare(engine: Engine, tokens: int) -> float:
-    """Seconds per token of decoding without a server."""
-    cache = engine.cache(1, len(PROMPT) + tokens)
-    step = engine.step(torch.tensor([PROMPT]), cache)[:, -1].argmax(-1, keepdim=True)
+def bare(engine: Engine, prompts: torch.Tensor, tokens: int) -> float:
+    """Seconds to draw `tokens` likeliest tokens after each of `prompts` without a server."""
     began = time.perf_counter()
-    for _ in range(tokens - 1):
-        step = engine.step(step, cache)[:, -1].argmax(-1, keepdim=True)
-    return (time.perf_counter() - began) / (tokens - 1)
+    engine.generate(prompts, tokens)
+    return time.perf_counter() - began
 
 
-def over_http(running: Running, client: httpx.Client, tokens: int) -> float:
-    """Seconds per token between the first and the last of a streamed answer, as the client sees them."""
-    body = {
-        "model": running.name,
-        "prompt": PROMPT,
-        "max_tokens": tokens,
-        "temperature": 0,
-        "stream": True,
-        "logprobs": 0,
-    }
-    times = []
-    with client.stream("POST", "/v1/completions", json=body) as response:
-        times = [time.perf_counter() for line in response.iter_lines() if line.startswith("data: {")]
-    return (times[-1] - times[0]) / (tokens - 1)
+def over_http(server: Served, prompts: torch.Tensor, tokens: int) -> float:
+    """Seconds until as many clients as there are prompts have their whole streamed answers."""
+    body = {"model": "model", "max_tokens": tokens, "temperature": 0, "stream": True,
+            "stream_options": {"include_usage": True}}  # fmt: skip
+    began = time.perf_counter()
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(
+            pool.map(lambda ids: server.stream("/v1/completions", {**body, "prompt": ids}), prompts.tolist())
+        )
+    seconds = time.perf_counter() - began
+    if any(answer.usage.get("completion_tokens") != tokens for answer in answers):
+        raise RuntimeError("an answer ended early: times would not compare")
+    return seconds
+
+
+def with_tokenizer(model: Path, tokenizer: Path, folder: Path) -> Path:
+    """Return a folder `model` of links to a checkpoint and to another one's tokenizer: prompts are token ids."""
+    linked = folder / "model"
+    linked.mkdir()
+    for path in [*model.iterdir(), *tokenizer.glob("*token*")]:
+        (linked / path.name).symlink_to(path.resolve())
+    return linked
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True, help="any tokenizer: prompts are token ids")
-    parser.add_argument("--bits", type=int, choices=[4, 16], default=4, help="of every expert")
+    parser.add_argument("--folder", type=Path, required=True, help="of the model; it is made there if there is none")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="any model with a tokenizer")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model, quantized = build(options.folder)
-    engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=options.bits))
-    metrics = Metrics(engine)
-    governor = Governor(engine, "throughput", order=random_order(2, 8, 0), bits=4)
-    prompts = Prompts(load_tokenizer(options.tokenizer), engine.decoder.architecture.vocab_size, 256)
-    prompts.end_tokens = frozenset()
-    server = Server(engine, prompts, governor, metrics, "wide", Limits(slots=16, context=256))
-    with serving_on(server) as running, running.client() as client:
-        pairs = [
-            (bare(engine, options.tokens), over_http(running, client, options.tokens)) for _ in range(options.rounds)
-        ]
-    alone, served = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
-    print(f"engine {alone * 1e3:.2f} ms a token, server {served * 1e3:.2f} ms: {served / alone - 1:+.1%}")
+    engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=4))
+    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + engine.memory.buffer)
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(100, 4000, (max(options.clients), PROMPT_TOKENS), generator=generator)
+    with tempfile.TemporaryDirectory() as folder:
+        served, port = with_tokenizer(model, options.tokenizer, Path(folder)), free_port()
+        settings = ["--quantized", str(quantized), "--budget", budget, "--context", "256"]
+        with Served(lumoe(served, port, options.threads, *settings), port, options.threads) as server:
+            ask = {"model": "model", "prompt": [5], "max_tokens": 2, "stream": True}
+            server.answers("/v1/completions", ask)
+            while not server.call("GET", "/v1/budget")[1]["settled"]:
+                time.sleep(0.1)
+            state = server.call("GET", "/v1/budget")[1]
+            if (state["quantized_experts"], state["resident_experts"]) != (16, 16):
+                raise RuntimeError(f"the server's plan is another one: {state}")
+            for clients in options.clients:
+                pairs = [
+                    (
+                        bare(engine, prompts[:clients], options.tokens),
+                        over_http(server, prompts[:clients], options.tokens),
+                    )
+                    for _ in range(options.rounds + 1)
+                ]
+                alone, over = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
+                speeds = " and ".join(f"{clients * options.tokens / seconds:.2f}" for seconds in (alone, over))
+                print(f"{clients} clients: engine and server {speeds} tokens/s, server {over / alone - 1:+.1%} time")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python benchmarks/serving_soak.py --model data/models/mini-mixtral --quantized FOLDER --output build/soak.csv
 
-A response is lost if it is not 200 or has too few tokens. Half of the requests ask for quality: their experts are never
-quantised, so their text must equal what a quiet engine gives for the same prompt at 16 bits, wherever the two likeliest
-tokens are further apart than rounding in a batch can move them. Requests are bounded by the number of clients and by
-the time; everything stays on the loopback address.
+The server is a process of its own. A response is lost if it is not 200 or has too few tokens. Clients take turns, a few
+seconds at a time, at asking for throughput (experts are quantised as the budget changes) and for quality (they never
+are). The text of an answer for quality must equal what a quiet engine gives for the same prompt at 16 bits, wherever the
+two likeliest tokens are further apart than rounding in a batch can move them. Everything stays on the loopback address.
 """
 
 from __future__ import annotations
@@ -19,18 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-import httpx
 import numpy as np
 import pandas as pd
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "serve"))
-from conftest import Running, serving
+from served import Served, free_port, lumoe
 
 from lumoe.files import write_csv
 from lumoe.moe.engine import Engine
-from lumoe.moe.serve.app import Limits
-from lumoe.moe.serve.run import Setup
+from lumoe.moe.serve.prompts import load_tokenizer
 
 PROMPTS = [
     "Return the",
@@ -40,101 +36,107 @@ PROMPTS = [
     "Compute the mean",
 ]
 BUDGETS = ["100%", "45%", "70%", "35%"]
+TURN_S = 5.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
     """One response."""
 
     prompt: str
     preference: str
     status: int
-    seconds: float
     first_token_s: float
+    seconds: float
     tokens: int
     text: str
 
 
+@dataclass(frozen=True)
+class Change:
+    """One change of the budget."""
+
+    budget: str
+    status: int
+    seconds: float
+
+
 def main() -> None:
     options = parse()
-    torch.set_num_threads(1)
-    setup = Setup(options.model, options.quantized, budget="100%")
-    with serving(setup, Limits(slots=16, context=256, queue=options.clients)) as running:
-        outcomes, budgets_ok, changes = soak(running, options.clients, options.seconds, options.tokens)
-        expected = references(options.model, running, options.tokens)
+    port = free_port()
+    settings = ["--budget", "100%", "--queue", str(options.clients)]
+    settings += ["--quantized", str(options.quantized)] if options.quantized else []
+    with Served(lumoe(options.model, port, options.threads, *settings), port, options.threads) as server:
+        name = options.model.resolve().name
+        ask = {"model": name, "temperature": 0, "max_tokens": options.tokens, "stream": True}
+        ask["stream_options"] = {"include_usage": True}
+        server.answers("/v1/completions", {**ask, "prompt": PROMPTS[0]})
+        outcomes, changes = soak(server, ask, options.clients, options.seconds)
+        _, metrics = server.call("GET", "/metrics")
+    expected = references(options.model, options.tokens)
     table = pd.DataFrame([outcome.__dict__ for outcome in outcomes]).assign(
         wrong=[outcome.preference == "quality" and differs(outcome, expected) for outcome in outcomes]
     )
     lost = (table["status"] != 200) | (table["tokens"] < options.tokens)
-    print(f"{len(table)} responses to {options.clients} clients, {changes} changes of budget ({budgets_ok} accepted)")
-    print(
-        f"lost {int(lost.sum())}, wrong {int(table['wrong'].sum())} of {int((table['preference'] == 'quality').sum())}"
-    )
-    for name in ("first_token_s", "seconds"):
-        print(name, ", ".join(f"p{q} {np.percentile(table[name], q):.3f} s" for q in (50, 90, 95, 99)))
+    refused = sum(change.status != 200 for change in changes)
+    print(f"{len(table)} responses to {options.clients} clients, {len(changes)} changes of budget ({refused} refused)")
+    checked = int((table["preference"] == "quality").sum())
+    print(f"lost {int(lost.sum())}, wrong {int(table['wrong'].sum())} of {checked} that can be checked")
+    for label, values in (
+        ("to the first token", table["first_token_s"]),
+        ("whole answer", table["seconds"]),
+        ("change of budget, until answered", pd.Series([change.seconds for change in changes])),
+    ):
+        print(f"{label}:", ", ".join(f"p{q} {np.percentile(values, q) * 1e3:.0f} ms" for q in (50, 90, 95, 99, 100)))
+    print("\n".join(line for line in metrics.splitlines() if "reconfiguration_freed_seconds_" in line))
     write_csv(options.output, table.drop(columns="text"))
-    sys.exit(int(lost.any() or table["wrong"].any() or budgets_ok != changes))
+    sys.exit(int(lost.any() or table["wrong"].any() or refused > 0))
 
 
-def soak(running: Running, clients: int, seconds: float, tokens: int) -> tuple[list[Outcome], int, int]:
+def soak(server: Served, ask: dict[str, object], clients: int, seconds: float) -> tuple[list[Outcome], list[Change]]:
     """Let all clients ask until the time is up while the budget changes every second."""
-    stop = Event()
+    stop, began = Event(), time.monotonic()
 
-    def ask(number: int) -> list[Outcome]:
+    def client(number: int) -> list[Outcome]:
         choose, done = random.Random(number), []
-        with running.client() as client:
-            while not stop.is_set():
-                preference = choose.choice(["throughput", "quality"])
-                done.append(one(running, client, choose.choice(PROMPTS), preference, tokens))
+        while not stop.is_set():
+            turn = int((time.monotonic() - began) / TURN_S)
+            preference, prompt = ("throughput", "quality")[turn % 2], choose.choice(PROMPTS)
+            found = server.stream("/v1/completions", {**ask, "prompt": prompt, "preference": preference})
+            # An end of text before the limit is a whole answer.
+            tokens = ask["max_tokens"] if found.finish == "stop" else found.usage.get("completion_tokens", 0)
+            first = float("nan") if found.first_s is None else found.first_s
+            done.append(Outcome(prompt, preference, found.status, first, found.seconds, int(str(tokens)), found.text))
         return done
 
-    def change() -> tuple[int, int]:
-        accepted = count = 0
-        with running.client() as client:
-            while not stop.wait(1.0):
-                response = client.put("/v1/budget", json={"budget": BUDGETS[count % len(BUDGETS)]})
-                accepted, count = accepted + (response.status_code == 200), count + 1
-        return accepted, count
+    def change() -> list[Change]:
+        done: list[Change] = []
+        while not stop.wait(1.0):
+            budget, asked = BUDGETS[len(done) % len(BUDGETS)], time.perf_counter()
+            status, _ = server.call("PUT", "/v1/budget", {"budget": budget})
+            done.append(Change(budget, status, time.perf_counter() - asked))
+        return done
 
     with ThreadPoolExecutor(clients + 1) as pool:
         changer = pool.submit(change)
-        asked = [pool.submit(ask, number) for number in range(clients)]
+        asked = [pool.submit(client, number) for number in range(clients)]
         time.sleep(seconds)
         stop.set()
-        return [outcome for answers in asked for outcome in answers.result()], *changer.result()
+    return [outcome for answers in asked for outcome in answers.result()], changer.result()
 
 
-def one(running: Running, client: httpx.Client, prompt: str, preference: str, tokens: int) -> Outcome:
-    """Stream one greedy completion."""
-    body = {"model": running.name, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True,
-            "preference": preference, "stream_options": {"include_usage": True}}  # fmt: skip
-    began, first, text, used = time.perf_counter(), float("nan"), "", 0
-    with client.stream("POST", "/v1/completions", json=body) as response:
-        for line in response.iter_lines():
-            if not line.startswith("data: {"):
-                continue
-            chunk = httpx.Response(200, content=line.removeprefix("data: ")).json()
-            if chunk.get("usage"):
-                used = chunk["usage"]["completion_tokens"]
-            for choice in chunk.get("choices", []):
-                first = time.perf_counter() - began if first != first else first
-                text += choice["text"]
-                used = tokens if choice["finish_reason"] == "stop" else used
-        return Outcome(prompt, preference, response.status_code, time.perf_counter() - began, first, used, text)
-
-
-def references(model: Path, running: Running, tokens: int) -> dict[str, tuple[str, int]]:
+def references(model: Path, tokens: int) -> dict[str, tuple[str, int]]:
     """Return for each prompt the text at 16 bits and the number of characters before its first near tie."""
-    prompts, engine, found = running.server.prompts, Engine.load(model), {}
+    tokenizer, engine, found = load_tokenizer(model).backend_tokenizer, Engine.load(model), {}
     for prompt in PROMPTS:
-        ids = prompts.encode(prompt)
+        ids = tokenizer.encode(prompt).ids
         made = engine.generate(ids, tokens)
         logits = engine.logits([*ids, *made.tolist()])[len(ids) - 1 : -1].float()
         best = logits.topk(2, dim=-1).values
         # bfloat16 has 8 bits of mantissa; sums in another order move a logit by a few of its last places.
         close = (best[:, 0] - best[:, 1] < 4 * best[:, 0].abs() / 256).nonzero()
         sure = int(close[0]) if len(close) else tokens
-        found[prompt] = prompts.backend.decode(made.tolist()), len(prompts.backend.decode(made[:sure].tolist()))
+        found[prompt] = tokenizer.decode(made.tolist()), len(tokenizer.decode(made[:sure].tolist()))
     return found
 
 
@@ -151,8 +153,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
-    return parser.parse_args()
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
 
 
 if __name__ == "__main__":

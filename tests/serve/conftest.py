@@ -1,26 +1,15 @@
-"""A server of a small random Mixtral on a free port of the loopback address."""
+"""One small model and one server of it for all tests."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
-import httpx
 import pytest
 import torch
-import uvicorn
-from transformers import MixtralConfig, MixtralForCausalLM
+from running import Running, make_model, serving
 
-from lumoe.moe.serve.app import Limits, Server, create_app
-from lumoe.moe.serve.run import Setup, listen, load
-from lumoe.moe.tokenizer import train_tokenizer
-
-VOCABULARY = 320
-TEXTS = ["the quick brown fox jumps over the lazy dog", "a stitch in time saves nine", "Zoë pays 5 € for a naïve 🦊"]
+from lumoe.moe.serve.run import Setup
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,80 +17,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def make_model(folder: Path, **changes: object) -> Path:
-    """Write weights and a tokenizer whose vocabulary has every byte."""
-    torch.manual_seed(0)
-    shape = {
-        "vocab_size": VOCABULARY,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "max_position_embeddings": 256,
-        "rope_theta": 1e4,
-        # Wide weights: no two tokens are equally likely, and neither are the answers at 16 and at 8 bits equal.
-        "initializer_range": 0.2,
-    }
-    MixtralForCausalLM(MixtralConfig(**{**shape, **changes})).to(torch.bfloat16).save_pretrained(folder)
-    train_tokenizer(TEXTS * 50, VOCABULARY, 256).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("served") / "tiny")
-
-
-class Running:
-    """A server and where it listens."""
-
-    def __init__(self, server: Server, url: str) -> None:
-        self.server, self.url = server, url
-        self.name = server.name
-
-    def client(self, **options: object) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **options)  # type: ignore[arg-type]
-
-
-@contextmanager
-def serving(setup: Setup, limits: Limits | None = None) -> Iterator[Running]:
-    """Serve a model on a free port from a thread of this process."""
-    with serving_on(load(setup, limits or Limits(slots=8, context=256, queue=128))) as running:
-        yield running
-
-
-@contextmanager
-def serving_on(server: Server) -> Iterator[Running]:
-    """Serve what is loaded already."""
-    listener = listen("127.0.0.1", 0)
-    http = uvicorn.Server(
-        uvicorn.Config(create_app(server, hosts=["127.0.0.1", "localhost"]), log_level="error", access_log=False)
-    )
-    thread = Thread(target=http.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not http.started and thread.is_alive():
-        thread.join(0.01)
-    try:
-        yield Running(server, f"http://127.0.0.1:{listener.getsockname()[1]}")
-    finally:
-        http.should_exit = True
-        thread.join(30)
 
 
 @pytest.fixture(scope="session")
 def running(model: Path) -> Iterator[Running]:
     with serving(Setup(model, dtype="float32")) as found:
         yield found
-
-
-def settled(client: httpx.Client) -> dict[str, Any]:
-    """Wait until the plan in force is wholly loaded and return the state of the budget."""
-    for _ in range(1000):
-        state: dict[str, Any] = client.get("/v1/budget").json()
-        if state["settled"]:
-            return state
-        time.sleep(0.01)
-    raise AssertionError("the plan never settled")

@@ -10,7 +10,7 @@ from threading import Event, Thread
 
 import pytest
 import torch
-from conftest import Running, serving, settled
+from running import Running, serving, settled
 
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Plan

@@ -15,7 +15,7 @@ from threading import Event
 import httpx
 import openai
 import pytest
-from conftest import Running, serving
+from running import Running, serving
 
 from lumoe.moe.serve.app import MAX_BODY_BYTES, Limits
 from lumoe.moe.serve.run import Setup

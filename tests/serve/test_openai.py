@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import openai
 import pytest
-from conftest import Running
+from running import Running
 
 from lumoe.moe.engine import Engine
 
@@ -100,6 +100,11 @@ def test_a_seed_repeats_and_choices_differ(client: openai.OpenAI, running: Runni
 
     assert ask(5) == ask(5)
     assert len({*ask(5), *ask(6)}) > 4
+
+
+def test_hardly_any_temperature_is_greedy(client: openai.OpenAI, running: Running) -> None:
+    answer = client.completions.create(model=running.name, prompt="the quick", max_tokens=6, temperature=1e-300)
+    assert answer.choices[0].text == greedy(running, "the quick", 6)
 
 
 def test_logprobs_of_a_completion_line_up_with_the_text(client: openai.OpenAI, running: Running) -> None:

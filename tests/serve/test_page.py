@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import PROGRAM, Browser
-from conftest import Running, serving
+from running import Running, serving
 
 from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import make_model, settled
+from running import make_model, settled
 
 from lumoe.errors import UserError
 from lumoe.moe.serve.app import Limits
