@@ -2,10 +2,11 @@
 
     python benchmarks/serving_soak.py --model data/models/mini-mixtral --quantized FOLDER --output build/soak.csv
 
-The server is a process of its own. A response is lost if it is not 200 or has too few tokens. Clients take turns, a few
-seconds at a time, at asking for throughput (experts are quantised as the budget changes) and for quality (they never
-are). The text of an answer for quality must equal what a quiet engine gives for the same prompt at 16 bits, wherever the
-two likeliest tokens are further apart than rounding in a batch can move them. Everything stays on the loopback address.
+The server is a process of its own. A response is lost if it is not 200 or has too few tokens. For a few seconds all
+clients ask for throughput (experts are quantised as the budget changes), for the next few for quality (they never are),
+and so on. The text of an answer for quality must equal what a quiet engine gives for the same prompt at 16 bits,
+wherever the two likeliest tokens are further apart than rounding in a batch can move them. Everything stays on the
+loopback address.
 """
 
 from __future__ import annotations
@@ -88,7 +89,10 @@ def main() -> None:
         ("change of budget, until answered", pd.Series([change.seconds for change in changes])),
     ):
         print(f"{label}:", ", ".join(f"p{q} {np.percentile(values, q) * 1e3:.0f} ms" for q in (50, 90, 95, 99, 100)))
-    print("\n".join(line for line in metrics.splitlines() if "reconfiguration_freed_seconds_" in line))
+    name = "lumoe_reconfiguration_freed_seconds"
+    values = {line.split()[0]: float(line.split()[1]) for line in metrics.splitlines() if line.startswith(name)}
+    total, count = values[f"{name}_sum"], values[f"{name}_count"]
+    print(f"memory given up was back after {total / count * 1e3:.1f} ms in the mean of {count:.0f} changes of plan")
     write_csv(options.output, table.drop(columns="text"))
     sys.exit(int(lost.any() or table["wrong"].any() or refused > 0))
 
