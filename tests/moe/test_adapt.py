@@ -17,6 +17,7 @@ from lumoe.moe.adapt import COLUMNS, STRATEGIES, Scale, compare, events, replay,
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Plan
 from lumoe.moe.traces import budgets, multi_tenant, read_trace, sawtooth, steps
+from lumoe.plots.adaptation import draw_adaptation
 
 ROOT = Path(__file__).parents[2]
 BARE = Plan.uniform(3, 4, resident=False)
@@ -77,10 +78,14 @@ def test_a_trace_is_scaled_to_the_replay() -> None:
     assert [change.budget_bytes for change in changes] == [1000, 600, 300, 600, 1000, 1000]
 
 
-def test_a_replay_records_each_change_and_stays_within_the_budget(model_bf16: Path, quantized: dict[int, Path]) -> None:
+@pytest.fixture(scope="module")
+def record(model_bf16: Path, quantized: dict[int, Path]) -> pd.DataFrame:
     load = partial(Engine.load, model_bf16, quantized[4])
     trace = steps(60.0).assign(budget=["100%", "70%", "60%", "70%", "100%", "100%"])
-    record = compare(load, BARE, {"steps": trace}, PROMPTS, Scale(1.2, 0.1, new_tokens=4))
+    return compare(load, BARE, {"steps": trace}, PROMPTS, Scale(1.2, 0.1, new_tokens=4))
+
+
+def test_a_replay_records_each_change_and_stays_within_the_budget(record: pd.DataFrame) -> None:
     assert list(record.columns) == list(COLUMNS)
     assert set(record["strategy"]) == set(STRATEGIES)
     table = summarize(record).set_index("strategy")
@@ -94,6 +99,15 @@ def test_a_replay_records_each_change_and_stays_within_the_budget(model_bf16: Pa
     assert adaptive["quantized_experts"].max() > 0
     last = record[record["strategy"] == "adaptive"].iloc[-1]
     assert last["resident_experts"] == 12
+
+
+def test_the_figure_shows_what_each_way_of_changing_costs(record: pd.DataFrame, tmp_path: Path) -> None:
+    draw_adaptation(record, tmp_path / "adaptation.svg")
+    drawn = pd.read_csv(tmp_path / "adaptation.csv")
+    assert len(drawn) == len(record)
+    changes = drawn[drawn["reconfiguration_s"].notna()].groupby("strategy")
+    assert changes.size().to_dict() == {"adaptive": 5, "restart": 5}
+    assert changes["failed_requests"].sum()["adaptive"] == 0
 
 
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_generated(

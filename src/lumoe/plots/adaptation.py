@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
 
@@ -23,6 +24,7 @@ COLUMNS = [
     "tokens_per_s",
     "reconfiguration_s",
     "freed_s",
+    "failed_requests",
 ]
 
 
@@ -39,7 +41,7 @@ def draw_adaptation(record: pd.DataFrame, output: str | Path) -> None:
         _memory(column[0], part[part["strategy"] == "adaptive"])
         _speed(column[1], part)
         _quantized(column[2], part)
-        _changes(column[3], part[part["strategy"] == "adaptive"])
+        _changes(column[3], part)
         column[3].set_xlabel("time (s)")
         # A restart that lags behind its trace ends later; the axis ends where the trace does.
         column[3].set_xlim(0, part.loc[part["strategy"] == "adaptive", "time_s"].max())
@@ -73,6 +75,11 @@ def _speed(axes: Axes, part: pd.DataFrame) -> None:
     for number, (strategy, label) in enumerate(LABELS.items()):
         rows = part[part["strategy"] == strategy]
         axes.plot(rows["time_s"], rows["tokens_per_s"], color=OKABE_ITO[number], linewidth=0.9, label=label)
+        if (broken := rows[rows["failed_requests"] > 0]).size:
+            axes.plot(
+                broken["time_s"], broken["tokens_per_s"], "x", markersize=4, color=OKABE_ITO[number],
+                label="request broken off",
+            )  # fmt: skip
 
 
 def _quantized(axes: Axes, part: pd.DataFrame) -> None:
@@ -83,10 +90,20 @@ def _quantized(axes: Axes, part: pd.DataFrame) -> None:
 
 
 def _changes(axes: Axes, part: pd.DataFrame) -> None:
-    rows = part.dropna(subset="reconfiguration_s")
-    for name, label, number in (("freed_s", "until freed", 2), ("reconfiguration_s", "until loaded", 3)):
-        axes.plot(rows["time_s"], rows[name] * 1e3, MARKERS[number], markersize=3, color=OKABE_ITO[number], label=label)
+    series = (
+        ("adaptive", "freed_s", "live, until freed", 2, OKABE_ITO[0]),
+        ("adaptive", "reconfiguration_s", "live, until loaded", 3, OKABE_ITO[0]),
+        ("restart", "reconfiguration_s", "restart, until loaded", 0, OKABE_ITO[2]),
+    )
+    for strategy, name, label, marker, color in series:
+        rows = part[(part["strategy"] == strategy) & part["reconfiguration_s"].notna()]
+        axes.plot(
+            rows["time_s"], rows[name] * 1e3, MARKERS[marker], markersize=3, color=color, fillstyle="none", label=label
+        )
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _label(figure: Figure, first: list[Axes]) -> None:
