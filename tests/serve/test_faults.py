@@ -102,6 +102,8 @@ def test_a_body_beyond_the_limit_is_413(client: httpx.Client, announced: bool) -
     content = chunk * count if announced else chunks()
     response = client.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
     assert response.status_code == 413
+    assert is_error(response)
+    assert str(MAX_BODY_BYTES) in response.json()["error"]["message"]
 
 
 def test_another_sites_name_is_not_answered(client: httpx.Client) -> None:

@@ -96,6 +96,9 @@ def test_a_seed_repeats_and_choices_differ(client: openai.OpenAI, running: Runni
             n=2,
         )
         assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+        assert answer.usage is not None
+        prompts = running.server.prompts
+        assert answer.usage.prompt_tokens == len(prompts.encode("the quick")) + len(prompts.encode("a stitch"))
         return [choice.text for choice in answer.choices]
 
     assert ask(5) == ask(5)

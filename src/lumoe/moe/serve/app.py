@@ -21,7 +21,7 @@ from lumoe.moe.budget import parse_budget
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Preference
 from lumoe.moe.serve.choices import Answer, GenerationError
-from lumoe.moe.serve.errors import ApiError, install_handlers
+from lumoe.moe.serve.errors import ApiError, ExplainTooLarge, install_handlers
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import CountResponses, Metrics
@@ -143,6 +143,7 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
     install_handlers(app)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
+    app.add_middleware(ExplainTooLarge, limit=MAX_BODY_BYTES)
     app.add_middleware(CountResponses, metrics=server.metrics)
     _add_public(app, server)
     _add_openai(app, server)
@@ -260,6 +261,7 @@ async def _answer(
     max_tokens: int | None,
     request: Request,
 ) -> Response:
+    answer.prompt_tokens = sum(map(len, prompts))
     for prompt in prompts:
         limit = server.prompts.limit(prompt, max_tokens)
         for choice in range(body.n or 1):

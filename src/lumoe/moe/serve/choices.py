@@ -27,12 +27,14 @@ class Answer:
 
     Attributes:
         top: how many alternatives each token is reported with; None reports no log-probabilities.
+        prompt_tokens: of all prompts; choices of one prompt count it once.
     """
 
     kind: Kind
     model: str
     prompts: Prompts
     top: int | None
+    prompt_tokens: int = 0
     generations: list[Generation] = field(default_factory=list)
     queue: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
     id: str = field(init=False)
@@ -66,9 +68,8 @@ class Answer:
             generation.cancel()
 
     def usage(self) -> Usage:
-        """Count tokens; equal prompts of several choices count once each, as they were computed."""
-        prompt = sum(len(generation.prompt) for generation in self.generations)
-        completion = sum(generation.drawn for generation in self.generations)
+        """Count tokens, as OpenAI does: those of all choices, but those of a prompt once."""
+        prompt, completion = self.prompt_tokens, sum(generation.drawn for generation in self.generations)
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     def whole(self, texts: dict[int, list[Piece]]) -> dict[str, Any]:

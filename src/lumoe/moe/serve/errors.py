@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumoe.errors import UserError
 
@@ -76,6 +77,27 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, unexpected)
+
+
+class ExplainTooLarge:
+    """ASGI middleware: the framework says 413 in plain text; clients expect the shape of all other errors."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        explained = False
+
+        async def explain(message: Message) -> None:
+            nonlocal explained
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                explained = True
+                text = f"the body is larger than {self._limit} bytes, which this server takes at most"
+                await JSONResponse(error_body(413, text, code="body_too_large"), 413)(scope, receive, send)
+            elif not explained:
+                await send(message)
+
+        await self._app(scope, receive, explain if scope["type"] == "http" else send)
 
 
 def _first(error: RequestValidationError) -> dict[str, Any]:
