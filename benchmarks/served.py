@@ -79,10 +79,10 @@ class Served:
         self.process.send_signal(signal.SIGCONT)
 
     def answers(self, path: str, body: dict[str, Any]) -> None:
-        """Wait until it answers a request with text.
+        """Wait until it answers a request to the end.
 
         Raises:
-            RuntimeError: it ended, it has not answered in time, or its answer has no text; says what its log says.
+            RuntimeError: it ended, it has not answered in time, or its answer breaks off; says what its log says.
         """
         deadline = time.monotonic() + self._patience_s
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -91,14 +91,16 @@ class Served:
             except (OSError, http.client.HTTPException):
                 time.sleep(0.2)
                 continue
-            if answer.status == 200 and answer.text:
+            if answer.status == 200 and (answer.text or answer.finish):
                 return
             if answer.status != 503:  # which says that it is still loading
                 break
             time.sleep(0.2)
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines() or ["no answer"]
-        raise RuntimeError(next((line for line in reversed(said) if "Error" in line), said[-1])[:200])
+        said = self._log.read().decode(errors="replace").strip().splitlines() or [""]
+        line = next((line for line in reversed(said) if "Error" in line), said[-1])[:200]
+        status = self.process.poll()
+        raise RuntimeError(line if status is None else f"ended with status {status}; last line: {line}")
 
     def stream(self, path: str, body: dict[str, Any]) -> Answer:
         """Stream one answer. Only arrival times are taken while it comes; it is read when it is complete."""

@@ -70,7 +70,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     model, quantized = build(options.folder)
     engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=4))
-    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + engine.memory.buffer)
+    # Just enough for every expert at 4 bits: more would be spent on precision.
+    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + (1 << 20))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(100, 4000, (max(options.clients), PROMPT_TOKENS), generator=generator)
     with tempfile.TemporaryDirectory() as folder:

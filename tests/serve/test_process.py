@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from running import make_model, settled
+import torch
+from running import make_model, serving, settled
 
 from lumoe.errors import UserError
 from lumoe.moe.serve.app import Limits
@@ -89,6 +91,24 @@ def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+def test_only_the_engines_thread_computes_in_parallel(model: Path) -> None:
+    limits = Limits(slots=1, context=64, threads=2)
+    with serving(Setup(model), limits) as running, running.client() as client:
+        seen, step = [], running.server.engine.step
+
+        def noted(*arguments: object, **options: object) -> torch.Tensor:
+            seen.append(torch.get_num_threads())
+            return step(*arguments, **options)  # type: ignore[arg-type]
+
+        running.server.engine.step = noted  # type: ignore[method-assign, assignment]
+        body = {"model": running.name, "prompt": "the quick", "max_tokens": 2}
+        assert client.post("/v1/completions", json=body).status_code == 200
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
+    assert seen == [2, 2]
+    assert torch.get_num_threads() == 1
 
 
 def test_a_mistake_is_one_sentence_and_exit_code_2(model: Path) -> None:

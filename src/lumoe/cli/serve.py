@@ -54,8 +54,10 @@ def serve(
     from lumoe.moe.serve.run import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    if threads:
-        torch.set_num_threads(threads)
+    threads = threads or torch.get_num_threads()
+    # OpenMP gives every thread that computes in parallel a team of its own. With more of them than processors, teams
+    # sleep between two operators and each operator pays for waking its own: only the engine's thread gets one.
+    torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
-    limits = Limits(slots, context or longest, queue, prefill_tokens)
+    limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
     run(Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed), limits, host, port, drain)

@@ -21,7 +21,7 @@ from lumoe.moe.budget import parse_budget
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Preference
 from lumoe.moe.serve.choices import Answer, GenerationError
-from lumoe.moe.serve.errors import ApiError, ExplainTooLarge, install_handlers
+from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import CountResponses, Metrics
@@ -52,12 +52,14 @@ class Limits:
         context: tokens of a sequence, prompt and answer.
         queue: sequences that may wait for a slot.
         prefill_tokens: prompt tokens that are fed at most between two decode steps.
+        threads: that the engine computes on; None: as many as torch is set to.
     """
 
     slots: int = 16
     context: int = 2048
     queue: int = 128
     prefill_tokens: int = 512
+    threads: int | None = None
 
 
 class Server:
@@ -86,7 +88,7 @@ class Server:
         loop = asyncio.get_running_loop()
         self.scheduler = Scheduler(
             self.engine, self.governor, self.metrics, self.cache,
-            queue=self.limits.queue, prefill_tokens=self.limits.prefill_tokens,
+            queue=self.limits.queue, prefill_tokens=self.limits.prefill_tokens, threads=self.limits.threads,
             post=lambda call: _post(loop, call),
         )  # fmt: skip
         try:
@@ -138,12 +140,11 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
         lifespan=server.running,
         redoc_url=None,
         docs_url=None,
-        max_body_size=MAX_BODY_BYTES,
     )
     install_handlers(app)
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
-    app.add_middleware(ExplainTooLarge, limit=MAX_BODY_BYTES)
+    app.add_middleware(LimitBody, limit=MAX_BODY_BYTES)
     app.add_middleware(CountResponses, metrics=server.metrics)
     _add_public(app, server)
     _add_openai(app, server)

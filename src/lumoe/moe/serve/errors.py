@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -79,25 +80,32 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unexpected)
 
 
-class ExplainTooLarge:
-    """ASGI middleware: the framework says 413 in plain text; clients expect the shape of all other errors."""
+class LimitBody:
+    """ASGI middleware: a body beyond the limit is 413, in the shape of all other errors (the framework's has none)."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app, self._limit = app, limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        explained = False
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        text = f"the body is larger than the {self._limit} bytes that this server takes"
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdigit() and int(announced) > self._limit:
+            await JSONResponse(error_body(413, text), 413)(scope, receive, send)
+            return
+        total = 0
 
-        async def explain(message: Message) -> None:
-            nonlocal explained
-            if message["type"] == "http.response.start" and message["status"] == 413:
-                explained = True
-                text = f"the body is larger than {self._limit} bytes, which this server takes at most"
-                await JSONResponse(error_body(413, text, code="body_too_large"), 413)(scope, receive, send)
-            elif not explained:
-                await send(message)
+        async def limited() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > self._limit:
+                raise HTTPException(413, text)
+            return message
 
-        await self._app(scope, receive, explain if scope["type"] == "http" else send)
+        await self._app(scope, limited, send)
 
 
 def _first(error: RequestValidationError) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Scheduler:
         *,
         queue: int,
         prefill_tokens: int,
+        threads: int | None = None,
         post: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
         """Start.
@@ -59,6 +60,7 @@ class Scheduler:
             cache: keys and values; its number of sequences is the number of slots.
             queue: sequences that may wait for a slot.
             prefill_tokens: prompt tokens that are fed at most between two decode steps.
+            threads: that the engine computes on; as many as the caller's thread by default.
             post: runs a call on the thread where events are wanted, such as an event loop's `call_soon_threadsafe`.
         """
         self.engine, self.governor, self.metrics = engine, governor, metrics
@@ -70,8 +72,14 @@ class Scheduler:
         self._events: list[tuple[Generation, Event]] = []
         self._condition = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="lumoe-engine", daemon=True)
+        mine = torch.get_num_threads()
+        begun = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, args=(threads or mine, begun), name="lumoe-engine", daemon=True
+        )
         self._thread.start()
+        begun.wait()
+        torch.set_num_threads(mine)
 
     @property
     def running(self) -> int:
@@ -128,7 +136,11 @@ class Scheduler:
             self._condition.notify()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _run(self, threads: int, begun: threading.Event) -> None:
+        # At its first use a thread takes over the setting of the moment: from here on other threads leave it alone.
+        torch.get_num_threads()
+        torch.set_num_threads(threads)
+        begun.set()
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._closed or self._running or self._waiting or self._calls)
