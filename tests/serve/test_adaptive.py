@@ -186,3 +186,40 @@ def test_a_change_takes_effect_after_the_step_that_runs(changing: Running) -> No
     limits = [limit for _, limit in order]
     assert limits[:4] == [wide] * 4
     assert all(limit < wide for limit in limits[4:])
+
+
+def test_a_change_waits_for_the_read_of_one_expert_at_most(changing: Running) -> None:
+    governor, store, scheduler = changing.server.governor, changing.server.engine.store, changing.server.active
+    read, switch, reading, go = store._read, store.switch, Event(), Event()
+    reads, read_before_switch = [], []
+
+    def held(*arguments: object) -> object:
+        reads.append(arguments)
+        if len(reads) == 1:
+            reading.set()
+            go.wait(10)
+        return read(*arguments)  # type: ignore[arg-type]
+
+    def noted(*arguments: object) -> None:
+        read_before_switch.append(len(reads))
+        switch(*arguments)  # type: ignore[arg-type]
+
+    with changing.client() as client:
+        client.put("/v1/budget", json={"budget": "50%", "preference": "throughput"})
+        settled(client)
+        store._read, store.switch = held, noted  # type: ignore[method-assign, assignment]
+        try:
+            assert client.put("/v1/budget", json={"budget": "100%"}).status_code == 200
+            assert reading.wait(10)
+            change = scheduler.call(lambda: governor.set_budget(governor.whole_bytes // 2, "throughput"))
+            while scheduler._calls:
+                time.sleep(0.001)
+            time.sleep(0.05)  # by now the engine's thread waits for the read
+            assert not change.done()
+            go.set()
+            change.result(10)
+        finally:
+            go.set()
+            store._read, store.switch = read, switch  # type: ignore[method-assign]
+        settled(client)
+    assert read_before_switch == [0, 1]

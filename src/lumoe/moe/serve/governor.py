@@ -17,6 +17,7 @@ from lumoe.moe import heap
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import FULL_BITS, IntArray, Plan, Preference
 from lumoe.moe.preference import plan_for
+from lumoe.moe.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class Governor:
         self._on_change = on_change
         self._asked: frozenset[Preference | None] = frozenset()
         self._last_quality = float("-inf")
-        # Held for the read of one expert at a time, so that a switch waits for one read at most.
-        self._loading = threading.Lock()
+        # Held for the read of one expert at a time and granted in turn, so that a switch waits for one read at most.
+        self._loading = Turnstile()
         self._wake = threading.Condition()
         self._pending: tuple[Plan, int, float, float] | None = None
         self._closed = False
