@@ -127,6 +127,24 @@ def test_token_ids_are_a_prompt(client: openai.OpenAI, running: Running) -> None
 
 
 @pytest.mark.parametrize(
+    ("field", "harmless", "unsupported"),
+    [
+        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("tools", [], [{"type": "function", "function": {"name": "f"}}]),
+        ("tool_choice", "none", "required"),
+    ],
+)
+def test_what_would_change_the_answer_is_refused_and_what_would_not_is_taken(
+    client: openai.OpenAI, running: Running, field: str, harmless: object, unsupported: object
+) -> None:
+    ask = {"model": running.name, "messages": [{"role": "user", "content": "the lazy"}], "max_tokens": 2}
+    assert client.chat.completions.create(**ask, extra_body={field: harmless}).choices  # type: ignore[call-overload]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(**ask, extra_body={field: unsupported})  # type: ignore[call-overload]
+    assert caught.value.param == field
+
+
+@pytest.mark.parametrize(
     ("change", "kind", "param"),
     [
         ({"model": "gpt-5"}, openai.NotFoundError, "model"),

@@ -84,6 +84,8 @@ def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int) -> N
         UserError: the model cannot be loaded or the address is taken.
     """
     listener = listen(host, port)
+    if host not in LOOPBACK and not setup.api_key:
+        log.warning("whoever can reach %s may use this server and change its budget: set --api-key", host)
     server = load(setup, limits)
     address, bound = listener.getsockname()[:2]
     app = create_app(server, hosts=[*LOOPBACK, "[::1]"] if host in LOOPBACK else None)

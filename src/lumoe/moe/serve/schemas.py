@@ -119,6 +119,14 @@ class Message(BaseModel):
         return {"role": self.role, "content": parts}
 
 
+class TextFormat(BaseModel):
+    """The only form of an answer."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text"]
+
+
 class ChatRequest(Request):
     """`POST /v1/chat/completions`."""
 
@@ -127,6 +135,11 @@ class ChatRequest(Request):
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     logprobs: Annotated[bool, Field(strict=True)] | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
+    response_format: TextFormat | None = Field(default=None, description="text only")
+    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = Field(
+        default=None, description="not supported"
+    )
+    tool_choice: Literal["none"] | None = Field(default=None, description="not supported")
 
 
 class BudgetRequest(BaseModel):
