@@ -67,9 +67,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     model, quantized = build(options.folder)
+    # As in the server, threads that read get no team of their own: they would slow this one down.
+    torch.set_num_threads(1)
     engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=4))
+    torch.set_num_threads(options.threads)
     # Just enough for every expert at 4 bits: more would be spent on precision.
     budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + (1 << 20))
     generator = torch.Generator().manual_seed(0)
