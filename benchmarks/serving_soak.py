@@ -42,8 +42,9 @@ TURN_S = 5.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """One response."""
+    """One response; `at_s` is when it was asked for, in seconds from the start."""
 
+    at_s: float
     prompt: str
     preference: str
     status: int
@@ -104,13 +105,15 @@ def soak(server: Served, ask: dict[str, object], clients: int, seconds: float) -
     def client(number: int) -> list[Outcome]:
         choose, done = random.Random(number), []
         while not stop.is_set():
-            turn = int((time.monotonic() - began) / TURN_S)
+            at_s = time.monotonic() - began
+            turn = int(at_s / TURN_S)
             preference, prompt = ("throughput", "quality")[turn % 2], choose.choice(PROMPTS)
             found = server.stream("/v1/completions", {**ask, "prompt": prompt, "preference": preference})
             # An end of text before the limit is a whole answer.
             tokens = ask["max_tokens"] if found.finish == "stop" else found.usage.get("completion_tokens", 0)
             first = float("nan") if found.first_s is None else found.first_s
-            done.append(Outcome(prompt, preference, found.status, first, found.seconds, int(str(tokens)), found.text))
+            tokens = int(str(tokens))
+            done.append(Outcome(at_s, prompt, preference, found.status, first, found.seconds, tokens, found.text))
         return done
 
     def change() -> list[Change]:
