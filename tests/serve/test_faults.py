@@ -106,6 +106,14 @@ def test_a_body_beyond_the_limit_is_413(client: httpx.Client, announced: bool) -
     assert str(MAX_BODY_BYTES) in response.json()["error"]["message"]
 
 
+def test_the_openapi_document_names_the_model(client: httpx.Client, running: Running) -> None:
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    assert [schemas[name]["properties"]["model"]["enum"] for name in ("CompletionRequest", "ChatRequest")] == [
+        [running.name],
+        [running.name],
+    ]
+
+
 def test_another_sites_name_is_not_answered(client: httpx.Client) -> None:
     assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/v1/models", headers={"Host": "localhost:1234"}).status_code == 200

@@ -149,6 +149,9 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
     _add_public(app, server)
     _add_openai(app, server)
     _add_budget(app, server)
+    for name in ("CompletionRequest", "ChatRequest"):
+        # The document says which model there is, so that a client made from it asks for that one.
+        app.openapi()["components"]["schemas"][name]["properties"]["model"]["enum"] = [server.name]
     return app
 
 
