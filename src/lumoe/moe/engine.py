@@ -14,6 +14,7 @@ import torch
 from lumoe.errors import UserError
 from lumoe.moe.attention import KVCache
 from lumoe.moe.checkpoint import Checkpoint
+from lumoe.moe.decoding import Decoding
 from lumoe.moe.experts import ExpertSource
 from lumoe.moe.layer import Observer
 from lumoe.moe.model import Decoder
@@ -41,7 +42,7 @@ class Reconfiguration(NamedTuple):
 class Engine:
     """A model that answers under a byte budget, and whose plan can change while it does."""
 
-    def __init__(self, decoder: Decoder, store: ExpertStore) -> None:
+    def __init__(self, decoder: Decoding, store: ExpertStore) -> None:
         self.decoder, self.store = decoder, store
         decoder.attach(store)
         # Held during each forward pass: plans change between passes, never within one.
@@ -94,6 +95,14 @@ class Engine:
         return cls(decoder, ExpertStore(source, plan, left, policy, swap_buffers))
 
     @property
+    def device(self) -> torch.device:
+        """Where the engine computes."""
+        return self.decoder.device
+
+    def finish(self) -> None:
+        """Wait until everything that was begun on the device is done."""
+
+    @property
     def plan(self) -> Plan:
         """The plan in force."""
         return self.store.plan
@@ -112,7 +121,8 @@ class Engine:
 
     def cache(self, sequences: int, capacity: int) -> KVCache:
         """Return room for `sequences` sequences of up to `capacity` tokens."""
-        return KVCache(self.decoder.architecture, sequences, capacity, self.decoder.dtype)
+        cache: KVCache = self.decoder.cache(sequences, capacity)
+        return cache
 
     @torch.inference_mode()
     def step(
@@ -177,6 +187,7 @@ class Engine:
         return {
             "hits": counters.hits,
             "misses": counters.misses,
+            "misses_in_place": counters.in_place,
             "bytes_moved": counters.bytes_moved,
             "wait_s": counters.wait_s,
             "bytes_fast": self.bytes_fast,

@@ -66,6 +66,8 @@ class Hardware(Record):
         dense: time of one forward pass without its experts (attention, norms, routers, embedding, head), all layers.
         expert: bits per weight -> time of one expert; empty when `dense` already contains it (a profile fitted to the
             speed of a whole model).
+        host: bits per weight -> time of one expert computed in host memory by a machine with a GPU, the way there and
+            back included; empty where that is not done.
         hidden, intermediate: widths of the model that was timed; the profile predicts no other.
     """
 
@@ -75,6 +77,7 @@ class Hardware(Record):
     transfer: Transfer
     dense: Seconds
     expert: dict[int, Seconds] = {}
+    host: dict[int, Seconds] = {}
     hidden: int = Field(ge=1)
     intermediate: int = Field(ge=1)
 

@@ -18,9 +18,14 @@ def route(hidden: torch.Tensor, gate: torch.Tensor, top_k: int) -> tuple[torch.T
 
     The softmax runs over all experts in float32 before the top k are taken and renormalised (arXiv 2401.04088, eq. 1).
     """
-    chances = functional.softmax(functional.linear(hidden, gate), dim=-1, dtype=torch.float32)
+    return choose(functional.linear(hidden, gate), top_k, hidden.dtype)
+
+
+def choose(logits: torch.Tensor, top_k: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weights and indices as `route` does, from router logits `[tokens, experts]`."""
+    chances = functional.softmax(logits, dim=-1, dtype=torch.float32)
     weights, chosen = chances.topk(top_k, dim=-1)
-    return (weights / weights.sum(dim=-1, keepdim=True)).to(hidden.dtype), chosen
+    return (weights / weights.sum(dim=-1, keepdim=True)).to(dtype), chosen
 
 
 class MoELayer:
@@ -37,7 +42,10 @@ class MoELayer:
 
         Sums run in the router's order whatever order the experts arrive in, so residency never changes a bit.
         """
-        weights, chosen = route(hidden, self.gate, self.top_k)
+        return self.mix(hidden, *route(hidden, self.gate, self.top_k))
+
+    def mix(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the `chosen` experts' outputs, weighted; both are `[tokens, k]`, as `route` makes them."""
         if self.observer is not None:
             self.observer(self.index, chosen)
         if hidden.shape[0] == 1:
@@ -57,7 +65,8 @@ class MoELayer:
         rows = hidden[order // k]
         outputs = torch.empty_like(rows)
         wanted = [index for index, (begin, end) in enumerate(zip(begins, ends, strict=True)) if end > begin]
-        for index, expert in self.store.fetch(self.index, wanted):
+        shares = [ends[index] - begins[index] for index in wanted]
+        for index, expert in self.store.fetch(self.index, wanted, shares):
             outputs[begins[index] : ends[index]] = expert(rows[begins[index] : ends[index]])
         placed = torch.empty_like(outputs)
         placed[order] = outputs

@@ -22,6 +22,8 @@ from lumoe.moe.store import ExpertStore
 class Decoder:
     """The weights outside the experts, and the forward pass."""
 
+    device = torch.device("cpu")
+
     def __init__(
         self, checkpoint: Checkpoint, dtype: torch.dtype, bits: int = FULL_BITS, use_native: bool = True
     ) -> None:
@@ -78,6 +80,10 @@ class Decoder:
         """Tell `observer` each layer's choices of experts from now on."""
         for layer in self._experts:
             layer.observer = observer
+
+    def cache(self, sequences: int, capacity: int) -> KVCache:
+        """Return room for `sequences` sequences of up to `capacity` tokens."""
+        return KVCache(self.architecture, sequences, capacity, self.dtype)
 
     def forward(self, tokens: torch.Tensor, cache: KVCache, slots: list[int], last_only: bool = False) -> torch.Tensor:
         """Run new tokens of some sequences and append them to the cache.

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from lumoe.moe.engine import Engine
-from lumoe.moe.experts import Expert, ExpertSource
+from lumoe.moe.experts import Expert
 from lumoe.moe.hardware import Hardware, Seconds, Sourced, Transfer
 from lumoe.moe.plan import Plan
-from lumoe.moe.slow_tier import Buffer, fill
 
 TOKENS = (1, 2, 4, 8, 16)
 STEP_TOKENS = (1, 4, 16, 64)
@@ -27,15 +26,23 @@ _EXPERTS_IN_TURN = 4
 _BY = "measured by `lumoe moe calibrate`"
 
 
-def measure_hardware(engine: Engine, bits: Sequence[int], name: str, least_s: float = 0.3) -> Hardware:
+def measure_hardware(
+    engine: Engine,
+    bits: Sequence[int],
+    name: str,
+    least_s: float = 0.3,
+    tokens: Sequence[int] = TOKENS,
+    step_tokens: Sequence[int] = STEP_TOKENS,
+) -> Hardware:
     """Time experts, reads of missed experts, and everything outside the experts, each for at least `least_s` seconds.
 
     Args:
         engine: gives the widths, the type of the activations and the slow tier; its plan is changed.
         bits: precisions that experts are timed at.
+        tokens, step_tokens: numbers of tokens that experts, and everything outside the experts, are timed over.
     """
     source, shape = engine.store.source, engine.decoder.architecture
-    expert = {value: _seconds(TOKENS, time_experts(source, value, TOKENS, least_s)) for value in sorted(bits)}
+    expert = {value: _seconds(tokens, time_experts(engine, value, tokens, least_s)) for value in sorted(bits)}
     sizes, reads = [], []
     for value in sorted(bits):
         sizes.append(source.nbytes(value))
@@ -51,7 +58,7 @@ def measure_hardware(engine: Engine, bits: Sequence[int], name: str, least_s: fl
             bytes_per_s=Sourced(value=rate, source=_BY, confidence="measured"),
             overlapped=True,
         ),
-        dense=_seconds(STEP_TOKENS, time_dense(engine, STEP_TOKENS, least_s)),
+        dense=_seconds(step_tokens, time_dense(engine, step_tokens, least_s)),
         expert=expert,
         hidden=shape.hidden_size,
         intermediate=shape.intermediate_size,
@@ -59,22 +66,23 @@ def measure_hardware(engine: Engine, bits: Sequence[int], name: str, least_s: fl
 
 
 @torch.inference_mode()
-def time_experts(source: ExpertSource, bits: int, tokens: Sequence[int], least_s: float) -> list[float]:
+def time_experts(engine: Engine, bits: int, tokens: Sequence[int], least_s: float) -> list[float]:
     """Return the median seconds of one expert at `bits` for each number of tokens."""
-    shape = source.checkpoint.architecture
+    shape, source, tier = engine.decoder.architecture, engine.store.source, engine.store.tier
     experts = []
     for index in range(min(_EXPERTS_IN_TURN, shape.num_local_experts)):
         record = source.record(0, index, bits)
-        buffer = Buffer(record.nbytes)
-        fill(buffer, record)
-        experts.append(source.build(0, index, bits, buffer.tensors(record)))
+        room = tier.allocate(record.nbytes)
+        tier.submit(room, tier.bring, room, record).result()
+        experts.append(source.build(0, index, bits, room.tensors(record)))
     results = []
     for count in tokens:
-        hidden = torch.randn(count, shape.hidden_size).to(source.dtype)
+        hidden = torch.randn(count, shape.hidden_size).to(engine.device, engine.decoder.dtype)
 
         def run(hidden: torch.Tensor = hidden) -> None:
             for expert in experts:
                 expert(hidden)
+            engine.finish()
 
         results.append(median_seconds(run, least_s) / len(experts))
     return results
@@ -108,6 +116,7 @@ def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[fl
             def run(ids: torch.Tensor = ids, cache: object = cache) -> None:
                 cache.lengths[0] = 0  # type: ignore[attr-defined]
                 engine.step(ids, cache)  # type: ignore[arg-type]
+                engine.finish()
 
             results.append(median_seconds(run, least_s))
         return results
@@ -118,7 +127,9 @@ def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[fl
 class _NoExperts:
     """Stands for the store: every expert is there and does nothing."""
 
-    def fetch(self, layer: int, wanted: Sequence[int]) -> Iterator[tuple[int, Expert]]:
+    def fetch(
+        self, layer: int, wanted: Sequence[int], tokens: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Expert]]:
         return ((index, _same) for index in wanted)
 
 

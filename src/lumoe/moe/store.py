@@ -1,26 +1,26 @@
 """Which expert is where: the fast tier within a byte budget, the slow tier behind it, and the traffic between them.
 
-A miss is read on a thread of its own into a swap buffer while other experts compute. Every buffer, the swap buffers
-among them, counts against the budget from before it is allocated until after it is freed.
+A miss is read into a swap buffer while other experts compute. Every buffer, the swap buffers among them, counts
+against the budget from before it is allocated until after it is freed. What memory that is, only the tier knows.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from lumoe.errors import UserError
-from lumoe.moe.experts import Expert, ExpertSource
+from lumoe.moe.experts import Expert
 from lumoe.moe.plan import IntArray, Plan
-from lumoe.moe.slow_tier import Buffer, fill
+from lumoe.moe.tier import FileTier, Room, Source, Tier
 
 Policy = Literal["static", "lru"]
 SWAP_BUFFERS = 2
@@ -28,10 +28,14 @@ SWAP_BUFFERS = 2
 
 @dataclass
 class Counters:
-    """Traffic since the store was made: look-ups that found the expert resident or not, bytes read, time waited."""
+    """Traffic since the store was made: look-ups that found the expert resident or not, bytes read, time waited.
+
+    `in_place` counts the misses among them that computed where they rest.
+    """
 
     hits: int = 0
     misses: int = 0
+    in_place: int = 0
     bytes_moved: int = 0
     wait_s: float = 0.0
 
@@ -41,11 +45,12 @@ class ExpertStore:
 
     def __init__(
         self,
-        source: ExpertSource,
+        source: Source[Any],
         plan: Plan,
         budget_bytes: int | None = None,
         policy: Policy = "static",
         swap_buffers: int = SWAP_BUFFERS,
+        tier: Tier[Any, Any] | None = None,
     ) -> None:
         """Load the plan's resident experts.
 
@@ -53,19 +58,21 @@ class ExpertStore:
             budget_bytes: what experts and swap buffers may take; by default just what the plan needs.
             policy: `static` keeps the plan's residents; `lru` lets a missed expert take the place of the least recently
                 used one of its layer and precision.
+            tier: the fast tier and the way into it; by default RAM and files.
 
         Raises:
             UserError: the plan does not fit the model or the budget.
         """
         self.source, self.policy, self.swap_buffers = source, policy, max(swap_buffers, 1)
+        self.tier: Tier[Any, Any] = tier or FileTier()
         self.counters = Counters()
         layers, experts = plan.shape
         self.plan = Plan.uniform(layers, experts, resident=False)
         self.budget_bytes = 0
         self.bytes_fast = 0
         self._rows: list[list[Expert | None]] = [[None] * experts for _ in range(layers)]
-        self._held: dict[tuple[int, int], Buffer] = {}
-        self._swap: deque[Buffer] = deque()
+        self._held: dict[tuple[int, int], Room] = {}
+        self._swap: deque[Room] = deque()
         # Residents of the plan that are not there yet, in the order of loading, and those being read.
         self._todo: dict[tuple[int, int], None] = {}
         self._arriving: dict[tuple[int, int], Future[Expert]] = {}
@@ -75,7 +82,6 @@ class ExpertStore:
         self._tick = 0
         self._bytes_lock = Lock()
         self._place_lock = Lock()
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lumoe-read")
         self.switch(plan, budget_bytes)
         while self.load_next():
             pass
@@ -110,6 +116,7 @@ class ExpertStore:
                     self._free(self._held.pop((layer, expert)))
             while self._swap:
                 self._free(self._swap.popleft())
+            self.tier.reclaim()
             self.plan, self.budget_bytes = plan, needed if budget_bytes is None else budget_bytes
             largest = int(self._sizes(plan)[~plan.resident].max(initial=0))
             if largest:
@@ -140,10 +147,15 @@ class ExpertStore:
         """Look-ups of each expert that found it resident and that did not: int `[L, E]` each."""
         return np.array(self._hits), np.array(self._misses)
 
-    def fetch(self, layer: int, wanted: Sequence[int]) -> Iterator[tuple[int, Expert]]:
+    def fetch(
+        self, layer: int, wanted: Sequence[int], tokens: Sequence[int] | None = None
+    ) -> Iterator[tuple[int, Expert]]:
         """Yield `(index, expert)` for each of `wanted` (distinct): residents first, then misses as they arrive.
 
         An expert must not be kept after the next one is asked for.
+
+        Args:
+            tokens: how many each of `wanted` will be given; one by default.
         """
         row = self._rows[layer]
         found = [(index, row[index]) for index in wanted]
@@ -164,13 +176,22 @@ class ExpertStore:
             yield from found  # type: ignore[misc]
             return
         counters.misses += len(missing)
-        yield from self._fetch_around(layer, wanted, missing, found)
+        shares = dict(zip(wanted, tokens or [1] * len(wanted), strict=True))
+        bits = self.plan.bits[layer, missing].tolist()
+        near = self.tier.near(layer, missing, bits, [shares[index] for index in missing])
+        counters.in_place += len(near)
+        yield from self._fetch_around(layer, wanted, [index for index in missing if index not in near], near, found)
 
     def _fetch_around(
-        self, layer: int, wanted: Sequence[int], missing: list[int], found: list[tuple[int, Expert | None]]
+        self,
+        layer: int,
+        wanted: Sequence[int],
+        missing: list[int],
+        near: Mapping[int, Expert],
+        found: list[tuple[int, Expert | None]],
     ) -> Iterator[tuple[int, Expert]]:
         # With each read its swap buffer, or None where the expert goes to a place of its own.
-        waiting, reading = deque(missing), deque[tuple[int, Future[Expert], Buffer | None]]()
+        waiting, reading = deque(missing), deque[tuple[int, Future[Expert], Room | None]]()
 
         def start() -> None:
             while waiting:
@@ -180,15 +201,18 @@ class ExpertStore:
                     if not self._swap:
                         return
                     buffer = self._swap.popleft()
-                    task = self._reader.submit(self._read, layer, waiting[0], buffer, self.plan)
+                    task = self.tier.submit(buffer, self._read, layer, waiting[0], buffer, self.plan)
                 reading.append((waiting.popleft(), task, buffer))
 
-        start()
         expert: Expert | None
         try:
+            if self.tier.overlapped:
+                start()
             for index, expert in found:
                 if expert is not None:
                     yield index, expert
+            yield from near.items()
+            start()
             while reading:
                 began = time.perf_counter()
                 expert = reading[0][1].result()
@@ -232,17 +256,17 @@ class ExpertStore:
                 return self._bring(layer, index, buffer)
         return None
 
-    def _bring(self, layer: int, expert: int, buffer: Buffer | None = None) -> Future[Expert]:
+    def _bring(self, layer: int, expert: int, buffer: Room | None = None) -> Future[Expert]:
         """Start to read an expert into a place of its own; the place lock is held."""
         plan = self.plan
         if buffer is None:
             buffer = self._allocate(self._size(plan, layer, expert))
         self._todo.pop((layer, expert), None)
-        task = self._reader.submit(self._arrive, layer, expert, buffer, plan)
+        task = self.tier.submit(buffer, self._arrive, layer, expert, buffer, plan)
         self._arriving[layer, expert] = task
         return task
 
-    def _arrive(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
+    def _arrive(self, layer: int, expert: int, buffer: Room, plan: Plan) -> Expert:
         try:
             loaded = self._read(layer, expert, buffer, plan)
         except BaseException:
@@ -258,7 +282,7 @@ class ExpertStore:
             self._held[layer, expert] = buffer
         return loaded
 
-    def _make_room(self, layer: int, index: int, wanted: Sequence[int]) -> Buffer | None:
+    def _make_room(self, layer: int, index: int, wanted: Sequence[int]) -> Room | None:
         """Take the buffer of the least recently used expert of this layer and precision, if one can be spared."""
         bits = self.plan.bits[layer]
         row, used = self._rows[layer], self._used[layer]
@@ -270,11 +294,12 @@ class ExpertStore:
         row[victim] = None
         return self._held.pop((layer, victim))
 
-    def _read(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
+    def _read(self, layer: int, expert: int, buffer: Room, plan: Plan) -> Expert:
         bits = int(plan.bits[layer, expert])
         record = self.source.record(layer, expert, bits)
-        fill(buffer, record)
-        self.counters.bytes_moved += record.nbytes
+        self.tier.bring(buffer, record)
+        with self._bytes_lock:
+            self.counters.bytes_moved += record.nbytes
         return self.source.build(layer, expert, bits, buffer.tensors(record))
 
     def _sizes(self, plan: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
@@ -283,14 +308,15 @@ class ExpertStore:
     def _size(self, plan: Plan, layer: int, expert: int) -> int:
         return self.source.nbytes(int(plan.bits[layer, expert]))
 
-    def _allocate(self, nbytes: int) -> Buffer:
+    def _allocate(self, nbytes: int) -> Room:
         with self._bytes_lock:
             if self.bytes_fast + nbytes > self.budget_bytes:
                 raise RuntimeError(f"{nbytes} bytes more would exceed the budget of {self.budget_bytes}")
             self.bytes_fast += nbytes
-        return Buffer(nbytes)
+        room: Room = self.tier.allocate(nbytes)
+        return room
 
-    def _free(self, buffer: Buffer) -> None:
+    def _free(self, buffer: Room) -> None:
         nbytes = buffer.nbytes
         del buffer
         with self._bytes_lock:
