@@ -182,6 +182,19 @@ def test_changed_plan_equals_a_fresh_one_and_keeps_to_the_larger_budget(
 
 
 @DEVICES
+def test_a_miss_of_an_expert_that_is_to_stay_brings_it_to_its_place(
+    model_bf16: Path, quantized: dict[int, Path], device: str
+) -> None:
+    everything = plan_of([16] * 6 + [4] * 6, [True] * 12)
+    engine = make_engine(model_bf16, quantized, plan_of([4] * 12, [False] * 12), device)
+    engine.store.switch(everything)  # and nothing is loaded but by its misses
+    assert torch.equal(outputs(engine), outputs(make_engine(model_bf16, quantized, everything, device)))
+    while engine.store.load_next():
+        pass
+    assert engine.store.resident().all()
+
+
+@DEVICES
 def test_misses_that_compute_in_host_memory_move_nothing_and_change_little(
     model_bf16: Path, quantized: dict[int, Path], device: str
 ) -> None:

@@ -149,7 +149,9 @@ class DeviceTier:
         return DeviceRoom(nbytes, self._device)
 
     def bring(self, room: DeviceRoom, record: HostCopy) -> None:
-        self.streams.copy(room.bytes[: record.nbytes], record.bytes, room.after)
+        # Rooms may be made within a forward pass, and the mode of that is its thread's own.
+        with torch.inference_mode():
+            self.streams.copy(room.bytes[: record.nbytes], record.bytes, room.after)
 
     def submit(self, room: DeviceRoom, work: Callable[..., T], *arguments: Any) -> Future[T]:
         if not self.overlapped:
