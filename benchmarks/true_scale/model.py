@@ -166,7 +166,7 @@ def check_host(needed: int, host_bytes: int | None) -> None:
     if needed + RESERVE > available:
         raise UserError(
             f"host memory: the experts take {needed / 1e9:.1f} GB and {RESERVE / 1e9:.1f} GB are kept free, but there "
-            f"are {available / 1e9:.1f} GB: leave out counts of quantised experts (all quantised needs hardly more than "
+            f"are {available / 1e9:.1f} GB: leave out counts of quantised experts (all at 4 bits need hardly more than "
             "the 4-bit copies), or give --host-memory where the system shows less than it has"
         )
 

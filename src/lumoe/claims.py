@@ -84,6 +84,9 @@ class Quantity(Strict):
     basis: Basis | None = None
     judgement: Judgement | None = None
     needs: str | None = Field(default=None, description="what a run would need; makes the verdict not-run")
+    optional: bool = Field(
+        default=False, description="judged where the table has matching rows, else not-run for what it `needs`"
+    )
     stand_in: bool = Field(default=False, description="shown beside the claim under its own name, never judged")
     assumption: str = ""
     target: str
@@ -96,7 +99,10 @@ class Quantity(Strict):
             raise ValueError("a quantity without a value must say what it needs")
         if self.value is not None and self.basis is None:
             raise ValueError("a value must say its basis")
-        if self.value is not None and self.needs is None and not self.stand_in and self.judgement is None:
+        if self.optional and (self.value is None or self.needs is None):
+            raise ValueError("an optional value must say what it needs where it is absent")
+        judged = self.needs is None or self.optional
+        if self.value is not None and judged and not self.stand_in and self.judgement is None:
             raise ValueError("a value needs a judgement, or must be a stand-in")
         return self
 
@@ -151,13 +157,7 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
         UserError: the table or column is absent, no row (for `only`: not exactly one row) matches, or the number is
             missing or infinite.
     """
-    path = Path(results) / value.table.format_map(names)
-    wanted = [value.column, *value.where, *([value.per] if value.per else [])]
-    table = read_csv(path, wanted)
-    for column, cell in value.where.items():
-        cell = cell.format_map(names) if isinstance(cell, str) else cell
-        # Names are text and columns may be numbers: compare as written.
-        table = table[table[column].astype(str) == str(cell)]
+    path, table = _rows(value, results, names)
     rows = value.where or "everything"
     numbers = table[value.column].to_numpy(dtype=object if value.reduce == "count" else float)
     if value.reduce == "count":
@@ -173,6 +173,17 @@ def look_up(value: Value, results: str | Path, names: Mapping[str, str]) -> floa
     if not np.isfinite(number):
         raise UserError(f"{path}: '{value.column}' where {rows} is {number}; rebuild the table")
     return number
+
+
+def _rows(value: Value, results: str | Path, names: Mapping[str, str]) -> tuple[Path, pd.DataFrame]:
+    path = Path(results) / value.table.format_map(names)
+    wanted = [value.column, *value.where, *([value.per] if value.per else [])]
+    table = read_csv(path, wanted)
+    for column, cell in value.where.items():
+        cell = cell.format_map(names) if isinstance(cell, str) else cell
+        # Names are text and columns may be numbers: compare as written.
+        table = table[table[column].astype(str) == str(cell)]
+    return path, table
 
 
 def verdict(quantity: Quantity, value: float, low: float, high: float) -> Verdict:
@@ -195,7 +206,7 @@ def judge(claims: Claims, results: str | Path, names: Mapping[str, str]) -> pd.D
     nan = float("nan")
     rows = []
     for claim in claims.claims:
-        for quantity in claim.quantities:
+        for quantity in (_as_measured(quantity, results, names) for quantity in claim.quantities):
             value, low, high = (
                 nan if source is None else look_up(source, results, names)
                 for source in (quantity.value, quantity.low, quantity.high)
@@ -218,6 +229,15 @@ def judge(claims: Claims, results: str | Path, names: Mapping[str, str]) -> pd.D
                 }
             )
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _as_measured(quantity: Quantity, results: str | Path, names: Mapping[str, str]) -> Quantity:
+    """Return an optional quantity without its value, or without its needs, as its table has rows for it or not."""
+    if not quantity.optional or quantity.value is None:
+        return quantity
+    if not _rows(quantity.value, results, names)[1].empty:
+        return quantity.model_copy(update={"needs": None})
+    return quantity.model_copy(update={"value": None, "low": None, "high": None, "basis": None, "assumption": ""})
 
 
 def _label(quantity: Quantity) -> str:

@@ -122,6 +122,10 @@ class Placement(Section):
         default=[0.0, 0.25, 0.5, 0.75, 1.0], description="shares of quantised experts under the quality preference"
     )
     buffer_experts: int = Field(default=1, ge=1, description="swap buffer, in 16-bit experts")
+    true_scale: str = Field(
+        default="data/measurements",
+        description="folder with true_scale.csv, where benchmarks/true_scale has been run on a GPU",
+    )
 
 
 class Perplexity(Section):

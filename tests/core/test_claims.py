@@ -84,6 +84,17 @@ def test_what_needs_absent_hardware_is_not_run_and_says_so(results: Path) -> Non
     assert pd.isna(row["value"]), "the paper's number must never stand in for a value"
 
 
+def test_an_optional_value_is_judged_where_its_table_has_a_row_and_not_run_where_not(results: Path) -> None:
+    value = {"table": "t.csv", "column": "s", "where": {"layer": "c"}}
+    optional = {"optional": True, "needs": "a GPU", "value": value, "judgement": AT_LEAST, "basis": "measured"}
+    row = judge(one_claim(**optional), results, {}).iloc[0]
+    assert (row["value"], row["verdict"], row["basis"], row["assumption"]) == (400, "reproduced", "measured", "")
+    absent = {**optional, "value": {**value, "where": {"layer": "z"}}, "assumption": "x"}
+    row = judge(one_claim(**absent), results, {}).iloc[0]
+    assert (row["verdict"], row["basis"], row["assumption"]) == ("not-run", "", "needs a GPU")
+    assert pd.isna(row["value"])
+
+
 def test_paper_increase_is_computed_from_its_two_numbers(results: Path) -> None:
     row = judge(one_claim(paper_value=None, paper_from=2.62, paper_to=2.80, needs="weights"), results, {}).iloc[0]
     assert row["paper_value"] == pytest.approx(0.0687, abs=1e-4)
@@ -124,6 +135,8 @@ def test_a_missing_number_is_never_an_extreme_nor_a_result(results: Path, reduce
     [
         ({"value": {"table": "t", "column": "c"}}, "needs a judgement"),
         ({}, "must say what it needs"),
+        ({"optional": True, "value": {"table": "t", "column": "c"}}, "must say what it needs where it is absent"),
+        ({"optional": True, "needs": "x", "value": {"table": "t", "column": "c"}}, "needs a judgement"),
         ({"paper_from": 1.0, "needs": "x"}, "go together"),
         ({"verdict": "reproduced", "needs": "x"}, "Extra inputs"),
     ],

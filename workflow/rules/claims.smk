@@ -7,6 +7,7 @@ rule judge_claims:
             f"{RESULTS}/moe/{{model}}/pareto.csv", model=["mixtral-8x7b", MODEL]
         ),
         throughput=f"{RESULTS}/moe/{MODEL}/throughput.csv",
+        true_scale=rules.summarize_true_scale.output,
         perplexity=f"{RESULTS}/moe/{MODEL}/perplexity.csv",
         pcnna=f"{RESULTS}/photonics/pcnna/{config['photonics']['pcnna_network']}.csv",
         pcnna_summary=f"{RESULTS}/photonics/pcnna/summary/{config['photonics']['pcnna_network']}.csv",
@@ -84,6 +85,7 @@ rule print_claims:
             rules.plot_throughput.output,
             rules.plot_residency.output,
             rules.plot_adaptation.output,
+            TRUE_SCALE_FIGURES,
         ],
         accelerators=[
             rules.draw_pcnna.output,

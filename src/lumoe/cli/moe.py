@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli import moe_adapt, moe_plan
+from lumoe.cli import moe_adapt, moe_plan, moe_true_scale
 
 app = typer.Typer(no_args_is_help=True)
 app.registered_commands += moe_plan.app.registered_commands + moe_adapt.app.registered_commands
+app.registered_commands += moe_true_scale.app.registered_commands
 
 ModelOption = Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint")]
 CorpusOption = Annotated[list[Path], typer.Option(help="corpus folder; repeat for several")]

@@ -58,6 +58,29 @@ def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")
 
 
 @app.command()
+def true_scale(
+    table: Annotated[Path, typer.Option(help="the sweep that was measured on a GPU")],
+    configurations: Annotated[Path, typer.Option(help="all configurations of the published hardware")],
+    anchors: Annotated[Path, typer.Option(help="published speeds")],
+    output: OutputOption,
+    peers: Annotated[Path | None, typer.Option(help="other software on the same GPU")] = None,
+) -> None:
+    """Draw the speed measured at true scale beside the published range and the model of the published hardware."""
+    from lumoe.files import read_csv
+    from lumoe.moe.true_scale import read_measurements
+    from lumoe.plots.true_scale import PEER_COLUMNS, draw_true_scale
+
+    columns = ["placement", "quantized_experts", "bytes_fast", "predicted_tokens_per_s", "hardware"]
+    draw_true_scale(
+        read_measurements(table),
+        read_csv(configurations, columns),
+        read_csv(anchors, ["budget_bytes", "published_tokens_per_s"]),
+        None if peers is None else read_csv(peers, PEER_COLUMNS),
+        output,
+    )
+
+
+@app.command()
 def prediction(table: Annotated[Path, typer.Option(help="measured throughput")], output: OutputOption) -> None:
     """Draw measured against predicted throughput."""
     from lumoe.files import read_csv

@@ -63,9 +63,8 @@ def read_measurements(path: Path) -> pd.DataFrame:
         )
     for name, wanted in (("model", MODEL), ("basis", "measured")):
         if set(table[name]) != {wanted}:
-            raise UserError(
-                f"{path}: '{name}' must be '{wanted}' in every row, not {sorted(set(map(str, table[name])))}"
-            )
+            found = ", ".join(sorted(set(map(str, table[name]))))
+            raise UserError(f"{path}: '{name}' must be '{wanted}' in every row, not {found}")
     if table["device"].nunique() != 1:
         raise UserError(f"{path}: rows of {table['device'].nunique()} devices; keep one device to a file")
     return table
