@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-# Experts of two sizes come and go: without this, freed memory may be in pieces of the wrong size. Before torch starts.
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "src"))  # a machine with a GPU need not have the package installed
 

@@ -78,6 +78,8 @@ class Bench:
         self.memory_rate = memory_rate
         self.shape = decoder.architecture
         self.sizes = {bits: experts.nbytes(bits) for bits in (BITS, FULL_BITS)}
+        # Recorded steps belong to a cache and know nothing of plans: one recording serves every case of a batch.
+        self._caches: dict[tuple[bool, int], Any] = {}
 
     def run(self, todo: Sequence[Case], table: Table, left_s: Callable[[], float], say: Callable[[str], None]) -> int:
         """Measure cases until the time is up; return how many are left."""
@@ -107,7 +109,7 @@ class Bench:
         engine = self._engine(case, plan, budget, routing)
         if not np.array_equal(engine.store.resident(), plan.resident):
             raise RuntimeError(f"{name_of(case)}: the device does not hold what the plan says")
-        timings = self._time(engine, case.batch, routing)
+        timings = self._time(engine, case, routing)
         row = self._row(case, plan, budget, shares, engine, timings)
         self.decoder.noise, self.decoder.experts = None, []  # lets go of the residents
         return row
@@ -123,9 +125,11 @@ class Bench:
             self.decoder, self.experts, plan, budget, "static", case.swap_buffers, overlapped=not paper, costs=costs
         )
 
-    def _time(self, engine: DeviceEngine, batch: int, routing: DrawnRouting) -> list[Timing]:
-        scale = self.scale
-        cache = engine.cache(batch, scale.prompt_tokens + scale.new_tokens)
+    def _time(self, engine: DeviceEngine, case: Case, routing: DrawnRouting) -> list[Timing]:
+        scale, batch, recorded = self.scale, case.batch, self.decoder.recorder is not None
+        if (recorded, batch) not in self._caches:
+            self._caches[recorded, batch] = engine.cache(batch, scale.prompt_tokens + scale.new_tokens)
+        cache = self._caches[recorded, batch]
         generator = torch.Generator().manual_seed(scale.seed)
         prompts = torch.randint(0, self.shape.vocab_size, (batch, scale.prompt_tokens), generator=generator)
         steps = [batch * scale.prompt_tokens] + [batch] * (scale.new_tokens - 1)

@@ -19,6 +19,7 @@ from lumoe.moe.slow_tier import aligned
 T = TypeVar("T")
 # Copies in flight: one runs, the next is already queued behind it on the copy stream.
 READERS = 2
+_PORTABLE = 1  # cudaHostRegisterPortable: pinned for every device
 
 
 class Streams(Protocol):
@@ -100,7 +101,7 @@ def pin_memory(memory: torch.Tensor) -> Callable[[], object]:
     """
     runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     address, nbytes = memory.data_ptr(), memory.numel() * memory.element_size()
-    failure = int(runtime.cudaHostRegister(address, nbytes, 0))
+    failure = int(runtime.cudaHostRegister(address, nbytes, _PORTABLE))
     if failure:
         raise RuntimeError(f"the driver cannot pin {nbytes} bytes of host memory (CUDA error {failure})")
     return lambda: runtime.cudaHostUnregister(address)
