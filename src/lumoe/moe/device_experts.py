@@ -159,7 +159,8 @@ class DeviceExperts:
     def build(self, layer: int, expert: int, bits: int, tensors: Mapping[str, torch.Tensor]) -> Expert:
         """Return the expert whose record was copied into `tensors`."""
         if bits == FULL_BITS:
-            return DenseExpert(tensors)
+            # This package's own kernels are the processor's.
+            return DenseExpert(tensors, use_native=self.device.type == "cpu")
         return DeviceInt4Expert(tensors, self._groups[bits], int4_matmul(self.device))
 
     def at_rest(self, layer: int, expert: int, bits: int) -> Expert:

@@ -17,6 +17,7 @@ from torch.nn import functional
 from lumoe.moe.attention import Rotary
 from lumoe.moe.checkpoint import Architecture
 from lumoe.moe.layer import MoELayer, Observer, choose
+from lumoe.moe.linear import DenseLinear, Linear
 from lumoe.moe.model import Decoder, rms_norm
 from lumoe.moe.recording import Recorder, as_it_is
 from lumoe.moe.store import ExpertStore
@@ -64,7 +65,7 @@ class StaticDecoder:
         recorder: Recorder | None = None,
         noise: RouterNoise | None = None,
     ) -> None:
-        """Move a decoder's weights to `device`.
+        """Move a decoder's weights, all at 16 bits, to `device`.
 
         Args:
             recorder: makes a piece of a decode step that can be run again; by default each step runs as written.
@@ -77,11 +78,12 @@ class StaticDecoder:
             return weight.to(device)
 
         self.embedding = move(decoder.embedding)
-        self.head = self.embedding if decoder.head is decoder.embedding else move(decoder.head)
+        head = weight_of(decoder.head)
+        self.head = self.embedding if head is decoder.embedding else move(head)
         self.norm = move(decoder.norm)
         self.layers = [
-            (move(before), move(attention.projection), move(attention.output), move(between), move(gate))
-            for before, attention, between, gate in decoder.layers
+            (move(before), move(weight_of(mix.projection)), move(weight_of(mix.output)), move(between), move(gate))
+            for before, mix, between, gate in decoder.layers
         ]
         self.experts: list[MoELayer] = []
 
@@ -120,6 +122,17 @@ class StaticDecoder:
         for slot in slots:
             cache.lengths[slot] += tokens.shape[1]
         return logits
+
+
+def weight_of(matrix: Linear) -> torch.Tensor:
+    """Return the weights of a projection that holds them as they are.
+
+    Raises:
+        TypeError: it holds codes, which belong to the processor's kernels.
+    """
+    if not isinstance(matrix, DenseLinear):
+        raise TypeError(f"a decoder for a device is made of weights at 16 bits, not of {type(matrix).__name__}")
+    return matrix.weight
 
 
 class Step:
