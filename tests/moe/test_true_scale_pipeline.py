@@ -125,6 +125,7 @@ def test_figures_are_drawn_of_what_was_measured(tmp_path: Path) -> None:
     model = pd.DataFrame(
         {
             "placement": "quantized-first", "quantized_experts": np.repeat([0, 256], 3), "hardware": "a100-80gb",
+            "resident_experts": np.tile([64, 128, 256], 2),
             "bytes_fast": np.tile([27e9, 50e9, 95e9], 2), "predicted_tokens_per_s": np.tile([0.6, 1.0, 13.0], 2),
         }
     )  # fmt: skip

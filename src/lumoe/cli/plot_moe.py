@@ -70,7 +70,7 @@ def true_scale(
     from lumoe.moe.true_scale import read_measurements
     from lumoe.plots.true_scale import PEER_COLUMNS, draw_true_scale
 
-    columns = ["placement", "quantized_experts", "bytes_fast", "predicted_tokens_per_s", "hardware"]
+    columns = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
     draw_true_scale(
         read_measurements(table),
         read_csv(configurations, columns),

@@ -45,7 +45,8 @@ def draw_true_scale(
     model = configurations[configurations["placement"] == PAPER_PLACEMENT]
     for count, colour in colours.items():
         _line(left, table, PAPER, count, colour, "-", label=f"{count}")
-        part = model[model["quantized_experts"] == count].sort_values("bytes_fast")
+        part = model[model["quantized_experts"] == count].sort_values("resident_experts")
+        # With everything resident there is no swap buffer: what takes more memory than that is left out.
         part = part[part["bytes_fast"] <= part["bytes_fast"].iloc[-1]]
         left.plot(part["bytes_fast"] / GB, part["predicted_tokens_per_s"], ":", color=colour, linewidth=0.9)
         _line(right, table, OVERLAP, count, colour, "--")
