@@ -26,8 +26,9 @@ from lumoe.moe.static_decoder import StaticDecoder
 
 BITS = 4
 SPREAD = 0.02  # standard deviation of the weights
-# Values drawn; every tensor is a window of them that starts somewhere else, so that gigabytes take seconds.
-BLOCK = 1 << 24
+# Values drawn, at most and at least; every tensor is a window of them that starts somewhere else, so that gigabytes take
+# seconds.
+BLOCK, LEAST = 1 << 24, 1 << 16
 # What the interpreter, the driver and the weights outside the experts on their way to the device take beside experts.
 RESERVE = 6 << 30
 ROUTER, NORM = "gate.weight", "norm"
@@ -44,8 +45,9 @@ class RandomWeights:
     def __init__(self, architecture: Architecture, seed: int = 0) -> None:
         self.architecture = architecture
         generator = torch.Generator().manual_seed(seed)
-        self.normal = torch.randn(BLOCK, generator=generator).mul_(SPREAD).bfloat16()
-        self._codes = torch.randint(0, 256, (BLOCK,), generator=generator, dtype=torch.uint8)
+        size = min(BLOCK, max(LEAST, architecture.expert_parameters))
+        self.normal = torch.randn(size, generator=generator).mul_(SPREAD).bfloat16()
+        self._codes = torch.randint(0, 256, (size,), generator=generator, dtype=torch.uint8)
         self._shapes = expected_shapes(architecture)
 
     def tensor(self, name: str) -> torch.Tensor:

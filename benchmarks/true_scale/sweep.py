@@ -34,7 +34,7 @@ COLUMNS = (
     "bytes_fast", "allocated_bytes", "reserved_bytes", "repeats", "seed", *machine.COLUMNS, "basis",
 )  # fmt: skip
 # A case is repeated while it stays below this; the slowest are measured once.
-PATIENCE_S = 20.0
+PATIENCE_S = 12.0
 
 
 @dataclass(frozen=True)
