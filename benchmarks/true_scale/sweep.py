@@ -202,8 +202,8 @@ class Bench:
         return batch * self.memory_rate / read
 
     def _empty(self) -> None:
-        gc.collect()
         if self.decoder.device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()
 
 
