@@ -122,7 +122,7 @@ def describe(summary: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _half_over_paper(table: pd.DataFrame, part: pd.DataFrame, routing: str, batch: int) -> float:
+def _half_over_paper(table: pd.DataFrame, part: pd.DataFrame, routing: object, batch: object) -> float:
     paper = table[(table["scheme"] == PAPER) & (table["routing"] == routing) & (table["batch"] == batch)]
     here, there = (
         rows[rows["point"] == "half"].set_index("quantized_experts")["tokens_per_s"] for rows in (part, paper)
