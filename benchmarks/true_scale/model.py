@@ -26,7 +26,7 @@ from lumoe.moe.static_decoder import StaticDecoder
 
 BITS = 4
 SPREAD = 0.02  # standard deviation of the weights
-# Values drawn, at most and at least; every tensor is a window of them that starts somewhere else, so that gigabytes take
+# Values drawn, at most and at least; every tensor is a window of them from another start, so that gigabytes take
 # seconds.
 BLOCK, LEAST = 1 << 24, 1 << 16
 # What the interpreter, the driver and the weights outside the experts on their way to the device take beside experts.
