@@ -66,7 +66,7 @@ def draw_true_scale(
         axes.set(title=title, xlabel="GPU memory (GB)", yscale="log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     left.set_ylabel("throughput (new tokens/s)")
-    left.legend(title="4-bit experts", loc="upper left", ncols=2)
+    left.legend(title="4-bit experts", loc="lower right", ncols=2)
     figure.set_layout_engine("constrained", rect=(0, 0.06, 1, 0.94))
     device, hardware = table["device"].iloc[0], model["hardware"].iloc[0]
     basis_note(figure, f"measured: {device}, random weights; dotted: modelled for {hardware}, one constant fitted")
