@@ -17,10 +17,9 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 def throughput(table: TableOption, output: OutputOption) -> None:
     """Draw measured and predicted speed against fast-tier memory."""
     from lumoe.files import read_csv
-    from lumoe.moe.throughput import COLUMNS
-    from lumoe.plots.serving import draw_throughput
+    from lumoe.plots.serving import THROUGHPUT_COLUMNS, draw_throughput
 
-    draw_throughput(read_csv(table, COLUMNS), output)
+    draw_throughput(read_csv(table, THROUGHPUT_COLUMNS), output)
 
 
 @app.command()

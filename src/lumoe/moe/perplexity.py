@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from lumoe.errors import UserError
+from lumoe.moe.plain_tokenizer import plain_tokenizer
 
 FloatArray = NDArray[np.float64]
 Logits = Callable[[Tensor], Tensor]
@@ -65,6 +66,9 @@ def tokenize(model: str | Path, text: str) -> tuple[list[int], int]:
     Raises:
         UserError: the model folder holds no tokenizer, or one without a beginning- or end-of-sequence token.
     """
+    plain = plain_tokenizer(model)
+    if plain is not None:
+        return plain.encode(text), prefix_token(plain)
     tokenizer = load_tokenizer(model)
     # A text longer than the model's context is what is wanted here: no warning.
     return tokenizer.encode(text, add_special_tokens=False, verbose=False), prefix_token(tokenizer)

@@ -7,12 +7,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, PercentFormatter
 
-from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
+from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, shades, use_style
 
 GB = 1e9
 PAPER_PLACEMENT = "quantized-first"
@@ -36,7 +35,7 @@ def draw_throughput_memory(
     # With everything resident there is no swap buffer: what takes more memory than that is left out.
     table = table[table["fast_gb"] <= table.groupby("quantized_experts")["fast_gb"].transform("last")]
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH_IN * 0.62, 2.9))
-    for count, colour in zip(counts, sns.color_palette("viridis", len(counts)), strict=True):
+    for count, colour in zip(counts, shades(len(counts)), strict=True):
         part = table[table["quantized_experts"] == count]
         axes.plot(part["fast_gb"], part["predicted_tokens_per_s"], color=colour, label=f"{count}")
     axes.scatter(
@@ -77,7 +76,7 @@ def draw_pareto(pareto: pd.DataFrame, output: str | Path) -> None:
     budgets = sorted(table["budget_gb"].unique())
     unit, scale = ("GB", 1) if max(budgets) >= 1 else ("MB", 1000)
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH_IN * 0.62, 2.9))
-    for budget, colour in zip(budgets, sns.color_palette("viridis", len(budgets)), strict=True):
+    for budget, colour in zip(budgets, shades(len(budgets)), strict=True):
         part = table[table["budget_gb"] == budget]
         label = f"{budget * scale:.2f}"
         axes.plot(part["predicted_tokens_per_s"], part[quality], color=colour, marker=".", markersize=2.5, label=label)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
+from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, heatmap, save, use_style
 
 
 def _note(figure: Figure, text: str) -> None:
@@ -93,22 +92,9 @@ def draw_accuracy(table: pd.DataFrame, output: str | Path) -> None:
             shown = 100 * rows.pivot_table(index="weight_bits", columns="noise", values="accuracy").sort_index(
                 ascending=False
             )
-            sns.heatmap(
-                shown,
-                ax=axis,
-                vmin=0,
-                vmax=100,
-                cmap="cividis",
-                annot=True,
-                fmt=".1f",
-                cbar=False,
-                annot_kws={"fontsize": 7},
-                linewidths=0.5,
-            )
+            heatmap(axis, shown, 1, (0, 100), "cividis", 7)
             name = "PCNNA, direct" if tile == 1 else f"Winograd, m = {tile}"
             axis.set_title(f"{name}, {count} channels", fontsize=8)
-            axis.set(xlabel="", ylabel="")
-            axis.grid(False)
     axes[-1][len(channels) // 2].set_xlabel("detector noise (multiple of the device set's)")
     figure.supylabel("weight bits", fontsize=8)
     exact = 100 * table["accuracy_float"].iloc[0]

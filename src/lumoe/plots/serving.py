@@ -6,11 +6,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 
-from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, basis_note, save, use_style
+from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, basis_note, save, shades, use_style
 
 MB = 1e6
+THROUGHPUT_COLUMNS = (
+    "quantized_experts", "budget_bytes", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max",
+    "predicted_tokens_per_s",
+)  # fmt: skip
 
 
 def draw_throughput(table: pd.DataFrame, output: str | Path) -> None:
@@ -18,7 +21,7 @@ def draw_throughput(table: pd.DataFrame, output: str | Path) -> None:
     use_style()
     figure, axes = plt.subplots(figsize=(COLUMN_WIDTH_IN * 1.3, 2.9))
     counts = sorted(table["quantized_experts"].unique())
-    for count, colour, marker in zip(counts, sns.color_palette("viridis", len(counts)), MARKERS, strict=False):
+    for count, colour, marker in zip(counts, shades(len(counts)), MARKERS, strict=False):
         part = table[table["quantized_experts"] == count].sort_values("budget_bytes")
         memory, speed = part["budget_bytes"] / MB, part["tokens_per_s"]
         span = [speed - part["tokens_per_s_min"], part["tokens_per_s_max"] - speed]

@@ -9,8 +9,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from lumoe.files import atomic_path, write_csv
@@ -24,8 +26,42 @@ PAGE_WIDTH_IN = 7.2
 
 def use_style() -> None:
     """Set the one style: colour-blind-safe colours, readable at column width, no time or random id in the file."""
-    sns.set_theme(context="paper", style="ticks", palette=list(OKABE_ITO))
     plt.style.use(package_path("plots", "lumoe.mplstyle"))
+    plt.rcParams["axes.prop_cycle"] = mpl.cycler(color=OKABE_ITO)
+
+
+def shades(count: int) -> list[tuple[float, float, float]]:
+    """Return `count` colours in order of lightness, for series that are steps of one quantity."""
+    # The ends of the map are left out: black-like and too pale for a line on white.
+    return [(red, green, blue) for red, green, blue, _ in mpl.colormaps["viridis"](np.linspace(0, 1, count + 2)[1:-1])]
+
+
+def heatmap(
+    axes: Axes, grid: pd.DataFrame, digits: int, limits: tuple[float, float], colours: str, fontsize: float
+) -> QuadMesh:
+    """Draw a table as coloured cells with their values in them, its first row on top; labels are its index and columns.
+
+    Args:
+        grid: the values; NaN leaves a cell empty.
+        digits: after the decimal point.
+        limits: the values at the ends of the map of `colours`.
+    """
+    values = grid.to_numpy(dtype=float)
+    mesh = axes.pcolormesh(values, cmap=colours, vmin=limits[0], vmax=limits[1], edgecolor="white", linewidth=0.5)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            red, green, blue, _ = mesh.to_rgba(value)
+            # Luma of BT.601: dark text where the cell is light.
+            ink = "0.15" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "white"
+            text = f"{value:.{digits}f}"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=fontsize)
+    axes.set_xticks(np.arange(grid.shape[1]) + 0.5, [f"{name}" for name in grid.columns])
+    axes.set_yticks(np.arange(grid.shape[0]) + 0.5, [f"{name}" for name in grid.index])
+    axes.tick_params(length=0, rotation=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.invert_yaxis()
+    return mesh
 
 
 def basis_note(figure: Figure, text: str) -> None:

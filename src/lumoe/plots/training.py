@@ -6,10 +6,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from lumoe.plots.style import COLUMN_WIDTH_IN, OKABE_ITO, basis_note, save, use_style
+from lumoe.plots.style import COLUMN_WIDTH_IN, OKABE_ITO, basis_note, heatmap, save, use_style
 
 _SMOOTHING_STEPS = 25
 
@@ -51,20 +50,8 @@ def draw_expert_load(loads: pd.DataFrame, output: Path) -> None:
     table = loads.assign(fair_shares=loads["share"] * experts)
     grid = table.pivot(index="layer", columns="expert", values="fair_shares")
     figure, axes = plt.subplots(figsize=(COLUMN_WIDTH_IN, 0.9 + 0.28 * len(grid)))
-    sns.heatmap(
-        grid,
-        ax=axes,
-        annot=True,
-        fmt=".2f",
-        cmap="RdBu_r",
-        center=1.0,
-        vmin=0.0,
-        vmax=2.0,
-        annot_kws={"size": 6},
-        cbar_kws={"label": "load / fair share"},
-    )
-    axes.grid(False)
-    axes.tick_params(length=0, rotation=0)
+    mesh = heatmap(axes, grid, 2, (0.0, 2.0), "RdBu_r", 6)
+    figure.colorbar(mesh, ax=axes, label="load / fair share")
     axes.set(xlabel="expert", ylabel="layer")
     _note(figure, "measured on held-out text")
     save(figure, output, table)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle, islice
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -112,7 +112,7 @@ def draw_winograd_power(layers: pd.DataFrame, output: str | Path) -> None:
         name for name in table.columns if name.startswith("power_") and name not in ("power_w", NEEDED_LASER["power_w"])
     ]
     parts = sorted(parts, key=lambda name: -table[name].sum())
-    colours = sns.color_palette([*OKABE_ITO, "0.6"], len(parts))
+    colours = list(islice(cycle([*OKABE_ITO, "0.6"]), len(parts)))
     sets = list(table["device_set"].unique())
     figure, axes = plt.subplots(1, len(sets), figsize=(PAGE_WIDTH_IN, 2.9), squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
