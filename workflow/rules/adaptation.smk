@@ -21,6 +21,7 @@ rule replay_traces:
         summary=f"{RESULTS}/moe/{MODEL}/adaptation_summary.csv",
     log:
         f"logs/replay_traces/{MODEL}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: config["adaptation"]["threads"]

@@ -96,7 +96,7 @@ rule print_claims:
             rules.draw_winograd_power.output,
             rules.draw_pipeline_stall.output,
             rules.draw_photonics_pareto.output,
-            expand(rules.draw_tornado.output, claim=PHOTONIC_CLAIMS),
+            rules.draw_tornados.output,
         ],
         physics=[
             rules.draw_accuracy.output,

@@ -18,6 +18,7 @@ rule build_corpora:
         ),
     log:
         "logs/build_corpora/corpora.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: 1

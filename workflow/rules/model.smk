@@ -138,7 +138,7 @@ rule plot_training_loss:
         svg=report(
             f"{FIGURES}/training-loss.svg",
             caption="../report/training-loss.rst",
-            category="Model",
+            category="2. Model",
         ),
         png=f"{FIGURES}/training-loss.png",
         csv=f"{FIGURES}/training-loss.csv",
@@ -162,7 +162,7 @@ rule plot_expert_load:
         svg=report(
             f"{FIGURES}/expert-load.svg",
             caption="../report/expert-load.rst",
-            category="Model",
+            category="2. Model",
         ),
         png=f"{FIGURES}/expert-load.png",
         csv=f"{FIGURES}/expert-load.csv",

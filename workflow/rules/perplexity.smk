@@ -30,6 +30,7 @@ rule measure_sensitivity:
         f"{RESULTS}/moe/{MODEL}/sensitivity.csv",
     log:
         f"logs/measure_sensitivity/{MODEL}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
@@ -63,6 +64,7 @@ rule score_random:
         f"{WINDOWS}/{{corpus}}.random-{{seed}}.csv",
     log:
         f"logs/score_random/{MODEL}-{{corpus}}-{{seed}}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
@@ -100,6 +102,7 @@ rule score_chosen:
         f"logs/score_chosen/{MODEL}-{{corpus}}-{{policy}}.log",
     wildcard_constraints:
         policy="sensitivity|mixed",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
@@ -174,6 +177,7 @@ rule tabulate_perplexity:
         policies=f"{RESULTS}/moe/{MODEL}/policies.csv",
     log:
         f"logs/tabulate_perplexity/{MODEL}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     params:

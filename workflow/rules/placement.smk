@@ -89,6 +89,7 @@ rule enumerate_default:
         sweep=f"{RESULTS}/moe/{MODEL}/sweep.csv",
     log:
         f"logs/enumerate_default/{MODEL}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     params:

@@ -22,6 +22,7 @@ rule quantize_experts:
         experts=f"{QUANTIZED}/experts.csv",
     log:
         f"logs/quantize_experts/{MODEL}-{{method}}-{{bits}}bit-group{{group}}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: 1

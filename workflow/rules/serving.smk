@@ -21,6 +21,7 @@ rule calibrate_machine:
         f"{RESULTS}/moe/{MODEL}/machine.json",
     log:
         f"logs/calibrate_machine/{MODEL}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: config["throughput"]["threads"]
@@ -57,6 +58,7 @@ rule measure_throughput:
         f"{RESULTS}/moe/{MODEL}/throughput.csv",
     log:
         f"logs/measure_throughput/{MODEL}.log",
+    priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
     threads: config["throughput"]["threads"]

@@ -13,11 +13,16 @@ app = typer.Typer(no_args_is_help=True)
 @app.command()
 def tornado(
     table: Annotated[Path, typer.Option(help="table of every claim and assumption")],
-    claim: Annotated[str, typer.Option(help="the claim to draw")],
-    output: Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")],
+    claim: Annotated[list[str], typer.Option(help="the claim to draw; may be repeated")],
+    output: Annotated[list[Path], typer.Option(help="its figure, one for each claim; .svg, .png and .csv are written")],
 ) -> None:
     """Draw how far each assumption moves the quantity that a claim hangs on."""
+    from lumoe.errors import UserError
     from lumoe.files import read_csv
     from lumoe.plots.uncertainty import COLUMNS, draw_tornado
 
-    draw_tornado(read_csv(table, COLUMNS), claim, output)
+    if len(claim) != len(output):
+        raise UserError(f"{len(claim)} --claim but {len(output)} --output: give each claim its figure")
+    rows = read_csv(table, COLUMNS)
+    for name, path in zip(claim, output, strict=True):
+        draw_tornado(rows, name, path)

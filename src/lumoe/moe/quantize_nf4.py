@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import norm
+from scipy.special import ndtri
 
 # Where the outermost quantiles lie; the published construction averages 1 − 1/32 and 1 − 1/30.
 _EDGE = 1 - (1 / 32 + 1 / 30) / 2
@@ -15,8 +15,8 @@ _EDGE = 1 - (1 / 32 + 1 / 30) / 2
 
 def nf4_values() -> torch.Tensor:
     """Return the sixteen code values in rising order, float32, from −1 to 1 with an exact 0."""
-    below = -norm.ppf(np.linspace(_EDGE, 0.5, 8)[:-1])
-    above = norm.ppf(np.linspace(_EDGE, 0.5, 9)[:-1])
+    below = -ndtri(np.linspace(_EDGE, 0.5, 8)[:-1])
+    above = ndtri(np.linspace(_EDGE, 0.5, 9)[:-1])
     values = np.sort(np.concatenate([below, [0.0], above]))
     return torch.tensor(values / values.max(), dtype=torch.float32)
 
