@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 from torch import nn
 
 from lumoe.errors import UserError
-from lumoe.photonics.network import load_network, parse_shape, trace
+from lumoe.photonics.network import load_network, parse_shape, read_network, write_network
+from lumoe.photonics.trace import trace
 
 # Convolution multiply-accumulates, all multiply-accumulates, weights (without biases and normalisation), in millions.
 # AlexNet: Krizhevsky et al. 2012 and Chen et al. JSSC 2017 (666 M in convolutions); VGG16: Simonyan and Zisserman 2015
@@ -124,3 +127,31 @@ def test_shapes_are_parsed() -> None:
     for wrong in ("3x224", "3x-1x5", "3x0x5", "axbxc"):
         with pytest.raises(UserError, match=wrong):
             parse_shape(wrong)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_a_traced_file_is_the_network(tmp_path: Path, name: str) -> None:
+    network = load_network(name)
+    file = tmp_path / f"{name}.json"
+    write_network(file, network)
+    assert load_network(str(file)) == network
+    with pytest.raises(UserError, match="traced for an input of 3 x 224 x 224, but 3 x 32 x 32 is given"):
+        load_network(str(file), (3, 32, 32))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"layers": [{"colour": 1}]}', '{"layers": [3]}'])
+def test_another_file_is_no_network(tmp_path: Path, text: str) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(UserError, match="not a traced network"):
+        read_network(tmp_path / "other.json")
+
+
+def test_a_traced_network_needs_no_torch(tmp_path: Path) -> None:
+    file = tmp_path / "alexnet.json"
+    write_network(file, load_network("alexnet"))
+    code = (
+        "import sys; from lumoe.photonics import crosscheck, metrics, pcnna_report; "
+        f"from lumoe.photonics.network import load_network; load_network({str(file)!r}); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,6 +15,7 @@ rule crosscheck_published:
             "photonics/shapes",
             "photonics/checks",
             "photonics/network",
+            "photonics/trace",
             "photonics/zoo",
             "photonics/devices",
             "photonics/baselines",

@@ -3,7 +3,6 @@ PCNNA_SOURCES = source(
     "photonics/pcnna",
     "photonics/pcnna_report",
     "photonics/network",
-    "photonics/zoo",
     "photonics/shapes",
     "photonics/checks",
     "photonics/devices",
@@ -14,6 +13,7 @@ DEVICE_BASES = ["data/devices/common.yaml", "data/devices/physics.yaml"]
 
 rule model_pcnna:
     input:
+        network=TRACED,
         devices=["data/devices/pcnna.yaml", *DEVICE_BASES],
         eyeriss="data/eyeriss_layers.csv",
         code=PCNNA_SOURCES,
@@ -28,7 +28,7 @@ rule model_pcnna:
         "../../envs/lumoe.yaml"
     shell:
         "lumoe photonics pcnna"
-        " --network {wildcards.network}"
+        " --network {input.network}"
         " --devices {input.devices[0]}"
         " --output {output.layers}"
         " --summary {output.summary}"
@@ -83,6 +83,10 @@ rule draw_pcnna_resources:
 
 rule model_pcnna_waterfall:
     input:
+        network=TRACED,
+        grouped=expand(
+            TRACED, network=config["photonics"]["remedies"]["grouped_network"]
+        ),
         devices=["data/devices/pcnna.yaml", *DEVICE_BASES],
         eyeriss="data/eyeriss_layers.csv",
         code=[*PCNNA_SOURCES, *source("photonics/waterfall", "photonics/parameters")],
@@ -95,14 +99,13 @@ rule model_pcnna_waterfall:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        grouped_network=config["photonics"]["remedies"]["grouped_network"],
         batch=config["photonics"]["remedies"]["batch"],
         sram_width=config["photonics"]["remedies"]["sram_width"],
         weight_dacs=config["photonics"]["remedies"]["weight_dacs"],
     shell:
         "lumoe photonics waterfall"
-        " --network {wildcards.network}"
-        " --grouped-network {params.grouped_network}"
+        " --network {input.network}"
+        " --grouped-network {input.grouped}"
         " --devices {input.devices[0]}"
         " --batch {params.batch}"
         " --sram-width {params.sram_width}"
@@ -135,6 +138,7 @@ rule draw_pcnna_waterfall:
 
 rule model_pcnna_batches:
     input:
+        networks=expand(TRACED, network=config["photonics"]["batches"]["networks"]),
         devices=["data/devices/pcnna.yaml", *DEVICE_BASES],
         eyeriss="data/eyeriss_layers.csv",
         code=[*PCNNA_SOURCES, *source("photonics/batches")],
@@ -145,12 +149,11 @@ rule model_pcnna_batches:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        networks=config["photonics"]["batches"]["networks"],
         batches=config["photonics"]["batches"]["batches"],
         weight_dacs=config["photonics"]["batches"]["weight_dacs"],
     shell:
         "lumoe photonics batches"
-        " $(printf -- '--network %s ' {params.networks})"
+        " $(printf -- '--network %s ' {input.networks})"
         " $(printf -- '--batch %s ' {params.batches})"
         " $(printf -- '--weight-dacs %s ' {params.weight_dacs})"
         " --devices {input.devices[0]}"
@@ -195,6 +198,7 @@ ACCELERATOR_SOURCES = [
 
 rule simulate_pipeline:
     input:
+        network=expand(TRACED, network=config["photonics"]["pipeline"]["network"]),
         devices=["data/devices/pcnna.yaml", "data/devices/moderate.yaml", *DEVICE_BASES],
         code=[
             *ACCELERATOR_SOURCES,
@@ -209,12 +213,11 @@ rule simulate_pipeline:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        network=config["photonics"]["pipeline"]["network"],
         sram_kb=config["photonics"]["pipeline"]["sram_kb"],
         depth=config["photonics"]["pipeline"]["depth"],
     shell:
         "lumoe photonics simulate"
-        " --network {params.network}"
+        " --network {input.network}"
         " --design {wildcards.design}"
         " $(printf -- '--cache %s ' {params.sram_kb})"
         " --depth {params.depth}"
@@ -249,6 +252,7 @@ rule draw_pipeline_stall:
 
 rule explore_designs:
     input:
+        network=expand(TRACED, network=config["photonics"]["exploration"]["network"]),
         space="data/design-space.yaml",
         devices=["data/devices/pcnna.yaml", "data/devices/moderate.yaml", *DEVICE_BASES],
         code=[*ACCELERATOR_SOURCES, *source("photonics/explore")],
@@ -259,13 +263,12 @@ rule explore_designs:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        network=config["photonics"]["exploration"]["network"],
         points=config["photonics"]["exploration"]["points"],
         least_bits=config["photonics"]["exploration"]["least_bits"],
         seed=SEED,
     shell:
         "lumoe photonics explore"
-        " --network {params.network}"
+        " --network {input.network}"
         " --space {input.space}"
         " --points {params.points}"
         " --least-bits {params.least_bits}"

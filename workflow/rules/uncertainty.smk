@@ -10,6 +10,8 @@ PHOTONIC_CLAIMS = [
 
 rule analyse_uncertainty:
     input:
+        pcnna=expand(TRACED, network=config["photonics"]["pcnna_network"]),
+        winograd=expand(TRACED, network=config["photonics"]["winograd_network"]),
         studies="data/uncertainty.yaml",
         devices=expand(
             "data/devices/{set}.yaml", set=["physics", "common", "pcnna", "moderate"]
@@ -25,7 +27,6 @@ rule analyse_uncertainty:
             "photonics/shapes",
             "photonics/checks",
             "photonics/network",
-            "photonics/zoo",
             "photonics/devices",
             "photonics/baselines",
         ),
@@ -37,8 +38,6 @@ rule analyse_uncertainty:
     conda:
         "../../envs/lumoe.yaml"
     params:
-        pcnna_network=config["photonics"]["pcnna_network"],
-        winograd_network=config["photonics"]["winograd_network"],
         samples=config["photonics"]["samples"],
         seed=SEED,
     shell:
@@ -46,8 +45,8 @@ rule analyse_uncertainty:
         " --studies {input.studies}"
         " --output {output.table}"
         " --summary {output.summary}"
-        " --pcnna-network {params.pcnna_network}"
-        " --winograd-network {params.winograd_network}"
+        " --pcnna-network {input.pcnna}"
+        " --winograd-network {input.winograd}"
         " --samples {params.samples}"
         " --seed {params.seed}"
         " 2> {log}"

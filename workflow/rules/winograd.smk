@@ -2,6 +2,7 @@
 # electronic baseline.
 rule model_winograd:
     input:
+        network=TRACED,
         devices=expand(
             "data/devices/{set}.yaml",
             set=["physics", "common", *config["photonics"]["device_sets"]],
@@ -19,7 +20,6 @@ rule model_winograd:
             "photonics/shapes",
             "photonics/checks",
             "photonics/network",
-            "photonics/zoo",
             "photonics/devices",
             "photonics/baselines",
         ),
@@ -38,7 +38,7 @@ rule model_winograd:
         batch=config["photonics"]["batch"],
     shell:
         "lumoe photonics winograd"
-        " --network {wildcards.network}"
+        " --network {input.network}"
         " --layers {output.layers}"
         " --summary {output.summary}"
         " $(printf -- '--device-set %s ' {params.device_sets})"

@@ -13,7 +13,7 @@ app = typer.Typer(no_args_is_help=True)
 for part in ("winograd", "uncertainty", "physics", "explore", "crosscheck"):
     app.add_typer(import_module(f"lumoe.cli.photonics_{part}").app)
 
-NetworkOption = Annotated[str, typer.Option(help="a shipped network, or your own MODULE:FACTORY")]
+NetworkOption = Annotated[str, typer.Option(help="a shipped network, your own MODULE:FACTORY, or a traced .json")]
 InputOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
 DevicesOption = Annotated[str, typer.Option(help="a device set, or a .yaml file of your own")]
 OutputOption = Annotated[Path, typer.Option(help="the table to write")]
@@ -39,6 +39,19 @@ def show_layers(
         show(table[columns], f"{network}: {table['macs'].sum():,} multiply-accumulates")
     for note in traced.notes():
         typer.echo(note, err=True)
+
+
+@app.command("trace")
+def trace_networks(
+    network: Annotated[list[str], typer.Option(help="a shipped network, or your own MODULE:FACTORY; may be repeated")],
+    output: Annotated[Path, typer.Option(help="folder that gets one NETWORK.json each")],
+    image: InputOption = "3x224x224",
+) -> None:
+    """Trace networks into files that every other command takes as its network, without importing torch again."""
+    from lumoe.photonics.network import load_network, parse_shape, write_network
+
+    for name in network:
+        write_network(output / f"{name}.json", load_network(name, parse_shape(image)))
 
 
 @app.command("pcnna")
