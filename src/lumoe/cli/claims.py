@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.tables import CsvOption, JsonOption, for_programs
 from lumoe.errors import UserError
 from lumoe.resources import data_path
 
@@ -39,8 +40,8 @@ def judge_claims(
 def show_claims(
     table: Annotated[Path, typer.Option(help="a judged table")] = Path("results/claims.csv"),
     all_rows: Annotated[bool, typer.Option("--all", help="also what stands beside each claim")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="rows as CSV, for programs")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Print the judged claims, one line each. Example: `lumoe claims show --all --csv`"""
     from rich.console import Console
@@ -50,11 +51,7 @@ def show_claims(
     from lumoe.files import read_csv
 
     rows = read_csv(table, COLUMNS)
-    if as_json and as_csv:
-        raise UserError("--json and --csv: choose one")
-    if as_json or as_csv:
-        chosen = rows if all_rows else overall(rows)
-        typer.echo(chosen.to_json(orient="records", indent=2) if as_json else chosen.to_csv(index=False), nl=as_json)
+    if for_programs(rows if all_rows else overall(rows), as_json, as_csv):
         return
     console = Console(width=None if Console().is_terminal else 150)
     view = Table("claim", "quantity", "paper", "here", "range", "basis", "verdict", title="Claims")

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lumoe.cli.tables import CsvOption, JsonOption, for_programs
+
 COLOURS = {"ok": "green", "limited": "yellow", "missing": "red"}
 
 
 def doctor(
     folder: Annotated[Path, typer.Option(help="where results would go")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="the findings as JSON, for programs")] = False,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Say what this machine has, what it can run and what is missing.
 
     Exit code 0 where the pipeline can run, 1 where something it needs is missing. Example: `lumoe doctor`
     """
+    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
     from lumoe.doctor import examine
 
     findings = examine(folder)
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
-    else:
+    if not for_programs(pd.DataFrame([asdict(finding) for finding in findings]), as_json, as_csv):
         view = Table("", "what", "found", "means", box=None, title="lumoe doctor", title_justify="left")
         for finding in findings:
             state = f"[{COLOURS[finding.state]}]{finding.state}[/]"

@@ -25,7 +25,7 @@ def quantize(
     model: ModelOption,
     corpus: CorpusOption,
     output: Annotated[Path, typer.Option(help="folder that gets one file per expert and a manifest")],
-    method: Annotated[Literal["gptq", "rtn", "nf4"], typer.Option()] = "gptq",
+    method: Annotated[str, typer.Option(help="gptq, rtn, nf4, or your own MODULE:FUNCTION")] = "gptq",
     bits: Annotated[int, typer.Option(help="2, 3, 4 or 8")] = 4,
     group_size: Annotated[int, typer.Option(min=2, help="weights that share a scale")] = 64,
     tokens: Annotated[int, typer.Option(min=128, help="calibration tokens, from the train splits")] = 32768,

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lumoe.cli.tables import CsvOption, JsonOption, for_programs
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -26,6 +28,8 @@ def adapt(
     seed: int = 0,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Replay budget traces: live reconfiguration beside a static plan and a restart at each change."""
     from functools import partial
@@ -51,6 +55,8 @@ def adapt(
     if summary is not None:
         write_csv(summary, table)
     write_csv(output, record, COLUMNS)
+    if for_programs(table, as_json, as_csv):
+        return
     for row in table.itertuples():
         typer.echo(f"{row.trace:>14} {row.strategy:>8}: {row.tokens_per_s:8.1f} tokens/s, {row.failed_requests} failed")
 

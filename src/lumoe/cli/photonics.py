@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.tables import CsvOption, JsonOption
+
 app = typer.Typer(no_args_is_help=True)
 
 for part in ("winograd", "uncertainty", "physics", "explore", "crosscheck"):
@@ -24,9 +26,11 @@ def show_layers(
     network: NetworkOption = "alexnet",
     image: InputOption = "3x224x224",
     output: Annotated[Path | None, typer.Option(help="write the table here instead of printing it")] = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Trace a network: its layers, their weights and multiply-accumulates, and what was left out."""
-    from lumoe.cli.tables import show
+    from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
     from lumoe.photonics.network import load_network, parse_shape
 
@@ -34,7 +38,7 @@ def show_layers(
     table = traced.table()
     if output:
         write_csv(output, table)
-    else:
+    elif not for_programs(table, as_json, as_csv):
         columns = ["name", "kind", "in_channels", "out_channels", "out_side", "kernel", "groups", "weights", "macs"]
         show(table[columns], f"{network}: {table['macs'].sum():,} multiply-accumulates")
     for note in traced.notes():

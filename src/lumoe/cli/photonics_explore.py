@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.tables import CsvOption, JsonOption
+
 app = typer.Typer(no_args_is_help=True)
 
 NetworkOption = Annotated[str, typer.Option(help="a shipped network, or your own MODULE:FACTORY")]
@@ -27,9 +29,11 @@ def estimate(
     choices: SetOption = None,
     image: InputOption = "3x224x224",
     output: Annotated[Path | None, typer.Option(help="write every column here")] = None,
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Print time, energy, power, area and attainable bits of every convolution, and what limits it."""
-    from lumoe.cli.tables import show
+    from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators import accelerator
     from lumoe.photonics.choices import apply_choices
@@ -43,7 +47,8 @@ def estimate(
     )
     traced = load_network(network, parse_shape(image))
     table = estimate_table(traced, chosen_design, found, chosen)
-    show(table[list(COLUMNS)], f"{network} on {design}, device set {found.name}; modelled, per image")
+    if not for_programs(table, as_json, as_csv):
+        show(table[list(COLUMNS)], f"{network} on {design}, device set {found.name}; modelled, per image")
     for note in [*traced.notes(), *warnings(table, chosen_design, found, chosen)]:
         typer.echo(f"note: {note}", err=True)
     if output:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.tables import CsvOption, for_programs
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -32,6 +34,7 @@ def show_provenance(
     file: Annotated[str, typer.Argument(help="a result, as named in the table")],
     table: Annotated[Path, typer.Option(help="what `record` wrote")] = Path("results/provenance.csv"),
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Print where one result comes from.
 
@@ -43,7 +46,10 @@ def show_provenance(
     from lumoe.files import read_csv
     from lumoe.provenance import COLUMNS, describe
 
-    row = describe(read_csv(table, COLUMNS), file)
+    rows = read_csv(table, COLUMNS)
+    row = describe(rows, file)
+    if for_programs(rows[rows["file"] == file], False, as_csv):
+        return
     if as_json:
         typer.echo(json.dumps(row, indent=2, ensure_ascii=False))
         return

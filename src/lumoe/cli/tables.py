@@ -1,16 +1,42 @@
-"""Tables in the terminal."""
+"""Tables: for people in the terminal, as JSON or CSV for programs."""
 
 from __future__ import annotations
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lumoe.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PIPED_WIDTH = 150
+JsonOption = Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")]
+CsvOption = Annotated[bool, typer.Option("--csv", help="rows as CSV, for programs")]
+
+
+def for_programs(table: pd.DataFrame, as_json: bool, as_csv: bool) -> bool:
+    """Print `table` as JSON or CSV if one of them is asked for, and return whether it was.
+
+    Raises:
+        UserError: both are.
+    """
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one")
+    if as_json:
+        typer.echo(table.to_json(orient="records", indent=2, force_ascii=False))
+    elif as_csv:
+        typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
+    return as_json or as_csv
 
 
 def show(table: pd.DataFrame, title: str) -> None:
     """Print `table` with one line a row; numbers keep four significant digits."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=PIPED_WIDTH)

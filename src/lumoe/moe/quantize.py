@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -21,10 +20,10 @@ from lumoe.files import read_csv, write_csv
 from lumoe.moe.affine import AffineMatrix, nearest
 from lumoe.moe.calibration import LayerInputs, fingerprint, walk
 from lumoe.moe.checkpoint import Checkpoint
+from lumoe.moe.own_quantizer import Quantizer, is_own, load_quantizer
 from lumoe.moe.quantize_nf4 import nf4
 from lumoe.moe.quantized import affine_tensors, codebook_tensors, expert_path, save_expert, write_manifest
 
-Method = Literal["gptq", "rtn", "nf4"]
 METHODS = ("gptq", "rtn", "nf4")
 TABLE = "experts.csv"
 # The error of an expert is measured on at most so many of its tokens: enough for three digits, bounded in memory.
@@ -37,17 +36,19 @@ class Recipe:
     """How experts are quantised.
 
     Attributes:
+        method: one of METHODS, or a function of the user's own (`lumoe.moe.own_quantizer`).
         least_tokens: an expert that fewer calibration tokens were routed to is rounded to nearest instead of GPTQ.
     """
 
-    method: Method = "gptq"
+    method: str = "gptq"
     bits: int = 4
     group_size: int = 64
     least_tokens: int = 128
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(f"quantisation method '{self.method}' is unknown; known: {', '.join(METHODS)}")
+        if self.method not in METHODS and not is_own(self.method):
+            known = f"{', '.join(METHODS)}, or your own MODULE:FUNCTION"
+            raise UserError(f"quantisation method '{self.method}' is unknown; known: {known}")
         if self.bits not in (2, 3, 4, 8):
             raise UserError(f"experts can be quantised to 2, 3, 4 or 8 bits, not {self.bits}")
         if self.method == "nf4" and self.bits != 4:
@@ -183,7 +184,8 @@ def quantize_matrices(
             for codes, scales, values in found
         ]
         return tensors, approximate, method
-    matrices = _gptq(w1, w2, w3, hidden, recipe) if method == "gptq" else None
+    solve = _solver(method)
+    matrices = _calibrated(solve, w1, w2, w3, hidden, recipe) if solve else None
     if matrices is None:
         method = "rtn"
         matrices = [nearest(weight, recipe.bits, recipe.group_size) for weight in (w1, w2, w3)]
@@ -193,17 +195,26 @@ def quantize_matrices(
     return tensors, [matrix.dequantize() for matrix in matrices], method
 
 
-def _gptq(
-    w1: torch.Tensor, w2: torch.Tensor, w3: torch.Tensor, hidden: torch.Tensor, recipe: Recipe
-) -> list[AffineMatrix] | None:
-    from lumoe.moe.quantize_gptq import gptq  # seconds to import, and other methods do without the library
+def _solver(method: str) -> Quantizer | None:
+    """Return the quantiser that looks at inputs, None for rounding to nearest."""
+    if is_own(method):
+        return load_quantizer(method)
+    if method == "gptq":
+        from lumoe.moe.quantize_gptq import gptq  # seconds to import, and other methods do without the library
 
-    first = gptq(w1, hidden, recipe.bits, recipe.group_size)
-    third = gptq(w3, hidden, recipe.bits, recipe.group_size)
+        return gptq
+    return None
+
+
+def _calibrated(
+    solve: Quantizer, w1: torch.Tensor, w2: torch.Tensor, w3: torch.Tensor, hidden: torch.Tensor, recipe: Recipe
+) -> list[AffineMatrix] | None:
+    first = solve(w1, hidden, recipe.bits, recipe.group_size)
+    third = solve(w3, hidden, recipe.bits, recipe.group_size)
     if first is None or third is None:
         return None
     between = functional.silu(hidden @ first.dequantize().t()) * (hidden @ third.dequantize().t())
-    second = gptq(w2, between, recipe.bits, recipe.group_size)
+    second = solve(w2, between, recipe.bits, recipe.group_size)
     return None if second is None else [first, second, third]
 
 

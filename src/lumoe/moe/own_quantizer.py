@@ -1,0 +1,58 @@
+"""A quantiser of the user's own, named `module:function` on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lumoe.errors import UserError
+from lumoe.moe.affine import AffineMatrix
+
+Quantizer = Callable[[torch.Tensor, torch.Tensor, int, int], AffineMatrix | None]
+"""(weight `[outputs, inputs]`, its inputs `[tokens, inputs]`, bits, group size) -> codes; None: round to nearest."""
+
+
+def is_own(method: str) -> bool:
+    """Whether a method names a function instead of one of the quantisers that come with the package."""
+    return ":" in method
+
+
+def load_quantizer(method: str) -> Quantizer:
+    """Return the function that `method` names; the current folder is searched too.
+
+    Its results are checked: codes of the weight's shape, below `2**bits`, one scale a group.
+
+    Raises:
+        UserError: the module cannot be imported or has no such function; on call, the function returned something else.
+    """
+    module, _, name = method.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        raise UserError(f"{method}: cannot import '{module}' ({error})") from None
+    if not callable(found):
+        raise UserError(f"{method}: '{module}' has no function '{name}'")
+
+    def checked(weight: torch.Tensor, inputs: torch.Tensor, bits: int, group_size: int) -> AffineMatrix | None:
+        made = found(weight, inputs, bits, group_size)
+        if made is None:
+            return None
+        if not isinstance(made, AffineMatrix):
+            raise UserError(f"{method}: it returned a {type(made).__name__}, but must return an AffineMatrix or None")
+        if (made.bits, made.group_size, made.codes.shape) != (bits, group_size, weight.shape) or (
+            int(made.codes.max()) >= 2**bits
+        ):
+            raise UserError(
+                f"{method}: it returned codes {tuple(made.codes.shape)} of {made.bits} bits in groups of "
+                f"{made.group_size}, but {tuple(weight.shape)} of {bits} bits in groups of {group_size} are asked for"
+            )
+        return made
+
+    return checked
