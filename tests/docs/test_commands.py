@@ -28,7 +28,7 @@ BLOCK = re.compile(r"(?:<!-- (?P<mark>[a-z]+)[^\n]*-->\n+)?^```(?:sh|bash|consol
 # Programs of the reader's system; they change it or wait, so they are not run here.
 OTHERS = {
     "apt-get", "cat", "cd", "curl", "docker", "git", "head", "ls", "pip", "pytest", "python", "python3", "python3.11",
-    "source", "export", "tests/cluster/one_machine_slurm.sh", "kill", "echo", "less", "mkdir", "cp", "diff", "open",
+    "source", "export", "bash", "tests/cluster/one_machine_slurm.sh", "kill", "echo", "less", "mkdir", "cp", "diff", "open",
     "hf", "huggingface-cli", "nvidia-smi", "tar", "wget", ".venv/bin/snakemake", "mkdocs", "ruff", "mypy", "time",
 }  # fmt: skip
 
@@ -151,7 +151,7 @@ def check_make(words: list[str]) -> None:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
-    for name in ("workflow", "config", "data", "src", "profiles", "envs"):
+    for name in ("workflow", "config", "data", "src", "profiles", "envs", "figures"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Snakefile", "requirements.lock"):
         shutil.copy(ROOT / name, root)

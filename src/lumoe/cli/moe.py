@@ -36,17 +36,20 @@ def quantize(
 ) -> None:
     """Quantise all experts one by one; run again after an interruption, it goes on where it stopped."""
     import logging
+    from functools import partial
 
     from lumoe.moe.calibration import draw_sequences
     from lumoe.moe.checkpoint import Checkpoint
     from lumoe.moe.quantize import Recipe, quantize
+    from lumoe.progress import quiet
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     _use_threads(threads)
     recipe = Recipe(method, bits, group_size, least_tokens)
     checkpoint = Checkpoint(model)
     ids = draw_sequences(model, corpus, tokens, sequence, seed)
-    table = quantize(checkpoint, ids, output, recipe, progress=lambda line: typer.echo(line, err=True))
+    say = (lambda line: None) if quiet() else partial(typer.echo, err=True)
+    table = quantize(checkpoint, ids, output, recipe, progress=say)
     rounded = table[table["method"] != method]
     typer.echo(
         f"{len(table)} experts at {bits} bits in {output}: mean output error {table['relative_error'].mean():.4f}, "

@@ -26,12 +26,16 @@ def uncertainty(
     from lumoe.files import write_csv
     from lumoe.photonics.network import load_network
     from lumoe.photonics.uncertainty import COLUMNS, SUMMARY_COLUMNS, analyse, read_studies, summaries
+    from lumoe.progress import track
     from lumoe.resources import data_path
 
     networks = {"pcnna": load_network(pcnna_network), "winograd": load_network(winograd_network)}
     found = read_studies(studies or data_path("uncertainty.yaml"))
     table = pd.concat(
-        [analyse(study, networks[study.accelerator], samples=samples, seed=seed) for study in found],
+        [
+            analyse(study, networks[study.accelerator], samples=samples, seed=seed)
+            for study in track(found, "quantities")
+        ],
         ignore_index=True,
     )
     write_csv(output, table, COLUMNS)

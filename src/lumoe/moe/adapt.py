@@ -23,6 +23,7 @@ from lumoe.moe.plan import FULL_BITS, Memory, Plan, Preference, random_order
 from lumoe.moe.preference import plan_for
 from lumoe.moe.traces import budgets
 from lumoe.moe.workload import Workload
+from lumoe.progress import track
 
 Strategy = Literal["adaptive", "static", "restart"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
@@ -232,10 +233,10 @@ def compare(
     load: Load, bare: Plan, traces: Mapping[str, pd.DataFrame], prompts: torch.Tensor, scale: Scale
 ) -> pd.DataFrame:
     """Replay every trace under every strategy; arguments as for `replay`."""
+    pairs = [(name, strategy) for name in traces for strategy in STRATEGIES]
     parts = [
-        replay(load, bare, trace, strategy, prompts, scale).assign(trace=name, strategy=strategy)
-        for name, trace in traces.items()
-        for strategy in STRATEGIES
+        replay(load, bare, traces[name], strategy, prompts, scale).assign(trace=name, strategy=strategy)
+        for name, strategy in track(pairs, "replays")
     ]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
 

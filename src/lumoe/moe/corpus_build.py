@@ -14,6 +14,7 @@ from lumoe.files import write_csv
 from lumoe.moe.corpora import Deduplicator, split, write_corpus
 from lumoe.moe.docstrings import Document, package_documents, package_folder, package_version
 from lumoe.moe.text_sources import Source, folder_splits, hub_splits, parse_source, protocols
+from lumoe.progress import track
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -59,7 +60,7 @@ def build_corpora(
             package_folder(source.place)
     deduplicator = Deduplicator()
     corpora: list[tuple[str, dict[str, list[Document]], str, dict[str, Any]]] = []
-    for name, source in sources.items():
+    for name, source in track(sources.items(), "corpora"):
         written = f"{source.kind}:{source.place}" + (f":{source.detail}" if source.detail else "")
         provenance: dict[str, Any] = {"source": written}
         if source.kind == "package":

@@ -12,6 +12,7 @@ from lumoe.moe.perplexity import Window
 from lumoe.moe.plan import FULL_BITS, Plan
 from lumoe.moe.quality import Replannable
 from lumoe.moe.sensitivity import COLUMNS
+from lumoe.progress import track
 
 
 @torch.inference_mode()
@@ -27,7 +28,7 @@ def measure_costs(
     tokens = sum(len(window.inputs) for window in windows)
     rows = []
     for bits in precisions:
-        for layer, expert in np.ndindex(*shape):
+        for layer, expert in track(list(np.ndindex(*shape)), f"experts at {bits} bits"):
             precision = np.full(shape, FULL_BITS)
             precision[layer, expert] = bits
             model.reconfigure(Plan(precision, np.ones(shape, dtype=bool)))

@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from lumoe.moe.perplexity import Logits, prefix_token, rolling_windows, score
+from lumoe.progress import track
 
 TASK = "lumoe_documents"
 
@@ -68,7 +69,7 @@ def compare(logits: Logits, model: Any, tokenizer: Any, documents: Sequence[str]
     kept = [text for text in documents if tokenizer.encode(text, add_special_tokens=False)]
     theirs = lm_eval_nll(model, tokenizer, kept, length)
     rows = []
-    for number, (text, nll) in enumerate(zip(kept, theirs, strict=True)):
+    for number, (text, nll) in enumerate(track(list(zip(kept, theirs, strict=True)), "documents")):
         windows = rolling_windows(tokenizer.encode(text, add_special_tokens=False), prefix, length)
         scores = score(logits, windows)
         rows.append(

@@ -23,6 +23,7 @@ from lumoe.moe.manifest import write_manifest
 from lumoe.moe.ngram import Trigram
 from lumoe.moe.tokenizer import encode, train_tokenizer
 from lumoe.moe.train import Progress, TrainingSettings, train
+from lumoe.progress import track
 
 
 def train_model(
@@ -100,7 +101,7 @@ def held_out(model_folder: Path, corpora: Mapping[str, Path], window: int, limit
     trigram = Trigram(np.array(encode(tokenizer, texts)), model.config.vocab_size) if texts.strip() else None
     rows: dict[str, dict[str, Any]] = {}
     loads: list[np.ndarray[Any, np.dtype[np.int64]]] = []
-    for name, path in corpora.items():
+    for name, path in track(corpora.items(), "corpora"):
         ids = encode(tokenizer, read_text(path, "test"))
         batch = windows(ids, window, limit)
         if not len(batch):

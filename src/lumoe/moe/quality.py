@@ -12,6 +12,7 @@ from torch import Tensor
 from lumoe.errors import UserError
 from lumoe.moe.perplexity import FloatArray, Scores, Window, increase_interval, perplexity_interval, resample, score
 from lumoe.moe.plan import IntArray, Plan
+from lumoe.progress import track
 
 # `equivalent_experts`: the experts take as many bytes as with so many of them at `bits` and the others at 16.
 KEYS = ["corpus", "method", "bits", "policy", "seed", "equivalent_experts"]
@@ -54,7 +55,7 @@ class Replannable(Protocol):
 def score_plans(model: Replannable, windows: Sequence[Window], plans: Iterable[Plan]) -> list[Scores]:
     """Score the same windows under each plan in turn; the model is loaded once."""
     results = []
-    for plan in plans:
+    for plan in track(plans, "choices of experts"):
         model.reconfigure(plan)
         results.append(score(model.logits, windows))
     return results

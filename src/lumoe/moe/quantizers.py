@@ -15,6 +15,7 @@ from lumoe.moe.perplexity import Scores, Window, increase_interval, resample, sc
 from lumoe.moe.plan import FULL_BITS, Plan
 from lumoe.moe.quantize import TABLE
 from lumoe.moe.quantized import QuantizedExperts
+from lumoe.progress import track
 
 COLUMNS = (
     "corpus",
@@ -57,7 +58,7 @@ def compare_quantizers(
     shape = full.decoder.architecture
     del full
     rows = []
-    for folder in folders:
+    for folder in track(folders, "quantisers"):
         experts, table = QuantizedExperts(folder), read_csv(Path(folder) / TABLE)
         engine = Engine.load(model, folder, Plan.uniform(*shape.plan_shape, experts.bits), dtype=torch.float32)
         for corpus, part in windows.items():

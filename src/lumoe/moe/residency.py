@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lumoe.errors import UserError
 from lumoe.moe.engine import Engine
+from lumoe.progress import track
 
 POLICIES = ("random", "frequency", "lru", "oracle")
 COLUMNS = ("corpus", "policy", "seed", "resident_share", "resident_experts", "hit_rate", "lookups", "basis")
@@ -98,7 +99,7 @@ def compare(
     if min(slots) < 0 or max(slots) > experts:
         raise UserError(f"a layer has {experts} experts: {max(slots)} of them cannot be resident")
     rows = []
-    for count in slots:
+    for count in track(slots, "numbers of resident experts"):
         found = {("frequency", 0): static_hit_rate(trace, most_used(calibration, count))}
         found["oracle", 0] = static_hit_rate(trace, most_used(frequencies(trace, experts), count))
         found["lru", 0] = lru_hit_rate(trace, count, experts)

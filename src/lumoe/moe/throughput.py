@@ -17,6 +17,7 @@ from lumoe.moe.engine import Engine
 from lumoe.moe.hardware import Hardware
 from lumoe.moe.plan import Plan, fill, quantize_first, random_order
 from lumoe.moe.profile import describe_device
+from lumoe.progress import track
 
 COLUMNS = (
     "quantized_experts",
@@ -106,7 +107,7 @@ def measure(
     """
     runs: list[list[Run]] = [[] for _ in plans]
     fast = [0] * len(plans)
-    for repeat in range(repeats + 1):
+    for repeat in track(range(repeats + 1), "rounds of all configurations"):
         prompt = prompts[repeat % len(prompts)]
         for index, plan in enumerate(plans):
             engine.reconfigure(plan)
@@ -173,7 +174,7 @@ def measure_batches(
         BATCH_COLUMNS; `tokens_per_s` counts the new tokens of all sequences over prefill and decode.
     """
     rows = []
-    for batch in batches:
+    for batch in track(batches, "batch sizes"):
         if not 1 <= batch <= len(prompts):
             raise UserError(f"a batch of {batch} needs as many prompts; there are {len(prompts)}")
         totals, decodes = [], []

@@ -18,6 +18,7 @@ from lumoe.photonics import digits
 from lumoe.photonics.conv import PhotonicConv2d, PhotonicLinear, photonic_layers, reseed, to_photonic
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.parameters import load_physics
+from lumoe.progress import track
 
 COLUMNS = (
     "network", "dataset", "design", "tile", "weight_bits", "channels", "noise", "accuracy", "ci_low", "ci_high",
@@ -78,7 +79,7 @@ def evaluate(
     devices = load_devices(device_set)
     conversion = devices.si("adc_fom") * 2 ** load_physics(devices).detector_bits
     rows = []
-    for setting in settings:
+    for setting in track(settings, "settings of the core"):
         noisy = setting.core(model, device_set)
         scores = _scores(noisy, pixels, labels, seeds if setting.noise > 0 else 1)
         mean, low, high = interval(scores)
@@ -133,7 +134,7 @@ def fine_tune(
     pixels, labels = shown.test_images[:images], shown.test_labels[:images]
     exact = float(digits.correct(model, pixels, labels).float().mean())
     rows = []
-    for setting in settings:
+    for setting in track(settings, "settings of the core"):
         noisy = setting.core(model, device_set)
         before = float(np.mean(_scores(noisy, pixels, labels, seeds)))
         reseed(noisy, seeds + seed)

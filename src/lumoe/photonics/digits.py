@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lumoe.errors import UserError
 from lumoe.files import atomic_path
+from lumoe.progress import track
 
 NETWORK, DATASET = "digits-cnn", "sklearn-digits"
 _BATCH = 64
@@ -65,7 +66,7 @@ def train(model: nn.Module, digits: Digits, *, epochs: int, learning_rate: float
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     model.train()
-    for _ in range(epochs):
+    for _ in track(range(epochs), "epochs"):
         for batch in torch.split(torch.randperm(count, generator=generator), _BATCH):
             images = _shifted(digits.train_images[batch], generator)
             loss = nn.functional.cross_entropy(model(images), digits.train_labels[batch])

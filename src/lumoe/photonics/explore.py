@@ -18,6 +18,7 @@ from lumoe.photonics.choices import ALIASES
 from lumoe.photonics.devices import UNITS, DeviceSet
 from lumoe.photonics.network import Network
 from lumoe.photonics.shapes import Array, ConvolutionShapes, convolution_shapes
+from lumoe.progress import track
 from lumoe.resources import data_path
 
 # Objective -> whether less is better.
@@ -130,7 +131,7 @@ def _evaluate(
     values, defaults = devices.values(), accelerator.complete(devices, {})
     step = max(1, _CHUNK // len(shapes.names))
     parts: list[list[Array]] = []
-    for start in range(0, count, step):
+    for start in track(range(0, count, step), "parts of the design space"):
         here = {name: levels[start : start + step] for name, levels in chosen.items()}
         si = {name: x * UNITS[devices[name].unit] for name, x in here.items() if name not in accelerator.choices}
         choices = {**defaults, **{name: x for name, x in here.items() if name in accelerator.choices}}

@@ -11,6 +11,7 @@ from lumoe.photonics.noise import Detector, from_dbm
 from lumoe.photonics.parameters import Physics
 from lumoe.photonics.tuning import drift_phase
 from lumoe.photonics.weightbank import WeightBank, attainable_bits, channel_capacity, lorentzian_crosstalk
+from lumoe.progress import track
 
 _FLOOR = 1e-8
 
@@ -89,7 +90,7 @@ def weight_errors(
     """
     rows = []
     generator = torch.Generator().manual_seed(seed)
-    for spacing in spacings:
+    for spacing in track(spacings, "channel spacings"):
         channels = min(most_channels, int(channel_capacity(physics.ring_finesse, spacing)))
         bank = WeightBank(physics.ring, channels, spacing, reach=physics.weight_reach)
         uniform = torch.rand(banks, channels, generator=generator, dtype=torch.float64)
