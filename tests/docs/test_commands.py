@@ -28,7 +28,8 @@ BLOCK = re.compile(r"(?:<!-- (?P<mark>[a-z]+)[^\n]*-->\n+)?^```(?:sh|bash|consol
 # Programs of the reader's system; they change it or wait, so they are not run here.
 OTHERS = {
     "apt-get", "cat", "cd", "curl", "docker", "git", "head", "ls", "pip", "pytest", "python", "python3", "python3.11",
-    "source", "export", "bash", "tests/cluster/one_machine_slurm.sh", "kill", "echo", "less", "mkdir", "cp", "diff", "open",
+    "source", "export", "bash",
+    "tests/cluster/one_machine_slurm.sh", "kill", "echo", "less", "mkdir", "cp", "diff", "open",
     "hf", "huggingface-cli", "nvidia-smi", "tar", "wget", ".venv/bin/snakemake", "mkdocs", "ruff", "mypy", "time",
 }  # fmt: skip
 

@@ -9,9 +9,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
-from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, shades, use_style
+from lumoe.plots.style import (
+    COLUMN_WIDTH_IN,
+    MARKERS,
+    OKABE_ITO,
+    PAGE_WIDTH_IN,
+    basis_note,
+    plain_decades,
+    save,
+    shades,
+    use_style,
+)
 
 GB = 1e9
 PAPER_PLACEMENT = "quantized-first"
@@ -149,9 +159,8 @@ def draw_prediction(throughput: pd.DataFrame, output: str | Path) -> None:
         )  # fmt: skip
     axes.set(xscale="log", yscale="log", xlim=line, ylim=line)
     axes.set(xlabel="predicted new tokens/s", ylabel="measured new tokens/s")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else ""))
+    plain_decades(axes.xaxis)
+    plain_decades(axes.yaxis)
     axes.tick_params(axis="both", which="minor", labelsize=6)
     axes.legend(loc="upper left")
     error = table["error"].abs()
@@ -183,16 +192,11 @@ def _note(figure: Figure, text: str) -> None:
     basis_note(figure, text)
 
 
-def _first_digit(value: float) -> int:
-    return round(value / 10 ** np.floor(np.log10(value))) if value > 0 else 0
-
-
 def _log_speed(axes: Axes, vertical: bool = True) -> None:
     axis = axes.yaxis if vertical else axes.xaxis
     if vertical:
         axes.set_yscale("log")
     else:
         axes.set_xscale("log")
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else ""))
+    plain_decades(axis)
     axes.tick_params(axis="y" if vertical else "x", which="minor", labelsize=7)

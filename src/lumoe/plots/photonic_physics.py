@@ -28,7 +28,7 @@ def draw_ring_spectrum(table: pd.DataFrame, output: str | Path) -> None:
     ):
         axis.plot(table["detuning_linewidths"], table[column], style, label=label)
     axis.set(xlabel="detuning (linewidths)", ylabel="power transmission, weight", ylim=(-1.05, 1.05))
-    axis.legend(loc="center right", bbox_to_anchor=(1.0, 0.38), frameon=True, framealpha=0.9)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2)
     _note(figure, "modelled")
     save(figure, output, table)
 

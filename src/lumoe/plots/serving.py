@@ -41,7 +41,12 @@ def draw_residency(table: pd.DataFrame, output: str | Path) -> None:
     for policy, colour, marker in zip(table["policy"].unique(), OKABE_ITO, MARKERS, strict=False):
         part = table[table["policy"] == policy].groupby("resident_share")["hit_rate"].agg(["mean", "min", "max"])
         span = [part["mean"] - part["min"], part["max"] - part["mean"]]
-        axes.errorbar(part.index, part["mean"], span, color=colour, marker=marker, ms=4, capsize=2, label=policy)
+        # Where policies coincide, the last one must not hide those below it.
+        style = "--" if policy == "oracle" else "-"
+        axes.errorbar(
+            part.index, part["mean"], span, color=colour, marker=marker, ms=4, ls=style, mfc="none", capsize=2,
+            label=policy,
+        )  # fmt: skip
     axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":", zorder=0)
     axes.set(xlabel="share of experts resident", ylabel="hit rate, decoding", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", frameon=False)

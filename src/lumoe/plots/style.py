@@ -12,8 +12,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from lumoe.files import atomic_path, write_csv
 from lumoe.resources import package_path
@@ -62,6 +64,16 @@ def heatmap(
     axes.spines[:].set_visible(False)
     axes.invert_yaxis()
     return mesh
+
+
+def plain_decades(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _first_digit(value) in (2, 5) else ""))
+
+
+def _first_digit(value: float) -> int:
+    return round(value / 10 ** np.floor(np.log10(value))) if value > 0 else 0
 
 
 def basis_note(figure: Figure, text: str) -> None:

@@ -79,7 +79,7 @@ def _tornado(axis: Axes, rows: pd.DataFrame) -> None:
     ]
     # Whole decades, so that the axis always has two labels.
     decades = (10 ** np.floor(np.log10(min(reach))), 10 ** np.ceil(np.log10(max(reach))))
-    axis.set(xscale="log", ylim=(-0.6, len(rows) - 0.4), xlim=decades)
+    axis.set(xscale="log", xlabel="ratio", ylim=(-0.6, len(rows) - 0.4), xlim=decades)
     axis.set_yticks(place, [_range_label(row) for row in rows.to_dict("records")])
     for row, height in zip(rows["total_order"], place, strict=True):
         axis.annotate(f"$S_T$ {row:.2f}", (1.01, height), xycoords=("axes fraction", "data"), va="center", fontsize=6.5)
