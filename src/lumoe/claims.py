@@ -248,3 +248,26 @@ def _label(quantity: Quantity) -> str:
 def overall(table: pd.DataFrame) -> pd.DataFrame:
     """Return the first row of each claim: the claim itself, in the order of the file."""
     return table.drop_duplicates("claim", keep="first").reset_index(drop=True)
+
+
+def view_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the columns of judged claims that people read, as text: numbers to four digits, units in the quantity."""
+    shown = rows.astype(object).where(rows.notna(), "")
+    return pd.DataFrame(
+        [
+            {
+                "claim": row["claim"],
+                "quantity": row["quantity"] + (f" [{row['unit']}]" if row["unit"] else ""),
+                "paper": _number(row["paper_value"]),
+                "here": _number(row["value"]),
+                "range": f"{_number(row['low'])} … {_number(row['high'])}" if row["low"] != "" else "",
+                "basis": row["basis"],
+                "verdict": row["verdict"],
+            }
+            for row in shown.to_dict("records")
+        ]
+    )
+
+
+def _number(value: float | str) -> str:
+    return "" if value == "" else f"{float(value):.4g}"

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumoe.claims import COLUMNS, Claims, Judgement, judge, overall, read_claims
+from lumoe.claims import COLUMNS, Claims, Judgement, judge, overall, read_claims, view_of
 from lumoe.errors import UserError
 from lumoe.resources import data_path
 
@@ -180,3 +180,12 @@ def test_overall_keeps_the_first_row_of_each_claim(results: Path) -> None:
     table = pd.concat([judge(one_claim(needs="x"), results, {})] * 2)
     assert len(overall(table)) == 1
     assert tuple(table.columns) == COLUMNS
+
+
+def test_the_overview_is_what_people_read(results: Path) -> None:
+    table = judge(one_claim(value={"table": "t.csv", "column": "s", "reduce": "max"}, judgement=AT_LEAST), results, {})
+    (row,) = view_of(table).to_dict("records")
+    assert row == {
+        "claim": "c", "quantity": "speed-up [ratio]", "paper": "100", "here": "400", "range": "", "basis": "modelled",
+        "verdict": "reproduced",
+    }  # fmt: skip

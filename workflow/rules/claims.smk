@@ -106,13 +106,18 @@ rule print_claims:
         ],
         overview=rules.draw_claims.output,
     output:
-        f"{RESULTS}/claims.txt",
+        text=f"{RESULTS}/claims.txt",
+        overview=f"{RESULTS}/claims_overview.csv",
     log:
         "logs/print_claims.log",
     conda:
         "../../envs/lumoe.yaml"
     shell:
-        "lumoe claims show" " --table {input.claims}" " 2> {log}" " | tee {output}"
+        "lumoe claims show"
+        " --table {input.claims}"
+        " --overview {output.overview}"
+        " 2> {log}"
+        " | tee {output.text}"
 
 
 rule claims:

@@ -42,33 +42,34 @@ def show_claims(
     all_rows: Annotated[bool, typer.Option("--all", help="also what stands beside each claim")] = False,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
+    overview: Annotated[Path | None, typer.Option(help="write the printed columns here, as CSV")] = None,
 ) -> None:
     """Print the judged claims, one line each. Example: `lumoe claims show --all --csv`"""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    from lumoe.claims import COLUMNS, overall
-    from lumoe.files import read_csv
+    from lumoe.claims import COLUMNS, overall, view_of
+    from lumoe.files import read_csv, write_csv
 
     rows = read_csv(table, COLUMNS)
     if for_programs(rows if all_rows else overall(rows), as_json, as_csv):
         return
+    printed = view_of(rows if all_rows else overall(rows))
+    if overview is not None:
+        write_csv(overview, printed)
     console = Console(width=None if Console().is_terminal else 150)
-    view = Table("claim", "quantity", "paper", "here", "range", "basis", "verdict", title="Claims")
-    shown = (rows if all_rows else overall(rows)).astype(object)
+    view = Table(*printed.columns, title="Claims")
     colours = {
         "reproduced": "green",
         "reproduced-under-assumptions": "green",
         "partly": "yellow",
         "not-reproduced": "red",
     }
-    for row in shown.where(shown.notna(), "").to_dict("records"):
-        span = f"{_number(row['low'])} … {_number(row['high'])}" if row["low"] != "" else ""
+    for row in printed.to_dict("records"):
         style = colours.get(row["verdict"], "")
-        verdict = f"[{style}]{row['verdict']}[/]" if style else row["verdict"]
-        unit = f" \\[{row['unit']}]" if row["unit"] else ""
-        paper, here = _number(row["paper_value"]), _number(row["value"])
-        view.add_row(row["claim"], row["quantity"] + unit, paper, here, span, row["basis"], verdict)
+        cells = [escape(str(cell)) for cell in row.values()]
+        view.add_row(*cells[:-1], f"[{style}]{cells[-1]}[/]" if style else cells[-1])
     console.print(view)
     judged = overall(rows)["verdict"].value_counts()
     console.print(", ".join(f"{count} {name}" for name, count in judged.items()) + f"; details in {table}")
@@ -102,7 +103,3 @@ def explain_claim(
         typer.echo(json.dumps(record, indent=2, ensure_ascii=False))
     else:
         Console(width=None if Console().is_terminal else 160).print(tree(record))
-
-
-def _number(value: float | str) -> str:
-    return "" if value == "" else f"{float(value):.4g}"
