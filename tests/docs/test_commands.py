@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -192,3 +193,22 @@ def test_the_block_is_right_word_by_word(block: Block, checkout: Path) -> None:
 def test_a_wrong_command_is_found(wrong: str) -> None:
     with pytest.raises(AssertionError):
         check_lumoe(shlex.split(wrong))
+
+
+def leaves(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    below = getattr(command, "commands", {})
+    for word, one in below.items():
+        yield from leaves(one, f"{name} {word}")
+    if not below:
+        yield name, command
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [pytest.param(*leaf, id=leaf[0]) for leaf in leaves(command_line(), "lumoe")]
+)
+def test_every_command_teaches_with_an_example_that_is_right(name: str, command: Any) -> None:
+    examples = re.findall(r"Example: `([^`]+)`", command.help or "")
+    assert examples, f"`{name} --help` has no example"
+    for example in examples:
+        assert example.startswith(name)
+        check_lumoe(shlex.split(example))

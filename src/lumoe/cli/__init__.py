@@ -51,7 +51,10 @@ app.command("doctor")(doctor)
 def _load(names: list[str]) -> None:
     # torch takes seconds to import: load the one group that was asked for, all of them only for the overview.
     for name in names:
-        app.add_typer(import_module(f"lumoe.cli.{name}").app, name=name, help=GROUPS[name])
+        group = import_module(f"lumoe.cli.{name}").app
+        # A group that is one command has that command's help, example included.
+        own = group.registered_callback is not None and group.registered_callback.invoke_without_command is True
+        app.add_typer(group, name=name, help=None if own else GROUPS[name])
 
 
 def main() -> None:

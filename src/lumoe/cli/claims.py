@@ -24,7 +24,10 @@ def judge_claims(
     claims: ClaimsOption = None,
     name: Annotated[list[str] | None, typer.Option(help="KEY=VALUE that fills {KEY} in table paths")] = None,
 ) -> None:
-    """Judge every claim from the regenerated tables and write `claims.csv`."""
+    """Judge every claim from the regenerated tables and write `claims.csv`.
+
+    Example: `lumoe claims judge --results results --name pcnna_network=alexnet-ungrouped --output claims.csv`
+    """
     from lumoe.claims import COLUMNS, judge, read_claims
     from lumoe.files import write_csv
 

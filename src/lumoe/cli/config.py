@@ -17,7 +17,10 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="a configuration file")]) -> None:
-    """Check a configuration file and print the settings it gives, defaults filled in."""
+    """Check a configuration file and print the settings it gives, defaults filled in.
+
+    Example: `lumoe config check config/smoke.yaml`
+    """
     values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise UserError(f"{file}: the top level must be a mapping of settings")
@@ -29,6 +32,9 @@ def write(
     defaults: Annotated[Path, typer.Option(help="where the defaults go")] = Path("config/default.yaml"),
     schema: Annotated[Path, typer.Option(help="where the JSON schema goes")] = Path("config/schema.json"),
 ) -> None:
-    """Write the default configuration and its JSON schema from the models in `lumoe.config`."""
+    """Write the default configuration and its JSON schema from the models in `lumoe.config`.
+
+    Example: `lumoe config write`
+    """
     write_text(defaults, default_yaml())
     write_json(schema, Settings.model_json_schema())

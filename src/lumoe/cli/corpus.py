@@ -23,7 +23,10 @@ def build(
     minimum_characters: int = typer.Option(100, min=1, help="shorter docstrings are left out"),
     hub_documents: int = typer.Option(20000, min=1, help="at most so many rows of a hub split without a protocol"),
 ) -> None:
-    """Build all corpora together, because documents are deduplicated across packages, in the order given."""
+    """Build all corpora together, because documents are deduplicated across packages, in the order given.
+
+    Example: `lumoe corpus build --source scipy=package:scipy --source mine=folder:my-texts --output corpora`
+    """
     from lumoe.moe.corpus_build import build_corpora, parse_assignments
 
     for name, statistics in build_corpora(
@@ -46,7 +49,10 @@ def show(
     folder: list[Path] = typer.Argument(help="corpus folders"),
     lines: int = typer.Option(0, min=0, help="print the first lines of the test split"),
 ) -> None:
-    """Print the statistics of corpora, and the beginning of their test text."""
+    """Print the statistics of corpora, and the beginning of their test text.
+
+    Example: `lumoe corpus show corpora/scipy --lines 5`
+    """
     import json
 
     from lumoe.moe.corpora import read_statistics, read_text

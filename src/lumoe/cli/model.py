@@ -38,7 +38,10 @@ def train(
     threads: int = typer.Option(1, min=1),
     checkpoint: Path | None = typer.Option(None, help="state of training: a killed run resumes from it"),
 ) -> None:
-    """Train a model on corpora; print losses as it goes and the held-out perplexities at the end."""
+    """Train a model on corpora; print losses as it goes and the held-out perplexities at the end.
+
+    Example: `lumoe model train --corpus corpora/scipy --output my-model --steps 500 --checkpoint my-model.state`
+    """
     import sys
 
     import torch
@@ -94,7 +97,10 @@ def check(
     windows: int = typer.Option(128, min=1, help="windows per corpus"),
     threads: int = typer.Option(1, min=1),
 ) -> None:
-    """Verify a model's files, score it beside a trigram, and say whether its corpora are those it was trained on."""
+    """Verify a model's files, score it beside a trigram, and say whether its corpora are those it was trained on.
+
+    Example: `lumoe model check --model data/models/mini-mixtral --corpus corpora/scipy --output model.json`
+    """
     import sys
 
     import torch
@@ -117,7 +123,10 @@ def fetch(
     repository: str = typer.Argument(help="OWNER/NAME on the Hugging Face hub"),
     output: Path = typer.Option(help="model folder to write"),
 ) -> None:
-    """Download a Mixtral checkpoint (safetensors, configuration, tokenizer) and record its files' SHA-256."""
+    """Download a Mixtral checkpoint (safetensors, configuration, tokenizer) and record its files' SHA-256.
+
+    Example: `lumoe model fetch mistralai/Mixtral-8x7B-v0.1 --output models/mixtral`
+    """
     from huggingface_hub import snapshot_download
 
     from lumoe.errors import UserError

@@ -34,7 +34,11 @@ def quantize(
     seed: int = 0,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Quantise all experts one by one; run again after an interruption, it goes on where it stopped."""
+    """Quantise all experts one by one; run again after an interruption, it goes on where it stopped.
+
+    Example: `lumoe moe quantize --model data/models/mini-mixtral --corpus corpora/scipy --method gptq --bits 4
+    --output quantized`
+    """
     import logging
     from functools import partial
 
@@ -70,7 +74,11 @@ def calibrate(
     dtype: DtypeOption = "bfloat16",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Measure this machine's profile: experts, slow tier, and everything outside the experts."""
+    """Measure this machine's profile: experts, slow tier, and everything outside the experts.
+
+    Example: `lumoe moe calibrate --model data/models/mini-mixtral --quantized quantized --threads 1 --output
+    machine.json`
+    """
     import torch
 
     from lumoe.files import write_json
@@ -103,7 +111,11 @@ def throughput(
     dtype: DtypeOption = "bfloat16",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Measure tokens/s of configurations at batch 1 and predict each from the machine's profile."""
+    """Measure tokens/s of configurations at batch 1 and predict each from the machine's profile.
+
+    Example: `lumoe moe throughput --model data/models/mini-mixtral --quantized quantized --hardware machine.json
+    --corpus corpora/scipy --count 0 --count 32 --resident 0.5 --resident 1 --output throughput.csv`
+    """
     import torch
 
     from lumoe.files import write_csv
@@ -139,7 +151,11 @@ def batching(
     seed: int = 0,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Measure tokens/s against the number of sequences, all experts resident, at 16 bits and quantised."""
+    """Measure tokens/s against the number of sequences, all experts resident, at 16 bits and quantised.
+
+    Example: `lumoe moe batching --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy --batch
+    1 --batch 8 --output batching.csv`
+    """
     import pandas as pd
 
     from lumoe.files import write_csv
@@ -170,7 +186,11 @@ def residency(
     seed: Annotated[list[int] | None, typer.Option(help="seeds of the random policy")] = None,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Record routing on held-out text and replay residency policies on it."""
+    """Record routing on held-out text and replay residency policies on it.
+
+    Example: `lumoe moe residency --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy
+    --output residency.csv`
+    """
     import pandas as pd
     import torch
 
@@ -203,7 +223,11 @@ def quantizers(
     seed: int = 0,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Compare quantisers: perplexity, bytes and seconds with all experts quantised."""
+    """Compare quantisers: perplexity, bytes and seconds with all experts quantised.
+
+    Example: `lumoe moe quantizers --model data/models/mini-mixtral --quantized quantized-gptq --quantized
+    quantized-rtn --corpus corpora/scipy --output quantizers.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.moe.corpora import read_text
     from lumoe.moe.perplexity import tokenize, whole_windows
@@ -228,7 +252,10 @@ def generate(
     dtype: DtypeOption = "bfloat16",
     threads: ThreadsOption = 0,
 ) -> None:
-    """Continue a text (the likeliest token each time) and say what it cost."""
+    """Continue a text (the likeliest token each time) and say what it cost.
+
+    Example: `lumoe moe generate --model data/models/mini-mixtral --budget 100% --new-tokens 16 "Return the"`
+    """
     import time
 
     import torch

@@ -31,7 +31,11 @@ def adapt(
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
-    """Replay budget traces: live reconfiguration beside a static plan and a restart at each change."""
+    """Replay budget traces: live reconfiguration beside a static plan and a restart at each change.
+
+    Example: `lumoe moe adapt --model data/models/mini-mixtral --quantized quantized --trace data/traces/steps.csv
+    --corpus corpora/scipy --duration 10 --output adaptation.csv`
+    """
     from functools import partial
 
     import torch
@@ -68,7 +72,10 @@ def trace(
     duration: Annotated[float, typer.Option(min=1, help="seconds")] = 60.0,
     seed: Annotated[int, typer.Option(min=0, help="of the multi-tenant day")] = 0,
 ) -> None:
-    """Write a budget trace; those in data/traces were written by this command with its defaults."""
+    """Write a budget trace; those in data/traces were written by this command with its defaults.
+
+    Example: `lumoe moe trace sawtooth --duration 30 --output sawtooth.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.moe import traces
 

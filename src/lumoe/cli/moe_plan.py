@@ -37,7 +37,11 @@ def enumerate_command(
     prompt_tokens: PromptOption = 16,
     new_tokens: NewOption = 16,
 ) -> None:
-    """Enumerate all (quantised x resident) configurations and their Pareto frontier."""
+    """Enumerate all (quantised x resident) configurations and their Pareto frontier.
+
+    Example: `lumoe moe enumerate --model mixtral-8x7b --hardware a100-80gb --budget 30GB --budget 50%
+    --configurations all.csv --pareto pareto.csv --sweep sweep.csv`
+    """
     from lumoe.files import read_csv, write_csv
     from lumoe.moe import frontier
     from lumoe.moe.budget import parse_budget
@@ -71,7 +75,11 @@ def anchors(
     prompt_tokens: PromptOption = 16,
     new_tokens: NewOption = 16,
 ) -> None:
-    """Hold the cost model against published speeds."""
+    """Hold the cost model against published speeds.
+
+    Example: `lumoe moe anchors --model mixtral-8x7b --hardware a100-80gb --published data/moe-anchors.csv --output
+    anchors.csv`
+    """
     from lumoe.files import read_csv, write_csv
     from lumoe.moe import frontier
     from lumoe.moe.cost import Workload
@@ -105,7 +113,11 @@ def perplexity(
     activations: ActivationsOption = "float32",
     threads: ThreadsOption = 1,
 ) -> None:
-    """Score a corpus with more and more experts quantised."""
+    """Score a corpus with more and more experts quantised.
+
+    Example: `lumoe moe perplexity --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy
+    --count 16 --count 32 --output windows.csv`
+    """
     import pandas as pd
     import torch
 
@@ -158,7 +170,11 @@ def sensitivity(
     activations: ActivationsOption = "float32",
     threads: ThreadsOption = 1,
 ) -> None:
-    """Measure what quantising each expert alone does to the model's predictions."""
+    """Measure what quantising each expert alone does to the model's predictions.
+
+    Example: `lumoe moe sensitivity --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy
+    --output sensitivity.csv`
+    """
     import torch
 
     from lumoe.files import write_csv
@@ -188,7 +204,10 @@ def perplexity_table(
     seed: Annotated[int, typer.Option(help="of the resampling")] = 0,
     comparison: Annotated[Path | None, typer.Option(help="table of policies held against random choice")] = None,
 ) -> None:
-    """Join scored windows into perplexities with paired bootstrap intervals."""
+    """Join scored windows into perplexities with paired bootstrap intervals.
+
+    Example: `lumoe moe perplexity-table windows.csv more-windows.csv --output perplexity.csv`
+    """
     import pandas as pd
 
     from lumoe.files import read_csv, write_csv
@@ -209,7 +228,10 @@ def cross_check(
     window: WindowOption = 256,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Score the same documents at 16 bits with the engine and with lm-eval."""
+    """Score the same documents at 16 bits with the engine and with lm-eval.
+
+    Example: `lumoe moe cross-check --model data/models/mini-mixtral --corpus corpora/scipy --output lm_eval.csv`
+    """
     import pandas as pd
     import torch
     from transformers import MixtralForCausalLM
@@ -256,7 +278,10 @@ def plan(
     output: Annotated[Path | None, typer.Option(help="write the plan as JSON")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
-    """Choose precision and place of every expert for a budget, and say what that will give."""
+    """Choose precision and place of every expert for a budget, and say what that will give.
+
+    Example: `lumoe moe plan --model mixtral-8x7b --hardware a100-80gb --budget 30GB --prefer quality`
+    """
     import json
 
     from lumoe.files import write_json

@@ -29,7 +29,10 @@ def show_layers(
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
-    """Trace a network: its layers, their weights and multiply-accumulates, and what was left out."""
+    """Trace a network: its layers, their weights and multiply-accumulates, and what was left out.
+
+    Example: `lumoe photonics layers --network resnet18 --csv`
+    """
     from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
     from lumoe.photonics.network import load_network, parse_shape
@@ -51,7 +54,10 @@ def trace_networks(
     output: Annotated[Path, typer.Option(help="folder that gets one NETWORK.json each")],
     image: InputOption = "3x224x224",
 ) -> None:
-    """Trace networks into files that every other command takes as its network, without importing torch again."""
+    """Trace networks into files that every other command takes as its network, without importing torch again.
+
+    Example: `lumoe photonics trace --network alexnet --network vgg16 --output networks`
+    """
     from lumoe.photonics.network import load_network, parse_shape, write_network
 
     for name in network:
@@ -66,7 +72,10 @@ def model_pcnna(
     image: InputOption = "3x224x224",
     devices: DevicesOption = "pcnna",
 ) -> None:
-    """Model PCNNA layer by layer: as its paper counts, and with every bound that the paper leaves out."""
+    """Model PCNNA layer by layer: as its paper counts, and with every bound that the paper leaves out.
+
+    Example: `lumoe photonics pcnna --network alexnet --output layers.csv --summary summary.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics.devices import load_devices
     from lumoe.photonics.network import load_network, parse_shape
@@ -92,7 +101,10 @@ def model_waterfall(
     sram_width: Annotated[int, typer.Option(min=1, help="remedy: bits of one SRAM access")] = 8192,
     weight_dacs: Annotated[int, typer.Option(min=1, help="remedy: number of weight converters")] = 100,
 ) -> None:
-    """Go from PCNNA's published speed-up to the honest one, bound by bound, and see what wins it back."""
+    """Go from PCNNA's published speed-up to the honest one, bound by bound, and see what wins it back.
+
+    Example: `lumoe photonics waterfall --network alexnet-ungrouped --grouped-network alexnet --output steps.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics.devices import load_devices
     from lumoe.photonics.network import load_network, parse_shape

@@ -18,7 +18,10 @@ def crosscheck(
     baselines: Annotated[Path | None, typer.Option(help="electronic platforms")] = None,
     albireo: Annotated[Path | None, typer.Option(help="how many parts Albireo has")] = None,
 ) -> None:
-    """Hold Eyeriss' totals, networks' counts, PCNNA's rings and Albireo's parts against what is computed here."""
+    """Hold Eyeriss' totals, networks' counts, PCNNA's rings and Albireo's parts against what is computed here.
+
+    Example: `lumoe photonics crosscheck --output crosscheck.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics.crosscheck import COLUMNS
     from lumoe.photonics.crosscheck import crosscheck as compare

@@ -32,7 +32,10 @@ def estimate(
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
-    """Print time, energy, power, area and attainable bits of every convolution, and what limits it."""
+    """Print time, energy, power, area and attainable bits of every convolution, and what limits it.
+
+    Example: `lumoe photonics estimate --network alexnet --design pcnna --set dacs=20`
+    """
     from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators import accelerator
@@ -66,7 +69,10 @@ def simulate(
     depth: Annotated[int, typer.Option(min=1, help="items that each FIFO holds")] = 256,
     image: InputOption = "3x224x224",
 ) -> None:
-    """Check the closed form by discrete-event simulation with finite buffers; show where they stall."""
+    """Check the closed form by discrete-event simulation with finite buffers; show where they stall.
+
+    Example: `lumoe photonics simulate --network alexnet --design pcnna --cache 128 --cache inf --output pipeline.csv`
+    """
     import pandas as pd
 
     from lumoe.errors import UserError
@@ -118,7 +124,10 @@ def explore(
     all_points: Annotated[Path | None, typer.Option(help="write every design here")] = None,
     image: InputOption = "3x224x224",
 ) -> None:
-    """Sweep a design space and keep what no other design beats in time, energy, area and attainable bits."""
+    """Sweep a design space and keep what no other design beats in time, energy, area and attainable bits.
+
+    Example: `lumoe photonics explore --network alexnet --design winograd --points 5000 --output pareto.csv`
+    """
     import pandas as pd
 
     from lumoe.files import write_csv
@@ -149,7 +158,10 @@ def batches(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="images per programming; may be repeated")] = None,
     weight_dacs: Annotated[list[int] | None, typer.Option(min=1, help="converters; may be repeated")] = None,
 ) -> None:
-    """See how far a batch hides PCNNA's weight programming, by converters, tuning, memory and grouped convolution."""
+    """See how far a batch hides PCNNA's weight programming, by converters, tuning, memory and grouped convolution.
+
+    Example: `lumoe photonics batches --network alexnet --batch 1 --batch 64 --output batches.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics.batches import COLUMNS, batch_table
     from lumoe.photonics.devices import load_devices

@@ -36,7 +36,10 @@ def tabulate_physics(
     devices: DevicesOption = "moderate",
     seed: SeedOption = 0,
 ) -> None:
-    """Tabulate ring, detector, link and weight bank of a device set."""
+    """Tabulate ring, detector, link and weight bank of a device set.
+
+    Example: `lumoe photonics physics --spectrum ring.csv --bits bits.csv --sizes sizes.csv --weights weights.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics import sweeps
     from lumoe.photonics.parameters import load_physics
@@ -57,7 +60,10 @@ def train_digits(
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Train a CNN on scikit-learn's digits and print its accuracy."""
+    """Train a CNN on scikit-learn's digits and print its accuracy.
+
+    Example: `lumoe photonics train-digits --output digits.safetensors`
+    """
     from lumoe.photonics import digits
 
     _settle(threads)
@@ -81,7 +87,11 @@ def evaluate_accuracy(
     images: ImagesOption = 599,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Evaluate the digits network over every combination of the options."""
+    """Evaluate the digits network over every combination of the options.
+
+    Example: `lumoe photonics accuracy --model digits.safetensors --tile 1 --weight-bits 4 --channels 16 --noise 0
+    --noise 1 --output accuracy.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics import accuracy, digits
 
@@ -97,7 +107,11 @@ def join_accuracy(
     output: OutputOption,
     cheapest: Annotated[Path, typer.Option(help="the cheapest setting within one point of float")],
 ) -> None:
-    """Join tables of accuracy and find each design's cheapest setting within one point of float."""
+    """Join tables of accuracy and find each design's cheapest setting within one point of float.
+
+    Example: `lumoe photonics join-accuracy --table tile-1.csv --table tile-2.csv --output accuracy.csv --cheapest
+    cheapest.csv`
+    """
     import pandas as pd
 
     from lumoe.files import read_csv, write_csv
@@ -121,7 +135,10 @@ def fine_tune(
     seed: SeedOption = 0,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Train the digits network through the noisy core and tell how much of the lost accuracy comes back."""
+    """Train the digits network through the noisy core and tell how much of the lost accuracy comes back.
+
+    Example: `lumoe photonics fine-tune --model digits.safetensors --table accuracy.csv --output fine-tuned.csv`
+    """
     from lumoe.files import read_csv, write_csv
     from lumoe.photonics import accuracy, digits
 

@@ -20,7 +20,10 @@ def uncertainty(
     samples: Annotated[int, typer.Option(min=16, help="base samples of the Sobol sequence")] = 512,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Sobol indices, swings and the fraction of the assumed space in which each claim holds."""
+    """Sobol indices, swings and the fraction of the assumed space in which each claim holds.
+
+    Example: `lumoe photonics uncertainty --samples 128 --output uncertainty.csv --summary summary.csv`
+    """
     import pandas as pd
 
     from lumoe.files import write_csv

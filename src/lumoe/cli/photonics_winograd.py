@@ -20,7 +20,11 @@ def winograd(
     batch: Annotated[int, typer.Option(min=1, help="images that share one programming of the weights")] = 1,
     baselines: Annotated[Path | None, typer.Option(help="electronic baselines; the shipped table unless given")] = None,
 ) -> None:
-    """GOP/s, W, GOP/s/W and area of every convolution, beside electronic accelerators."""
+    """GOP/s, W, GOP/s/W and area of every convolution, beside electronic accelerators.
+
+    Example: `lumoe photonics winograd --network vgg16 --device-set moderate --tile 1 --tile 4 --layers layers.csv
+    --summary summary.csv`
+    """
     from lumoe.files import write_csv
     from lumoe.photonics.baselines import platforms
     from lumoe.photonics.devices import load_devices

@@ -14,7 +14,7 @@ for topic, about in {
     "training": "How the shipped model was trained.",
     "moe": "Mixture-of-Experts serving: speed, quality, placement.",
     "serving": "What was measured on this machine.",
-    "adaptation": "A model under a budget that changes.",
+    "adaptation": None,  # one command with its own help
     "photonics": "The two photonic accelerators.",
     "physics": "Microrings, weight banks, detectors, accuracy.",
 }.items():
@@ -26,7 +26,10 @@ def claims(
     table: Annotated[Path, typer.Option(help="the judged claims")],
     output: Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")],
 ) -> None:
-    """Draw the overview of claims and verdicts."""
+    """Draw the overview of claims and verdicts.
+
+    Example: `lumoe plot claims --table results/claims.csv --output claims.svg`
+    """
     from lumoe.claims import COLUMNS
     from lumoe.files import read_csv
     from lumoe.plots.claims import draw_claims

@@ -15,7 +15,10 @@ def adaptation(
     table: Annotated[Path, typer.Option(help="the record of `lumoe moe adapt`")],
     output: Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")],
 ) -> None:
-    """Draw budget, memory, speed, precision and time of changes on one time axis."""
+    """Draw budget, memory, speed, precision and time of changes on one time axis.
+
+    Example: `lumoe plot adaptation --table results/moe/mini-mixtral/adaptation.csv --output adaptation.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.adaptation import COLUMNS, draw_adaptation
 

@@ -19,7 +19,11 @@ def throughput_memory(
     share: Annotated[list[float], typer.Option(min=0, max=1, help="share of quantised experts, one line each")],
     output: OutputOption,
 ) -> None:
-    """Draw speed against fast-tier memory."""
+    """Draw speed against fast-tier memory.
+
+    Example: `lumoe plot moe throughput-memory --table results/moe/mixtral-8x7b/configurations.csv --anchors
+    results/moe/mixtral-8x7b/anchors.csv --share 0 --share 1 --output speed.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_throughput_memory
 
@@ -32,7 +36,10 @@ def throughput_memory(
 
 @app.command()
 def pareto(table: Annotated[Path, typer.Option(help="the frontier within each budget")], output: OutputOption) -> None:
-    """Draw the Pareto frontier of speed and quality."""
+    """Draw the Pareto frontier of speed and quality.
+
+    Example: `lumoe plot moe pareto --table results/moe/mixtral-8x7b/pareto.csv --output pareto.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_pareto
 
@@ -49,7 +56,10 @@ def pareto(table: Annotated[Path, typer.Option(help="the frontier within each bu
 
 @app.command()
 def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")], output: OutputOption) -> None:
-    """Draw the perplexity increase against the number of quantised experts."""
+    """Draw the perplexity increase against the number of quantised experts.
+
+    Example: `lumoe plot moe perplexity --table results/moe/mini-mixtral/perplexity.csv --output perplexity.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_perplexity
 
@@ -82,7 +92,10 @@ def true_scale(
 
 @app.command()
 def prediction(table: Annotated[Path, typer.Option(help="measured throughput")], output: OutputOption) -> None:
-    """Draw measured against predicted throughput."""
+    """Draw measured against predicted throughput.
+
+    Example: `lumoe plot moe prediction --table results/moe/mini-mixtral/throughput.csv --output prediction.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_prediction
 

@@ -22,7 +22,11 @@ def pcnna(
     summary: Annotated[Path, typer.Option(help="its totals")],
     output: OutputOption,
 ) -> None:
-    """Draw the speed-up over Eyeriss, layer by layer."""
+    """Draw the speed-up over Eyeriss, layer by layer.
+
+    Example: `lumoe plot photonics pcnna --table results/photonics/pcnna/alexnet.csv --summary
+    results/photonics/pcnna/summary/alexnet.csv --output speedup.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonics import KINDS, draw_pcnna
 
@@ -32,7 +36,10 @@ def pcnna(
 
 @app.command()
 def waterfall(table: Annotated[Path, typer.Option(help="the steps")], output: OutputOption) -> None:
-    """Draw PCNNA's speed-up from the published to the honest one."""
+    """Draw PCNNA's speed-up from the published to the honest one.
+
+    Example: `lumoe plot photonics waterfall --table figures/pcnna-waterfall.csv --output waterfall.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonics import draw_waterfall
 
@@ -42,7 +49,10 @@ def waterfall(table: Annotated[Path, typer.Option(help="the steps")], output: Ou
 
 @app.command()
 def resources(table: Annotated[Path, typer.Option(help="PCNNA layer by layer")], output: OutputOption) -> None:
-    """Draw what bounds each layer of PCNNA, and its energy and area by component."""
+    """Draw what bounds each layer of PCNNA, and its energy and area by component.
+
+    Example: `lumoe plot photonics resources --table figures/pcnna-resources.csv --output resources.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonics import RESOURCES, draw_resources
 
@@ -55,7 +65,10 @@ def stall(
     table: Annotated[list[Path], typer.Option(help="simulated against closed form; one for each design")],
     output: OutputOption,
 ) -> None:
-    """Draw where finite buffers cost time that the closed form does not see."""
+    """Draw where finite buffers cost time that the closed form does not see.
+
+    Example: `lumoe plot photonics stall --table figures/pipeline-stall.csv --output stall.svg`
+    """
     import pandas as pd
 
     from lumoe.files import read_csv
@@ -67,7 +80,10 @@ def stall(
 
 @app.command()
 def exploration(table: Annotated[Path, typer.Option(help="the Pareto designs")], output: OutputOption) -> None:
-    """Draw the designs of a sweep that no other design beats."""
+    """Draw the designs of a sweep that no other design beats.
+
+    Example: `lumoe plot photonics exploration --table figures/photonics-pareto.csv --output pareto.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.exploration import FIGURES, draw_pareto
 
@@ -76,7 +92,10 @@ def exploration(table: Annotated[Path, typer.Option(help="the Pareto designs")],
 
 @app.command()
 def batches(table: Annotated[Path, typer.Option(help="speed-ups by batch")], output: OutputOption) -> None:
-    """Draw how far a batch hides the programming of PCNNA's weights."""
+    """Draw how far a batch hides the programming of PCNNA's weights.
+
+    Example: `lumoe plot photonics batches --table figures/pcnna-batches.csv --output batches.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.exploration import draw_batches
 

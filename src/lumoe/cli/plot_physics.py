@@ -15,7 +15,10 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 
 @app.command("ring-spectrum")
 def ring_spectrum(table: TableOption, output: OutputOption) -> None:
-    """Draw through, drop and weight of a ring."""
+    """Draw through, drop and weight of a ring.
+
+    Example: `lumoe plot physics ring-spectrum --table figures/ring_spectrum.csv --output ring.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonic_physics import draw_ring_spectrum
 
@@ -24,7 +27,10 @@ def ring_spectrum(table: TableOption, output: OutputOption) -> None:
 
 @app.command("detector-bits")
 def detector_bits(table: TableOption, output: OutputOption) -> None:
-    """Draw effective bits over received power and data rate."""
+    """Draw effective bits over received power and data rate.
+
+    Example: `lumoe plot physics detector-bits --table figures/detector_bits.csv --output bits.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonic_physics import draw_detector_bits
 
@@ -34,7 +40,10 @@ def detector_bits(table: TableOption, output: OutputOption) -> None:
 
 @app.command("weight-errors")
 def weight_errors(table: TableOption, output: OutputOption) -> None:
-    """Draw weight error over channel spacing, with and without calibration."""
+    """Draw weight error over channel spacing, with and without calibration.
+
+    Example: `lumoe plot physics weight-errors --table figures/weight_errors.csv --output errors.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonic_physics import draw_weight_errors
 
@@ -44,7 +53,10 @@ def weight_errors(table: TableOption, output: OutputOption) -> None:
 
 @app.command("accuracy")
 def accuracy(table: TableOption, output: OutputOption) -> None:
-    """Draw maps of accuracy over weight bits, noise, channels and tile."""
+    """Draw maps of accuracy over weight bits, noise, channels and tile.
+
+    Example: `lumoe plot physics accuracy --table figures/accuracy.csv --output accuracy.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.photonic_physics import draw_accuracy
 

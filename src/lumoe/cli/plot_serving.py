@@ -15,7 +15,10 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 
 @app.command()
 def throughput(table: TableOption, output: OutputOption) -> None:
-    """Draw measured and predicted speed against fast-tier memory."""
+    """Draw measured and predicted speed against fast-tier memory.
+
+    Example: `lumoe plot serving throughput --table results/moe/mini-mixtral/throughput.csv --output throughput.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.serving import THROUGHPUT_COLUMNS, draw_throughput
 
@@ -24,7 +27,10 @@ def throughput(table: TableOption, output: OutputOption) -> None:
 
 @app.command()
 def residency(table: TableOption, output: OutputOption) -> None:
-    """Draw the hit rates of residency policies."""
+    """Draw the hit rates of residency policies.
+
+    Example: `lumoe plot serving residency --table results/moe/mini-mixtral/residency.csv --output residency.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.serving import draw_residency
 

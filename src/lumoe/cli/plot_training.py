@@ -15,7 +15,10 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 
 @app.command()
 def loss(model: ModelOption, output: OutputOption) -> None:
-    """Draw the training loss beside the held-out losses of the model and of a trigram."""
+    """Draw the training loss beside the held-out losses of the model and of a trigram.
+
+    Example: `lumoe plot training loss --model data/models/mini-mixtral --output loss.svg`
+    """
     import numpy as np
     import pandas as pd
 
@@ -38,7 +41,10 @@ def loss(model: ModelOption, output: OutputOption) -> None:
 
 @app.command()
 def load(model: ModelOption, output: OutputOption) -> None:
-    """Draw how the routers share held-out text among the experts."""
+    """Draw how the routers share held-out text among the experts.
+
+    Example: `lumoe plot training load --model data/models/mini-mixtral --output load.svg`
+    """
     import pandas as pd
 
     from lumoe.files import read_json

@@ -16,7 +16,11 @@ def tornado(
     claim: Annotated[list[str], typer.Option(help="the claim to draw; may be repeated")],
     output: Annotated[list[Path], typer.Option(help="its figure, one for each claim; .svg, .png and .csv are written")],
 ) -> None:
-    """Draw how far each assumption moves the quantity that a claim hangs on."""
+    """Draw how far each assumption moves the quantity that a claim hangs on.
+
+    Example: `lumoe plot photonics tornado --table figures/uncertainty-winograd-speed.csv --claim winograd-speed
+    --output tornado.svg`
+    """
     from lumoe.errors import UserError
     from lumoe.files import read_csv
     from lumoe.plots.uncertainty import COLUMNS, draw_tornado

@@ -16,7 +16,10 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 def winograd(
     table: Annotated[Path, typer.Option(help="summary of the designs beside every baseline")], output: OutputOption
 ) -> None:
-    """Draw GOP/s, W and GOP/s/W of every design and electronic baseline."""
+    """Draw GOP/s, W and GOP/s/W of every design and electronic baseline.
+
+    Example: `lumoe plot photonics winograd --table figures/winograd.csv --output winograd.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.winograd import FIGURES_OF_MERIT, NEEDED_LASER, draw_winograd
 
@@ -36,7 +39,10 @@ def winograd(
 
 @app.command()
 def winograd_power(table: Annotated[Path, typer.Option(help="layers of every design")], output: OutputOption) -> None:
-    """Draw where the power of each design goes."""
+    """Draw where the power of each design goes.
+
+    Example: `lumoe plot photonics winograd-power --table results/photonics/winograd/vgg16.csv --output power.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.plots.winograd import draw_winograd_power
 

@@ -43,7 +43,10 @@ def serve(
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
     seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
 ) -> None:
-    """Serve a model under a byte budget that can change while it runs."""
+    """Serve a model under a byte budget that can change while it runs.
+
+    Example: `lumoe serve --model data/models/mini-mixtral --budget 60% --port 8000`
+    """
     import logging
 
     import torch

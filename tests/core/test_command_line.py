@@ -1,0 +1,72 @@
+"""The command line: completion, rows for programs, and commands that start without what they do not need."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+BIN = Path(sys.executable).parent
+TABLES = [
+    ["photonics", "estimate", "--network", "alexnet"],
+    ["photonics", "layers", "--network", "alexnet"],
+    ["doctor"],
+]
+
+
+def lumoe(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-c", "from lumoe.cli import main; main()", *words]
+    return subprocess.run(
+        run, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [("lumoe photonics expl", "explore"), ("lumoe moe pl", "plan"), ("lumoe prov", "provenance")],
+)
+def test_the_shell_completes_groups_and_commands(typed: str, expected: str) -> None:
+    words = typed.split()
+    asked = {"_LUMOE_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
+    program = subprocess.run(
+        [BIN / "lumoe"], env={**os.environ, **asked}, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert program.stdout.split() == [expected], program.stderr
+
+
+@pytest.mark.parametrize("words", TABLES, ids=lambda words: words[-1])
+def test_rows_as_json_and_as_csv_are_the_same_rows(words: list[str]) -> None:
+    as_json, as_csv = lumoe(*words, "--json"), lumoe(*words, "--csv")
+    rows = pd.DataFrame(json.loads(as_json.stdout))
+    read = pd.read_csv(io.StringIO(as_csv.stdout))
+    assert len(read) > 1
+    assert list(read.columns) == list(rows.columns)
+    first = rows.columns[0]
+    assert read[first].tolist() == rows[first].tolist()
+
+
+def test_both_forms_at_once_are_a_mistake() -> None:
+    done = lumoe("photonics", "layers", "--json", "--csv")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "choose one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("lumoe.plots.moe, lumoe.plots.photonics, lumoe.plots.winograd, lumoe.plots.training", "torch scipy seaborn"),
+        ("lumoe.claims, lumoe.provenance, lumoe.cli.plot, lumoe.cli.photonics, lumoe.cli.moe", "torch matplotlib"),
+        ("lumoe.moe.engine, lumoe.moe.quality, lumoe.moe.calibration", "transformers sklearn auto_gptq"),
+        ("lumoe.photonics.pcnna_report, lumoe.photonics.metrics", "torch transformers"),
+    ],
+)
+def test_a_command_starts_without_what_it_does_not_need(modules: str, heavy: str) -> None:
+    code = f"import sys, {modules}; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
