@@ -53,8 +53,10 @@ def _load(names: list[str]) -> None:
     for name in names:
         group = import_module(f"lumoe.cli.{name}").app
         # A group that is one command has that command's help, example included.
-        own = group.registered_callback is not None and group.registered_callback.invoke_without_command is True
-        app.add_typer(group, name=name, help=None if own else GROUPS[name])
+        if group.registered_callback is not None and group.registered_callback.invoke_without_command is True:
+            app.add_typer(group, name=name)
+        else:
+            app.add_typer(group, name=name, help=GROUPS[name])
 
 
 def main() -> None:

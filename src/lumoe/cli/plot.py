@@ -14,11 +14,11 @@ for topic, about in {
     "training": "How the shipped model was trained.",
     "moe": "Mixture-of-Experts serving: speed, quality, placement.",
     "serving": "What was measured on this machine.",
-    "adaptation": None,  # one command with its own help
     "photonics": "The two photonic accelerators.",
     "physics": "Microrings, weight banks, detectors, accuracy.",
 }.items():
     app.add_typer(import_module(f"lumoe.cli.plot_{topic}").app, name=topic, help=about)
+app.add_typer(import_module("lumoe.cli.plot_adaptation").app, name="adaptation")  # one command with help of its own
 
 
 @app.command()
