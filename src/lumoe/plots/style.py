@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter
 
 from lumoe.files import atomic_path, write_csv
@@ -29,7 +30,7 @@ PAGE_WIDTH_IN = 7.2
 def use_style() -> None:
     """Set the one style: colour-blind-safe colours, readable at column width, no time or random id in the file."""
     plt.style.use(package_path("plots", "lumoe.mplstyle"))
-    plt.rcParams["axes.prop_cycle"] = mpl.cycler(color=OKABE_ITO)
+    plt.rcParams["axes.prop_cycle"] = cycler(color=list(OKABE_ITO))
 
 
 def shades(count: int) -> list[tuple[float, float, float]]:
