@@ -70,3 +70,12 @@ def test_a_command_starts_without_what_it_does_not_need(modules: str, heavy: str
     code = f"import sys, {modules}; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_each_claim_needs_its_figure(tmp_path: Path) -> None:
+    table = Path(__file__).parents[2] / "figures/uncertainty-winograd-speed.csv"
+    words = ["plot", "photonics", "tornado", "--table", str(table), "--claim", "winograd-speed"]
+    done = lumoe(*words, "--claim", "winograd-power", "--output", str(tmp_path / "a.svg"))
+    assert done.returncode == 2
+    assert "2 --claim but 1 --output" in done.stderr
+    assert list(tmp_path.iterdir()) == []
