@@ -26,7 +26,8 @@ from lumoe.moe.plan import Plan, random_order
 from lumoe.moe.serve.app import Limits, Server
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics
-from lumoe.moe.serve.prompts import Prompts, load_tokenizer
+from lumoe.moe.serve.prompts import Prompts
+from lumoe.moe.tokenizer import load_tokenizer
 
 PROMPT = list(range(100, 116))
 

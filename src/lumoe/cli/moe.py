@@ -228,7 +228,6 @@ def generate(
     import time
 
     import torch
-    from transformers import AutoTokenizer
 
     from lumoe.files import read_json
     from lumoe.moe.budget import parse_budget
@@ -236,6 +235,7 @@ def generate(
     from lumoe.moe.engine import Engine
     from lumoe.moe.perplexity import tokenize
     from lumoe.moe.plan import Plan
+    from lumoe.moe.tokenizer import load_tokenizer
 
     _use_threads(threads)
     ids = tokenize(model, prompt)[0]
@@ -245,7 +245,7 @@ def generate(
     began = time.perf_counter()
     made = engine.generate(ids, new_tokens)
     seconds = time.perf_counter() - began
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)  # type: ignore[no-untyped-call]
+    tokenizer = load_tokenizer(model)
     typer.echo(prompt + tokenizer.decode(made.tolist()))
     counts = engine.metrics()
     typer.echo(

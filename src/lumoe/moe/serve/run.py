@@ -20,8 +20,9 @@ from lumoe.moe.plan import FULL_BITS, Plan, Preference, random_order
 from lumoe.moe.serve.app import Limits, Server, create_app
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics
-from lumoe.moe.serve.prompts import Prompts, load_tokenizer
+from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.store import Policy
+from lumoe.moe.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
