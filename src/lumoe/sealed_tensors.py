@@ -51,5 +51,5 @@ def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, value in sorted(tensors.items()):
         total.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        total.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+        total.update(value.reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return total.hexdigest()

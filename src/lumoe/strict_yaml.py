@@ -33,8 +33,9 @@ def parse_yaml(text: str) -> Any:
     Raises:
         YamlError: it is not YAML, names Python objects, gives a key twice, or its aliases unfold to too many values.
     """
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)  # looks for characters that no YAML may have
         node = loader.get_single_node()
         if node is None:
             return None
@@ -44,7 +45,8 @@ def parse_yaml(text: str) -> Any:
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError, TypeError) as error:
         raise YamlError(" ".join(str(error).split())[:200] or type(error).__name__) from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _count(node: yaml.Node, known: dict[int, int], above: tuple[int, ...]) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from lumoe.config import Settings, default_yaml, validate
-from lumoe.errors import UserError
+from lumoe.errors import UserError, about
 from lumoe.files import read_yaml, write_json, write_text
 from lumoe.resources import SUMS, data_sums
 
@@ -22,7 +22,9 @@ def check(file: Annotated[Path, typer.Argument(help="a configuration file")]) ->
     values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise UserError(f"{file}: the top level must be a mapping of settings")
-    typer.echo(json.dumps(validate(values).model_dump(), indent=2))
+    with about(file):
+        settings = validate(values)
+    typer.echo(json.dumps(settings.model_dump(), indent=2))
 
 
 @app.command()

@@ -229,6 +229,7 @@ def generate(
 
     import torch
 
+    from lumoe.errors import about
     from lumoe.files import read_json
     from lumoe.moe.budget import parse_budget
     from lumoe.moe.checkpoint import read_architecture
@@ -239,7 +240,8 @@ def generate(
 
     _use_threads(threads)
     ids = tokenize(model, prompt)[0]
-    chosen = Plan.from_dict(read_json(plan)) if plan else None
+    with about(plan or ""):
+        chosen = Plan.from_dict(read_json(plan)) if plan else None
     limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
     engine = Engine.load(model, quantized, chosen, limit, getattr(torch, dtype))
     began = time.perf_counter()

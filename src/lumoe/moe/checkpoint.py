@@ -206,10 +206,10 @@ def _entries(folder: Path) -> dict[str, Entry]:
     placed = record.get("weight_map") if isinstance(record, dict) else None
     if not isinstance(placed, dict) or not all(isinstance(shard, str) for shard in placed.values()):
         raise UserError(f"{index}: 'weight_map' (tensor name -> file name) is missing")
-    shards = {}
+    shards, here = {}, {path.name for path in folder.iterdir()}
     for shard in sorted(set(placed.values())):
         path = folder / shard
-        if path.parent != folder or "\0" in shard or not path.is_file():
+        if shard not in here or not path.is_file():
             raise UserError(f"{folder}: the shard '{shard}' named in {INDEX} is missing")
         shards[shard] = read_header(path)
     for name, shard in placed.items():
