@@ -66,7 +66,7 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(model: Path) -> None:
             httpx.get(url, trust_env=False)
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
 
 
 def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
             assert client.post("/v1/completions", json=ask).status_code == 200
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
 
 
 def test_a_mistake_is_one_sentence_and_exit_code_2(model: Path) -> None:
