@@ -10,7 +10,6 @@ deleted and it starts over. `--seconds` bounds one call: the next call goes on w
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
 import signal
@@ -71,8 +70,9 @@ def one_kill(folder: Path, arguments: list[str], table: Path, choose: random.Ran
     if victim == "rule" and not rules:
         victim = "snakemake"
     if victim == "rule":
-        name = " ".join(choose.choice(rules).cmdline()[2:5])
-        os.kill(choose.choice(rules).pid, signal.SIGKILL)
+        rule = choose.choice(rules)
+        name = " ".join(rule.cmdline()[2:5])
+        rule.kill()
         # Snakemake sees the failure, lets other jobs end and gives up; a user would then start it again.
         code = wait(process, time.monotonic() + 120)
         assert code not in (None, 0), "the death of a rule was not noticed"
