@@ -6,8 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tiny_model import make_model
+from typer.testing import CliRunner
 
 from lumoe import resources
+from lumoe.cli.model import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv, read_json, read_yaml
 from lumoe.moe.checkpoint import Checkpoint
@@ -82,3 +85,13 @@ def test_sums_that_cannot_be_read_are_named(data: Path) -> None:
     (data / SUMS).write_text("nonsense\n", encoding="ascii")
     with pytest.raises(UserError, match=rf"{SUMS}: the sums of the shipped data cannot be read"):
         read_json(data / "models" / "mini-mixtral" / "manifest.json")
+
+
+def test_a_model_of_ones_own_can_be_recorded(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    found = CliRunner().invoke(app, ["record", str(folder)])
+    assert found.exit_code == 0, found.output
+    Checkpoint(folder)
+    flip(folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: its SHA-256"):
+        Checkpoint(folder)
