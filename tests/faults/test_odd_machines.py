@@ -5,11 +5,13 @@ Each condition is tried on a command that writes a table; all at once on the eng
 
 from __future__ import annotations
 
+import atexit
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +19,14 @@ from pathlib import Path
 import pytest
 from tiny_model import make_model
 
-CODE = "from lumoe.cli import main; main()"
+# Python leaves the number format of the locale alone until a program or a library asks for it: here one has.
+CODE = """
+import contextlib, locale
+with contextlib.suppress(locale.Error):
+    locale.setlocale(locale.LC_ALL, "")
+from lumoe.cli import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,19 @@ def may_unshare() -> bool:
     return unshare is not None and subprocess.run([unshare, "-U", "-n", "true"], capture_output=True).returncode == 0
 
 
-GERMAN = {"LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8", "LC_NUMERIC": "de_DE.UTF-8"}
+def german() -> dict[str, str]:
+    """Environment of a locale with a decimal comma, made here; the plain one where that is not possible."""
+    folder = Path(tempfile.mkdtemp(prefix="lumoe-locale-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    make = [shutil.which("localedef") or "localedef", "-i", "de_DE", "-f", "UTF-8", str(folder / "de_DE.UTF-8")]
+    try:
+        subprocess.run(make, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"LOCPATH": str(folder), "LC_ALL": "de_DE.UTF-8"}
+
+
+GERMAN = german()
 # A user without a name, a home and any capability, in a network namespace that has no route.
 NOBODY = Condition("nobody", ("unshare", "-U")) if may_unshare() else Condition("plain")
 OFFLINE = Condition("offline", ("unshare", "-r", "-n")) if may_unshare() else Condition("plain")
@@ -133,3 +154,10 @@ def test_two_gibibytes_are_enough_for_the_shipped_model() -> None:
     done = run(words, Condition("2 GiB", first=limit), Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Return")
+
+
+@pytest.mark.skipif(not GERMAN, reason="no localedef with the German locale")
+def test_the_locale_has_a_comma() -> None:
+    code = "import locale; locale.setlocale(locale.LC_ALL, ''); print(locale.localeconv()['decimal_point'])"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **GERMAN}, capture_output=True, text=True)
+    assert done.stdout == ",\n"
