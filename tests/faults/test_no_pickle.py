@@ -121,7 +121,8 @@ def calls_and_imports(path: Path) -> set[str]:
 def test_the_package_has_nothing_that_loads_objects() -> None:
     sources = [*ROOT.glob("src/**/*.py"), *ROOT.glob("workflow/**/*.py"), *ROOT.glob("benchmarks/*.py")]
     assert len(sources) > 100
-    assert {path.name: found for path in sources if (found := calls_and_imports(path))} == {}
+    # The mutation runs execute changed copies of this package's own sources.
+    assert {path.name: found for path in sources if (found := calls_and_imports(path))} == {"mutation.py": {"exec"}}
 
 
 def test_every_model_from_transformers_is_asked_for_as_safetensors() -> None:

@@ -24,7 +24,8 @@ def read_last(path: Path) -> tuple[int, Preference] | None:
     if not path.exists():
         return None
     found = read_sealed_json(path)
-    budget, preference = found.get("budget_bytes"), found.get("preference")
-    if type(budget) is not int or preference not in get_args(Preference):
+    budget = found.get("budget_bytes")
+    preference: Preference | None = next((p for p in get_args(Preference) if p == found.get("preference")), None)
+    if type(budget) is not int or preference is None:
         raise UserError(f"{path}: not the state of a server; delete it to start with --budget")
     return budget, preference
