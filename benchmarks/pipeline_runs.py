@@ -31,7 +31,7 @@ MEASURED = (
     "*.safetensors",
 )
 # Columns of tables that are otherwise the same.
-TIMED_COLUMNS = {"experts.csv": ["seconds"]}
+TIMED_COLUMNS = {"experts.csv": ["seconds"], "quantizers.csv": ["seconds"]}
 
 
 def clone(folder: Path) -> None:
