@@ -33,7 +33,7 @@ from served import Answer, Served, free_port, lumoe
 
 from lumoe.files import write_csv
 from lumoe.moe.profile import describe_device
-from lumoe.moe.serve.prompts import load_tokenizer
+from lumoe.moe.tokenizer import load_tokenizer
 
 COLUMNS = (
     "contender",

@@ -27,7 +27,7 @@ from served import Served, free_port, lumoe
 
 from lumoe.files import write_csv
 from lumoe.moe.engine import Engine
-from lumoe.moe.serve.prompts import load_tokenizer
+from lumoe.moe.tokenizer import load_tokenizer
 
 PROMPTS = [
     "Return the",

@@ -58,7 +58,7 @@ def transformers(arguments: argparse.Namespace, dtype: str, offload: str | None 
     from transformers import AutoModelForCausalLM
 
     model, _ = build(arguments.folder)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), use_safetensors=True).eval()
     folder = model.parent / "offload"
     if offload:
         from accelerate import disk_offload

@@ -12,7 +12,7 @@ from lumoe.files import write_csv, write_json
 from lumoe.moe.affine import pack_nibbles
 from lumoe.moe.checkpoint import INDEX, Architecture, expected_shapes
 from lumoe.moe.quantize import TABLE
-from lumoe.moe.quantized import expert_path, write_manifest
+from lumoe.moe.quantized import save_expert, write_manifest
 
 GROUP = 64
 WIDE = {
@@ -87,7 +87,7 @@ def _write_experts(folder: Path, architecture: Architecture) -> None:
         tensors[f"{name}.zeros"] = torch.full((rows, inputs // GROUP), 0.001, dtype=torch.bfloat16)
     places = [(layer, e) for layer in range(a.num_hidden_layers) for e in range(a.num_local_experts)]
     for place in places:
-        save_file(tensors, expert_path(folder, *place))
+        save_expert(folder, *place, tensors, {"key": "random"})
     share = a.num_experts_per_tok / a.num_local_experts
     write_csv(
         folder / TABLE, pd.DataFrame([(*place, share) for place in places], columns=["layer", "expert", "frequency"])
@@ -96,5 +96,5 @@ def _write_experts(folder: Path, architecture: Architecture) -> None:
         name: getattr(a, name)
         for name in ("num_hidden_layers", "num_local_experts", "hidden_size", "intermediate_size")
     }
-    made = {"method": "rtn", "bits": 4, "group_size": GROUP, "layout": "affine", "shape": shape}
+    made = {"method": "rtn", "bits": 4, "group_size": GROUP, "layout": "affine", "shape": shape, "key": "random"}
     write_manifest(folder, made)

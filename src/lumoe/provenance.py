@@ -75,9 +75,10 @@ def _hash(path: Path) -> str:
 def commit(root: Path) -> tuple[str, bool | None]:
     """Return the commit checked out at `root` and whether tracked files differ; ``("", None)`` outside a repository."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        status = ["git", "status", "--porcelain", "--untracked-files=no"]
-        changes = subprocess.run(status, cwd=root, capture_output=True, text=True, check=True)
+        head, changes = (
+            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True)  # noqa: S607 - on PATH
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
     except (OSError, subprocess.CalledProcessError):
         return "", None
     return head.stdout.strip(), bool(changes.stdout.strip())

@@ -28,7 +28,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         folder = tmp_path / "site" / name
         (folder / "tests").mkdir(parents=True)
         functions = [
-            f'def f{i}():\n    """The {name} function number {i}, {hashlib.md5(f"{name}{i}".encode()).hexdigest()}.'
+            f'def f{i}():\n    """The {name} function number {i}, {hashlib.sha256(f"{name}{i}".encode()).hexdigest()}.'
             f'\n\n    It is number {i} of {name} and says so at some length, {i * 7} times over."""\n'
             for i in range(40)
         ]
@@ -199,8 +199,9 @@ def test_a_folder_that_is_no_corpus_says_so(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not UTF-8"):
         folder_splits(tmp_path)
-    (tmp_path / "test.jsonl").write_text('{"texts": 1}\n')
-    with pytest.raises(UserError, match="one JSON document"):
+    write_corpus(tmp_path, {"test": [Document("a text", "here")]}, " ", {})
+    (tmp_path / "test.jsonl").write_text('{"text": "another"}\n')
+    with pytest.raises(UserError, match=r"test\.jsonl: its SHA-256"):
         read_documents(tmp_path, "test")
 
 

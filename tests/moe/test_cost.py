@@ -221,3 +221,16 @@ def test_only_mixtral_is_taken(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match="'llama'"):
         read_shape(tmp_path)
+
+
+def test_a_workload_of_one_token_is_one_and_the_default_is_16_and_16():
+    assert Workload(1, 1) != Workload(1, 2)
+    assert (Workload().prompt_tokens, Workload().new_tokens) == (16, 16)
+    for prompt, new in ((0, 1), (1, 0)):
+        with pytest.raises(UserError, match="at least 1"):
+            Workload(prompt, new)
+
+
+def test_a_time_that_would_be_negative_is_nothing():
+    falling = Seconds(tokens=[1, 2], seconds=[3.0, 1.0], source="", confidence="assumed")
+    assert seconds_at(falling, [1, 2, 4]).tolist() == [3.0, 1.0, 0.0]

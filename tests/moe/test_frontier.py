@@ -9,9 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumoe.moe.cost import Workload, predict
-from lumoe.moe.frontier import enumerate_configurations, pareto, sweep, undominated, with_perplexity
+from lumoe.moe.frontier import (
+    enumerate_configurations,
+    pareto,
+    predict_anchors,
+    resident_quantized,
+    sweep,
+    undominated,
+    with_perplexity,
+)
 from lumoe.moe.hardware import read_hardware
-from lumoe.moe.plan import quality_plan
+from lumoe.moe.plan import quality_plan, throughput_plan
 from lumoe.moe.shape import read_shape
 
 MIXTRAL, A100, WORKLOAD = read_shape("mixtral-8x7b"), read_hardware("a100-80gb"), Workload()
@@ -101,3 +109,38 @@ def test_perplexity_beyond_the_measured_counts_stays_empty():
     beyond = rows[rows["quantized_experts"] > 128]
     assert beyond["perplexity"].isna().all()
     assert (beyond["perplexity_basis"] == "").all()
+
+
+def test_full_first_keeps_experts_at_16_bits_near_while_there_are_any():
+    assert resident_quantized("full-first", [3, 3, 3, 0], [2, 8, 10, 4], 10).tolist() == [0, 1, 3, 0]
+
+
+def test_a_configuration_of_just_the_budget_fits_and_rows_are_numbered_through():
+    budget = int(TABLE["bytes_fast"].median())
+    exact = TABLE[TABLE["bytes_fast"] == TABLE["bytes_fast"].min()]["bytes_fast"].iloc[0]
+    found = pareto(TABLE, [int(exact), budget])
+    assert (found["budget_bytes"] == exact).any()
+    assert found.index.tolist() == list(range(len(found)))
+
+
+def test_sweep_and_anchors_give_the_plan_of_each_preference():
+    budget = 53_030_000_000
+    rows = sweep(MIXTRAL, MEMORY, A100, WORKLOAD, [budget], [0, 128])
+    assert rows["preference"].tolist() == ["throughput", "quality", "quality"]
+    fast = throughput_plan(budget, MEMORY, MIXTRAL.plan_shape, np.arange(256))
+    assert rows["quantized_experts"].tolist() == [fast.quantized_experts, 0, 128]
+    assert (rows["bytes_fast"] <= budget).all()
+    published = pd.DataFrame(
+        {
+            "hardware": [A100.name] * 2,
+            "budget_bytes": [budget] * 2,
+            "preference": ["throughput", "quality"],
+            "quantized_experts": [7, 128],
+            "published_tokens_per_s": [2.0, 0.5],
+        }
+    )
+    anchors = predict_anchors(published, MIXTRAL, MEMORY, A100, WORKLOAD)
+    assert anchors["quantized_experts"].tolist() == [fast.quantized_experts, 128]
+    predicted = rows["predicted_tokens_per_s"].iloc[[0, 2]].to_numpy()
+    assert anchors["predicted_tokens_per_s"].to_numpy() == pytest.approx(predicted, rel=1e-12)
+    assert anchors["relative_error"].to_numpy() == pytest.approx(predicted / [2.0, 0.5] - 1, rel=1e-12)

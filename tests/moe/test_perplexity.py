@@ -16,7 +16,6 @@ from lumoe.moe import harness, quality
 from lumoe.moe.perplexity import (
     Scores,
     increase_interval,
-    load_tokenizer,
     perplexity_interval,
     resample,
     rolling_windows,
@@ -24,6 +23,7 @@ from lumoe.moe.perplexity import (
     whole_windows,
 )
 from lumoe.moe.plan import Plan, quantize_first
+from lumoe.moe.tokenizer import load_tokenizer
 
 
 @given(

@@ -151,3 +151,33 @@ def test_mistakes_are_named(action, message):
 )
 def test_budgets_as_people_write_them(text, expected):
     assert parse_budget(text, whole=1000) == expected
+
+
+def test_all_experts_at_4_bits_fit_exactly_or_one_goes():
+    exact = MEMORY.non_expert + 12 * MEMORY.expert[4]
+    assert throughput_plan(exact, MEMORY, SHAPE, np.arange(12)).resident.all()
+    assert throughput_plan(exact - 1, MEMORY, SHAPE, np.arange(12)).resident_experts < 12
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"bits": [[4.5]], "resident": [[True]]},
+        {"bits": [[4]], "resident": [["false"]]},
+        {"bits": [[4]], "resident": [[1]]},
+        {"bits": [["4"]], "resident": [[True]]},
+        {"bits": [[10**30]], "resident": [[True]]},
+    ],
+)
+def test_a_plan_of_other_values_is_not_rounded_into_one(value):
+    with pytest.raises(UserError, match="must be"):
+        Plan.from_dict(value)
+
+
+def test_the_first_unknown_precision_is_named_and_each_known_one_is_taken():
+    with pytest.raises(UserError, match=r"plan: 5 bits .* known: 2, 3, 4, 8, 16"):
+        Plan.uniform(1, 1, 5)
+    with pytest.raises(UserError, match="plan: 5 bits"):
+        Plan(np.array([[5, 7]]), np.ones((1, 2), dtype=bool))
+    for bits in (2, 3, 4, 8, 16):
+        assert Plan.uniform(1, 1, bits).bits.item() == bits

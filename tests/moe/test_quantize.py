@@ -169,5 +169,5 @@ def test_missing_and_damaged_experts_are_named(model_bf16: Path, quantized: dict
     with pytest.raises(UserError, match=f"{path}: the quantised expert is missing"):
         Engine.load(model_bf16, folder, plan)
     (folder / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match=r"manifest.json: not a manifest"):
+    with pytest.raises(UserError, match=r"manifest.json: no seal"):
         Engine.load(model_bf16, folder, plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -214,7 +215,7 @@ def test_a_failing_read_is_reported_and_leaves_the_store_usable(model_bf16: Path
     used = engine.store.bytes_fast
     originals = {path: path.read_bytes() for path in copy.glob("*.safetensors")}
     for path in originals:
-        path.open("r+b").truncate(4096)
+        os.truncate(path, 4096)
     with pytest.raises(UserError, match="cut off"):
         engine.logits(IDS)
     for path, content in originals.items():

@@ -23,6 +23,7 @@ from running import make_model, serving, settled
 
 from lumoe.errors import UserError
 from lumoe.moe.serve.app import Limits
+from lumoe.moe.serve.last_budget import write_last
 from lumoe.moe.serve.run import Setup, load
 
 
@@ -68,7 +69,7 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(model: Path) -> None:
             httpx.get(url, trust_env=False)
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
 
 
 def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
@@ -90,7 +91,38 @@ def test_shrinking_gives_memory_back_to_the_system(tmp_path: Path) -> None:
             assert client.post("/v1/completions", json=ask).status_code == 200
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
+
+
+def test_a_killed_server_restarts_with_the_last_budget(model: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state" / "budget.json"
+    command = ("--model", str(model), "--port", "0", "--budget", "100%", "--state", str(state))
+    for expected in (None, "quality"):
+        server = start(*command)
+        try:
+            with httpx.Client(base_url=address(server), timeout=60, trust_env=False) as client:
+                found = client.get("/v1/budget").json()
+                if expected is None:
+                    assert not state.exists()
+                    kept = client.put("/v1/budget", json={"budget": "70%", "preference": "quality"}).json()
+                    assert kept["budget_bytes"] < found["budget_bytes"]
+                    found = kept
+                assert (found["budget_bytes"], found["preference"]) == (kept["budget_bytes"], "quality")
+        finally:
+            server.kill()
+            server.communicate()
+
+
+def test_a_damaged_or_impossible_state_is_named(model: Path, tmp_path: Path) -> None:
+    limits = Limits(slots=1, context=64)
+    write_last(tmp_path / "state", 1, "throughput")
+    with pytest.raises(UserError, match=f"{tmp_path}/state: .*too small"):
+        load(Setup(model, state=tmp_path / "state"), limits)
+    text = (tmp_path / "state").read_text(encoding="utf-8")
+    for content in (text.replace("throughput", "quality"), text[:-10], "", "{}"):
+        (tmp_path / "state").write_text(content, encoding="utf-8")
+        with pytest.raises(UserError, match=f"{tmp_path}/state: "):
+            load(Setup(model, state=tmp_path / "state"), limits)
 
 
 def test_only_the_engines_thread_computes_in_parallel(model: Path) -> None:

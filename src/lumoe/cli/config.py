@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from lumoe.config import Settings, default_yaml, validate
-from lumoe.errors import UserError
+from lumoe.errors import UserError, about
 from lumoe.files import read_yaml, write_json, write_text
+from lumoe.resources import SUMS, data_sums
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,17 +25,23 @@ def check(file: Annotated[Path, typer.Argument(help="a configuration file")]) ->
     values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise UserError(f"{file}: the top level must be a mapping of settings")
-    typer.echo(json.dumps(validate(values).model_dump(), indent=2))
+    with about(file):
+        settings = validate(values)
+    typer.echo(json.dumps(settings.model_dump(), indent=2))
 
 
 @app.command()
 def write(
     defaults: Annotated[Path, typer.Option(help="where the defaults go")] = Path("config/default.yaml"),
     schema: Annotated[Path, typer.Option(help="where the JSON schema goes")] = Path("config/schema.json"),
+    data: Annotated[Path, typer.Option(help="folder of data files whose sums are recorded")] = Path("data"),
 ) -> None:
-    """Write the default configuration and its JSON schema from the models in `lumoe.config`.
+    """Write the default configuration and its JSON schema from `lumoe.config`, and the SHA-256 of the data files.
 
     Example: `lumoe config write`
     """
+    if not data.is_dir():
+        raise UserError(f"{data}: no such folder; run it in the checkout, or name the folder with --data")
     write_text(defaults, default_yaml())
     write_json(schema, Settings.model_json_schema())
+    write_text(data / SUMS, data_sums(data))

@@ -142,3 +142,17 @@ def fetch(
                 f"model 'hub:{repository}': cannot be downloaded ({reason}); check name and network"
             ) from None
         write_manifest(folder)
+
+
+@app.command()
+def record(
+    model: Path = typer.Argument(help="model folder"),
+) -> None:
+    """Record the SHA-256 of every file of a model: from then on they are verified whenever the model is opened."""
+    from lumoe.moe.checkpoint import Checkpoint
+    from lumoe.moe.manifest import NAME, write_manifest
+
+    if not (model / NAME).exists():
+        Checkpoint(model)
+    write_manifest(model)
+    typer.echo(model / NAME)

@@ -259,24 +259,26 @@ def generate(
     import time
 
     import torch
-    from transformers import AutoTokenizer
 
+    from lumoe.errors import about
     from lumoe.files import read_json
     from lumoe.moe.budget import parse_budget
     from lumoe.moe.checkpoint import read_architecture
     from lumoe.moe.engine import Engine
     from lumoe.moe.perplexity import tokenize
     from lumoe.moe.plan import Plan
+    from lumoe.moe.tokenizer import load_tokenizer
 
     _use_threads(threads)
     ids = tokenize(model, prompt)[0]
-    chosen = Plan.from_dict(read_json(plan)) if plan else None
+    with about(plan or ""):
+        chosen = Plan.from_dict(read_json(plan)) if plan else None
     limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
     engine = Engine.load(model, quantized, chosen, limit, getattr(torch, dtype))
     began = time.perf_counter()
     made = engine.generate(ids, new_tokens)
     seconds = time.perf_counter() - began
-    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)  # type: ignore[no-untyped-call]
+    tokenizer = load_tokenizer(model)
     typer.echo(prompt + tokenizer.decode(made.tolist()))
     counts = engine.metrics()
     typer.echo(

@@ -240,13 +240,13 @@ def cross_check(
     from lumoe.moe import harness
     from lumoe.moe.corpora import read_documents
     from lumoe.moe.engine import Engine
-    from lumoe.moe.perplexity import load_tokenizer
+    from lumoe.moe.tokenizer import load_tokenizer
 
     torch.set_num_threads(threads)
     # Both in float32: bfloat16's rounding is larger than what is being checked.
     engine = Engine.load(model, dtype=torch.float32)
     tokenizer = load_tokenizer(model)
-    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True).eval()
     tables = []
     for folder in corpus:
         texts = read_documents(folder, "test")[:documents]

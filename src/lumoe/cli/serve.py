@@ -42,6 +42,9 @@ def serve(
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
     seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
+    state: Annotated[
+        Path | None, typer.Option(help="file that keeps the budget last set over HTTP; a restart goes on with it")
+    ] = None,
 ) -> None:
     """Serve a model under a byte budget that can change while it runs.
 
@@ -63,4 +66,4 @@ def serve(
     torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
     limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
-    run(Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed), limits, host, port, drain)
+    run(Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state), limits, host, port, drain)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lumoe.errors import UserError
-from lumoe.files import read_json, write_json, write_text
+from lumoe.files import read_bytes, read_sealed_json, unique_keys, write_sealed_json, write_text
 from lumoe.moe.docstrings import Document
 
 SPLITS = ("train", "validation", "test")
+STATISTICS = "statistics.json"
 _SHORT_LINE = 20  # characters; shorter lines ("Parameters", "Returns") are shared by all docstrings and say nothing
 
 
@@ -92,8 +93,8 @@ def write_corpus(
             "words": sum(len(document.text.split()) for document in documents),
             "sha256": hashlib.sha256(content.encode()).hexdigest(),
         }
-    # Last: a folder with statistics is a whole corpus.
-    write_json(Path(folder) / "statistics.json", statistics)
+    # Last: a folder with statistics is a whole corpus, and its texts are those whose sums stand there.
+    write_sealed_json(Path(folder) / STATISTICS, statistics)
     return statistics
 
 
@@ -103,11 +104,11 @@ def read_statistics(folder: str | Path) -> dict[str, Any]:
     Raises:
         UserError: `folder` is not a corpus.
     """
-    path = Path(folder) / "statistics.json"
+    path = Path(folder) / STATISTICS
     if not path.is_file():
-        raise UserError(f"{folder}: not a corpus (no statistics.json); build one with `lumoe corpus build`")
-    statistics = read_json(path)
-    if not isinstance(statistics, dict) or not {"separator", "splits"} <= statistics.keys():
+        raise UserError(f"{folder}: not a corpus (no {STATISTICS}); build one with `lumoe corpus build`")
+    statistics = read_sealed_json(path)
+    if not {"separator", "splits"} <= statistics.keys():
         raise UserError(f"{path}: not the statistics of a corpus; build it again with `lumoe corpus build`")
     return statistics
 
@@ -116,15 +117,23 @@ def read_documents(folder: str | Path, name: str) -> list[str]:
     """Return the texts of the split `name` (train, validation or test) of the corpus in `folder`.
 
     Raises:
-        UserError: no such corpus or split, or a line that is not a document.
+        UserError: no such corpus or split, or a split that is not the one whose SHA-256 the statistics record.
     """
+    statistics = read_statistics(folder)
     path = Path(folder) / f"{name}.jsonl"
     try:
-        with path.open(encoding="utf-8") as lines:
-            return [str(json.loads(line)["text"]) for line in lines]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; build the corpus with `lumoe corpus build`") from None
-    except (ValueError, KeyError, TypeError) as error:
+        recorded = statistics["splits"][name]["sha256"]
+    except (KeyError, TypeError):
+        raise UserError(f"{Path(folder) / STATISTICS}: it has no split '{name}'") from None
+    content = read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != recorded:
+        raise UserError(
+            f"{path}: its SHA-256 is not the one in {STATISTICS}; build the corpus again with `lumoe corpus build`"
+        )
+    try:
+        lines = content.decode().split("\n")[:-1]
+        return [str(json.loads(line, object_pairs_hook=unique_keys)["text"]) for line in lines]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not one JSON document with a 'text' a line ({error})") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import MixtralForCausalLM, PreTrainedTokenizerFast
+from transformers import MixtralForCausalLM
 
 from lumoe.errors import UserError
 from lumoe.files import atomic_path, write_csv, write_json
@@ -21,7 +21,7 @@ from lumoe.moe.expert_batch import batch_experts
 from lumoe.moe.held_out import evaluate, least_share, predicted_positions, windows
 from lumoe.moe.manifest import write_manifest
 from lumoe.moe.ngram import Trigram
-from lumoe.moe.tokenizer import encode, train_tokenizer
+from lumoe.moe.tokenizer import encode, load_tokenizer, train_tokenizer
 from lumoe.moe.train import Progress, TrainingSettings, train
 from lumoe.progress import track
 
@@ -95,8 +95,9 @@ def held_out(model_folder: Path, corpora: Mapping[str, Path], window: int, limit
     Raises:
         UserError: a test split shorter than one window.
     """
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model_folder)
-    model: Any = batch_experts(MixtralForCausalLM.from_pretrained(model_folder, dtype=torch.float32)).eval()
+    tokenizer = load_tokenizer(model_folder)
+    network = MixtralForCausalLM.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True)
+    model: Any = batch_experts(network).eval()
     texts = "\n\n".join(read_text(path, "train") for path in corpora.values())
     trigram = Trigram(np.array(encode(tokenizer, texts)), model.config.vocab_size) if texts.strip() else None
     rows: dict[str, dict[str, Any]] = {}

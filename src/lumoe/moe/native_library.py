@@ -15,7 +15,9 @@ import shutil
 import subprocess
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from lumoe.errors import UserError
 from lumoe.files import atomic_path
 from lumoe.resources import package_path
 
@@ -44,7 +46,7 @@ def library() -> ctypes.CDLL | None:
     wide = _AVX512_FLAGS if known.issuperset(_AVX512) and os.environ.get(CHOICE) != "avx2" else ()
     for flags in dict.fromkeys(((*_FLAGS, *wide), _FLAGS)):  # an old compiler may know AVX2 only
         try:
-            return _declare(ctypes.CDLL(str(_build(compiler, flags))))
+            return _declare(_load(compiler, flags))
         except (OSError, subprocess.SubprocessError) as error:
             log.info("kernels not built with %s: %s", flags[-1], error)
     return None
@@ -67,20 +69,31 @@ def expands() -> bool:
     return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in processor_flags()
 
 
-def _build(compiler: str, flags: tuple[str, ...]) -> Path:
+def _load(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """Load the library from the cache, building it there first if need be, or where there is no cache, once for now."""
     sources = [package_path("moe", name) for name in _SOURCES]
     content = b"".join(source.read_bytes() for source in sources)
     key = hashlib.sha256(content + repr((compiler, flags)).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumoe"
-    target = folder / f"experts-{key}.so"
-    if not target.is_file():
-        with atomic_path(target) as temporary:
-            part = temporary.with_suffix(".o")
-            _run([compiler, *flags, "-c", str(sources[0]), "-o", str(part)])
-            # No -fopenmp here: the runtime that torch has loaded is found when the library is.
-            _run([compiler, "-shared", str(part), "-o", str(temporary)])
-            part.unlink()
-    return target
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumoe"
+        target = folder / f"experts-{key}.so"
+        if not target.is_file():
+            with atomic_path(target) as temporary:
+                _build(compiler, flags, sources[0], temporary)
+    except (UserError, RuntimeError) as error:  # no home, or one that cannot be written to
+        log.info("kernels are built for this process only: %s", error)
+        with TemporaryDirectory(prefix="lumoe-") as scratch:
+            _build(compiler, flags, sources[0], Path(scratch) / "experts.so")
+            return ctypes.CDLL(str(Path(scratch) / "experts.so"))
+    return ctypes.CDLL(str(target))
+
+
+def _build(compiler: str, flags: tuple[str, ...], source: Path, target: Path) -> None:
+    part = target.with_suffix(".o")
+    _run([compiler, *flags, "-c", str(source), "-o", str(part)])
+    # No -fopenmp here: the runtime that torch has loaded is found when the library is.
+    _run([compiler, "-shared", str(part), "-o", str(target)])
+    part.unlink()
 
 
 def _run(command: list[str]) -> None:

@@ -46,20 +46,6 @@ class Scores:
         return float(np.exp(self.nll.sum() / self.tokens.sum()))
 
 
-def load_tokenizer(model: str | Path) -> Any:
-    """Return the tokenizer of a model folder.
-
-    Raises:
-        UserError: the folder holds none.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise UserError(f"{model}: no tokenizer in this folder ({str(error).splitlines()[0]})") from None
-
-
 def tokenize(model: str | Path, text: str) -> tuple[list[int], int]:
     """Return `text` as token ids without special tokens, and the id that stands before a text.
 
@@ -69,6 +55,8 @@ def tokenize(model: str | Path, text: str) -> tuple[list[int], int]:
     plain = plain_tokenizer(model)
     if plain is not None:
         return plain.encode(text), prefix_token(plain)
+    from lumoe.moe.tokenizer import load_tokenizer  # seconds to import
+
     tokenizer = load_tokenizer(model)
     # A text longer than the model's context is what is wanted here: no warning.
     return tokenizer.encode(text, add_special_tokens=False, verbose=False), prefix_token(tokenizer)

@@ -14,7 +14,10 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from lumoe.errors import UserError
 from lumoe.files import read_json
+from lumoe.moe.checkpoint import refuse_code
+from lumoe.moe.manifest import verify_recorded
 
 PLAIN_CLASS = "PreTrainedTokenizerFast"
 
@@ -32,8 +35,28 @@ class PlainTokenizer:
         return list(self.backend.encode(text, add_special_tokens=False).ids)
 
 
+def check_folder(folder: str | Path) -> None:
+    """Look at a model folder before a tokenizer is read from it.
+
+    Raises:
+        UserError: it names code, or a file is not the one that the folder's manifest records.
+    """
+    verify_recorded(Path(folder))
+    for name in ("config.json", "tokenizer_config.json"):
+        path = Path(folder, name)
+        values = read_json(path) if path.is_file() else {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: a mapping is expected")
+        refuse_code(path, values)
+
+
 def plain_tokenizer(folder: str | Path) -> PlainTokenizer | None:
-    """Return the tokenizer of a model folder, None where only transformers knows how to build it."""
+    """Return the tokenizer of a model folder, None where only transformers knows how to build it.
+
+    Raises:
+        UserError: see `check_folder`.
+    """
+    check_folder(folder)
     path = Path(folder, "tokenizer.json")
     settings = Path(folder, "tokenizer_config.json")
     if not (path.is_file() and settings.is_file()):
@@ -44,12 +67,14 @@ def plain_tokenizer(folder: str | Path) -> PlainTokenizer | None:
 @lru_cache(maxsize=4)
 def _read(path: Path, _changed: int, settings_path: Path, _settings_changed: int) -> PlainTokenizer | None:
     settings = read_json(settings_path)
-    if not isinstance(settings, dict) or settings.get("tokenizer_class") != PLAIN_CLASS or "auto_map" in settings:
+    if settings.get("tokenizer_class") != PLAIN_CLASS:
         return None
     try:
         backend = Tokenizer.from_file(str(path))
-    except Exception:  # the library raises nothing narrower; transformers then says what is wrong with the file
-        return None
+    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        return None  # transformers then says what is wrong with the file
     named = [_content(settings.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")]
     added = [_content(entry) for entry in (settings.get("added_tokens_decoder") or {}).values()]
     if any(token is not None and backend.token_to_id(token) is None for token in [*named, *added]):

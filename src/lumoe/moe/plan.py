@@ -102,11 +102,16 @@ class Plan:
             UserError: a field is missing or is not an `[L, E]` array.
         """
         try:
-            return cls(np.array(value["bits"], dtype=np.int64), np.array(value["resident"], dtype=bool))
-        except (KeyError, TypeError, ValueError) as error:
+            bits, resident = np.array(value["bits"]), np.array(value["resident"])
+            # A cast would make 4.5 bits 4, and the text "false" true.
+            if bits.dtype.kind != "i" or resident.dtype.kind != "b":
+                raise ValueError("bits are whole numbers, 'resident' is true or false")
+            return cls(bits.astype(np.int64), resident)
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"plan: 'bits' and 'resident' must be [layers, experts] arrays ({error})") from None
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"plan: 'bits' and 'resident' must be [layers, experts] arrays ({reason})") from None
 
     @classmethod
     def uniform(cls, layers: int, experts: int, bits: int = FULL_BITS, resident: bool = True) -> Plan:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -12,17 +13,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.files import read_csv, write_csv
+from lumoe.files import read_csv, sha256, write_csv
+from lumoe.moe import manifest
 from lumoe.moe.affine import AffineMatrix, nearest
 from lumoe.moe.calibration import LayerInputs, fingerprint, walk
 from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.own_quantizer import Quantizer, is_own, load_quantizer
 from lumoe.moe.quantize_nf4 import nf4
-from lumoe.moe.quantized import affine_tensors, codebook_tensors, expert_path, save_expert, write_manifest
+from lumoe.moe.quantized import (
+    MANIFEST,
+    affine_tensors,
+    codebook_tensors,
+    expert_path,
+    save_expert,
+    write_manifest,
+)
+from lumoe.sealed_tensors import load_tensors
 
 METHODS = ("gptq", "rtn", "nf4")
 TABLE = "experts.csv"
@@ -104,6 +113,10 @@ def quantize(
             raise UserError(f"groups of {recipe.group_size} do not divide the expert's width {width}")
     key = json.dumps([asdict(recipe), fingerprint(tokens), _identity(checkpoint)])
     folder.mkdir(parents=True, exist_ok=True)
+    # Until the new experts are all there, nothing may say that the folder is whole.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for begun in (path for path in folder.glob(".*") if ".safetensors." in path.name):  # by a run that was killed
+        shutil.rmtree(begun, ignore_errors=True)
     rows: list[Outcome] = []
     for outcome in _outcomes(checkpoint, tokens, folder, recipe, key):
         rows.append(outcome)
@@ -115,7 +128,8 @@ def quantize(
         for name in ("num_hidden_layers", "num_local_experts", "hidden_size", "intermediate_size")
     }
     layout = "codebook" if recipe.method == "nf4" else "affine"
-    write_manifest(folder, {**asdict(recipe), "layout": layout, "shape": shape, "calibration": fingerprint(tokens)})
+    made = {**asdict(recipe), "layout": layout, "shape": shape, "calibration": fingerprint(tokens), "key": key}
+    write_manifest(folder, made)
     return table
 
 
@@ -240,16 +254,18 @@ def _finished(folder: Path, layer: int, expert: int, key: str) -> Outcome | None
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except Exception as error:  # damaged: safetensors has an error type of its own
-        log.warning("%s is damaged (%s) and is made again", path, error)
+        _, metadata = load_tensors(path)
+    except UserError as error:
+        log.warning("%s; it is made again", error)
         return None
     return Outcome(**json.loads(metadata["outcome"])) if metadata.get("key") == key else None
 
 
 def _identity(checkpoint: Checkpoint) -> list[object]:
-    """What tells one checkpoint from another without reading it whole: its files' sizes and times of change."""
+    """What tells one checkpoint from another, not read whole: its manifest, else its files' sizes and times."""
+    recorded = checkpoint.folder / manifest.NAME
+    if recorded.exists():
+        return [sha256(recorded)]
     files = sorted({entry.path for entry in checkpoint.entries.values()})
     return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 

@@ -1,4 +1,8 @@
-"""A folder of quantised experts: one safetensors file each, and a manifest that says how they were made."""
+"""A folder of quantised experts: one safetensors file each, and a manifest that says how they were made.
+
+Every file carries the SHA-256 of what it holds, so that an expert is verified whenever it is read: before the manifest
+exists (a resumed quantisation) as well as after.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from lumoe.errors import UserError
-from lumoe.files import atomic_path, read_json, write_json
+from lumoe.files import read_sealed_json, write_sealed_json
 from lumoe.moe.affine import AffineMatrix, pack_nibbles, unpack_nibbles
 from lumoe.moe.checkpoint import Checkpoint
+from lumoe.sealed_tensors import load_tensors, save_tensors
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 def expert_path(folder: Path, layer: int, expert: int) -> Path:
@@ -27,8 +31,7 @@ def save_expert(
     folder: Path, layer: int, expert: int, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> None:
     """Write one expert's tensors, whole or not at all."""
-    with atomic_path(expert_path(folder, layer, expert)) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, dict(metadata))
+    save_tensors(expert_path(folder, layer, expert), tensors, metadata)
 
 
 def affine_tensors(name: str, matrix: AffineMatrix) -> dict[str, torch.Tensor]:
@@ -46,7 +49,7 @@ def codebook_tensors(
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Say that the folder is complete, and how its experts were made."""
-    write_json(folder / MANIFEST, {"format": FORMAT, **values})
+    write_sealed_json(folder / MANIFEST, {"format": FORMAT, **values})
 
 
 class QuantizedExperts:
@@ -59,16 +62,21 @@ class QuantizedExperts:
             UserError: there is none, or it is not one that this version reads.
         """
         self.folder = Path(folder)
-        manifest = read_json(self.folder / MANIFEST)
+        manifest = read_sealed_json(self.folder / MANIFEST)
         try:
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"format {manifest['format']}")
             self.method = str(manifest["method"])
             self.bits, self.group_size = int(manifest["bits"]), int(manifest["group_size"])
             self.affine = manifest["layout"] == "affine"
-            self.shape: dict[str, int] = manifest["shape"]
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"format {manifest['format']}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{self.folder / MANIFEST}: not a manifest that this version reads ({error})") from None
+            self.key = str(manifest["key"])
+            self.shape = {str(name): int(value) for name, value in manifest["shape"].items()}
+            self._expected = self._expected_tensors()
+        except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
+            raise UserError(
+                f"{self.folder / MANIFEST}: not a manifest that this version reads ({error}); "
+                "run `lumoe moe quantize` again"
+            ) from None
         self._last: tuple[tuple[int, int], dict[str, torch.Tensor]] | None = None
 
     def check_fits(self, checkpoint: Checkpoint) -> None:
@@ -98,12 +106,27 @@ class QuantizedExperts:
         if self._last is None or self._last[0] != (layer, expert):
             path = expert_path(self.folder, layer, expert)
             try:
-                tensors = load_file(path)
+                tensors, metadata = load_tensors(path)
             except FileNotFoundError:
                 raise UserError(f"{path}: the quantised expert is missing; run `lumoe moe quantize` again") from None
-            except Exception as error:  # safetensors has an error type of its own for each fault
-                raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+            if metadata.get("key") != self.key:
+                raise UserError(f"{path}: from another quantisation than {self.folder / MANIFEST}; quantise again")
+            # Kernels take sizes from the manifest: what the file holds must agree before they see its bytes.
+            found = {name: (value.dtype, tuple(value.shape)) for name, value in tensors.items()}
+            if found != self._expected:
+                raise UserError(f"{path}: its tensors are not those of {self.folder / MANIFEST}; quantise again")
             if not all(torch.isfinite(value).all() for name, value in tensors.items() if name.endswith("scales")):
                 raise UserError(f"{path}: the scales hold NaN or infinite values")
             self._last = ((layer, expert), tensors)
         return self._last[1]
+
+    def _expected_tensors(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+        hidden, wide = self.shape["hidden_size"], self.shape["intermediate_size"]
+        expected: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
+        for name, (rows, columns) in {"w1": (wide, hidden), "w2": (hidden, wide), "w3": (wide, hidden)}.items():
+            scales = (torch.bfloat16, (rows, columns // self.group_size))
+            packed = columns // 2 if self.bits <= 4 else columns
+            expected[f"{name}.codes"] = (torch.uint8, (rows, packed))
+            expected[f"{name}.scales"] = scales
+            expected |= {f"{name}.zeros": scales} if self.affine else {f"{name}.values": (torch.float32, (16,))}
+        return expected

@@ -30,7 +30,7 @@ class ModelShape(BaseModel):
     num_attention_heads: int = Field(ge=1)
     num_key_value_heads: int = Field(ge=1)
     vocab_size: int = Field(ge=1)
-    head_dim: int | None = None
+    head_dim: int | None = Field(default=None, ge=1)
     tie_word_embeddings: bool = False
 
     @property

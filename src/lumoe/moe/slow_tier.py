@@ -115,6 +115,10 @@ class Spill:
         self._path = folder
         self._end = 0
 
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
     def write(self, tensors: Sequence[tuple[str, torch.Tensor]]) -> Record:
         """Append `tensors` as one aligned slot and return where it is."""
         places, at = [], 0

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
-from lumoe.files import atomic_path
 from lumoe.moe.expert_batch import batch_experts
 from lumoe.moe.muon import Muon
+from lumoe.moe.training_state import load_state, save_state
 from lumoe.moe.training_stream import batches
 
 
@@ -159,11 +159,12 @@ def train(
     seconds = 0.0
     state = _state(checkpoint, settings)
     if state is not None:
-        model.load_state_dict(state["model"])
-        for optimizer, values in zip(optimizers, state["optimizers"], strict=True):
+        parameters, saved, record = state
+        model.load_state_dict(parameters)
+        for optimizer, values in zip(optimizers, saved, strict=True):
             optimizer.load_state_dict(values)
-        history = [Progress(**row) for row in state["history"]]
-        seconds = state["seconds"]
+        history = [Progress(**row) for row in record["history"]]
+        seconds = record["seconds"]
     batch_experts(model).train()
     started = time.monotonic() - seconds
     stream = batches(
@@ -208,24 +209,20 @@ def _save(
     history: list[Progress],
     seconds: float,
 ) -> None:
-    state = {
-        "settings": asdict(settings),
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "history": [asdict(row) for row in history],
-        "seconds": seconds,
-    }
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    record = {"settings": asdict(settings), "history": [asdict(row) for row in history], "seconds": seconds}
+    save_state(path, model, optimizers, record)
 
 
-def _state(path: Path | None, settings: TrainingSettings) -> dict[str, Any] | None:
+def _state(
+    path: Path | None, settings: TrainingSettings
+) -> tuple[dict[str, Tensor], list[dict[str, Any]], dict[str, Any]] | None:
     """Return the saved state where it lies on the course that `settings` describe, else None."""
     if path is None or not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state = load_state(path)
+    record = state[2]
     # What only the decay depends on may change until the decay begins.
     course = {name: getattr(settings, name) for name in ("steps", "decay", "final_balance")}
-    rates = [(row["learning_rate"], rate_at(row["step"], settings)) for row in state["history"]]
-    same = state["settings"] | course == asdict(settings) and all(saved == planned for saved, planned in rates)
+    rates = [(row["learning_rate"], rate_at(row["step"], settings)) for row in record["history"]]
+    same = record["settings"] | course == asdict(settings) and all(saved == planned for saved, planned in rates)
     return state if same and len(rates) <= settings.steps else None

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lumoe.errors import UserError, nearest
+from lumoe.errors import UserError, about, nearest
 from lumoe.files import read_yaml
 from lumoe.resources import data_path
 
@@ -161,7 +161,8 @@ def _parameters(path: Path, seen: tuple[Path, ...]) -> dict[str, Parameter]:
         raise UserError(f"{path}: its chain of bases leads back to itself")
     document = _document(path)
     base = document.get("base")
-    found = _parameters(_path(str(base)), (*seen, path)) if base else {}
+    with about(path):
+        found = _parameters(_path(str(base)), (*seen, path)) if base else {}
     for name, fields in document["parameters"].items():
         try:
             found[name] = Parameter.model_validate(fields)

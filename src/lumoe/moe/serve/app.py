@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -17,6 +18,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lumoe import __version__
+from lumoe.errors import UserError
 from lumoe.moe.budget import parse_budget
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Preference
@@ -24,6 +26,7 @@ from lumoe.moe.serve.choices import Answer, GenerationError
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
+from lumoe.moe.serve.last_budget import write_last
 from lumoe.moe.serve.metrics import CountResponses, Metrics
 from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.scheduler import ClosedError, QueueFullError, Scheduler
@@ -74,9 +77,10 @@ class Server:
         name: str,
         limits: Limits,
         api_key: str | None = None,
+        state: Path | None = None,
     ) -> None:
         self.engine, self.prompts, self.governor, self.metrics = engine, prompts, governor, metrics
-        self.name, self.limits, self.api_key = name, limits, api_key
+        self.name, self.limits, self.api_key, self.state = name, limits, api_key, state
         self.started = int(time.time())
         self.readings = Readings(engine)
         self.cache = engine.cache(limits.slots, limits.context)
@@ -243,6 +247,11 @@ def _add_budget(app: FastAPI, server: Server) -> None:
         except ClosedError as error:
             raise ApiError(503, str(error), code="shutting_down") from None
         await asyncio.wrap_future(change)
+        if server.state is not None:
+            try:
+                await run_in_threadpool(write_last, server.state, governor.budget_bytes, governor.default)
+            except UserError as error:
+                raise ApiError(500, f"the budget is in force, but a restart would not know it: {error}") from None
         return budget_state(server.engine, governor)
 
     @app.get("/v1/state", dependencies=[guard])

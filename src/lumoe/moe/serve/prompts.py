@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
-from lumoe.errors import UserError
 from lumoe.moe.serve.errors import ApiError
 from lumoe.moe.serve.schemas import Message
 
@@ -103,21 +101,3 @@ class Prompts:
     def _too_long(self, what: str, param: str) -> ApiError:
         text = f"the context holds {self._context} tokens, the request needs more: its prompt has {what}"
         return ApiError(400, text, param, "context_length_exceeded")
-
-
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Read the tokenizer of a model folder; code in the folder is never run.
-
-    Raises:
-        UserError: there is none, or it has no fast form.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
-    except Exception as error:  # transformers raises whatever the reader of the file at fault raises
-        text = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: no tokenizer that can be read there ({text})") from None
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise UserError(f"{folder}: the tokenizer has no fast form (tokenizer.json)")
-    return tokenizer

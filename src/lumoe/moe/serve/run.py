@@ -12,16 +12,18 @@ from types import FrameType
 import torch
 import uvicorn
 
-from lumoe.errors import UserError
+from lumoe.errors import UserError, about
 from lumoe.moe.budget import parse_budget
 from lumoe.moe.checkpoint import read_architecture
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import FULL_BITS, Plan, Preference, random_order
 from lumoe.moe.serve.app import Limits, Server, create_app
 from lumoe.moe.serve.governor import Governor
+from lumoe.moe.serve.last_budget import read_last
 from lumoe.moe.serve.metrics import Metrics
-from lumoe.moe.serve.prompts import Prompts, load_tokenizer
+from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.store import Policy
+from lumoe.moe.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -35,6 +37,7 @@ class Setup:
         budget: of the fast tier, as text; None is the whole model at 16 bits.
         name: what clients call the model; the folder's name by default.
         seed: of the order in which experts give up precision.
+        state: file that keeps the budget last set over HTTP; it goes before `budget` and `preference`.
     """
 
     model: Path
@@ -46,6 +49,7 @@ class Setup:
     dtype: str = "bfloat16"
     policy: Policy = "static"
     seed: int = 0
+    state: Path | None = None
 
 
 def load(setup: Setup, limits: Limits) -> Server:
@@ -72,9 +76,12 @@ def load(setup: Setup, limits: Limits) -> Server:
         on_change=metrics.changed,
     )
     budget = parse_budget(setup.budget, governor.whole_bytes) if setup.budget else governor.whole_bytes
-    governor.set_budget(budget, setup.preference)
+    last = read_last(setup.state) if setup.state else None
+    with about(setup.state if setup.state and last else ""):
+        governor.set_budget(*(last or (budget, setup.preference)))
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context)
-    return Server(engine, prompts, governor, metrics, setup.name or setup.model.resolve().name, limits, setup.api_key)
+    name = setup.name or setup.model.resolve().name
+    return Server(engine, prompts, governor, metrics, name, limits, setup.api_key, setup.state)
 
 
 def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int) -> None:
