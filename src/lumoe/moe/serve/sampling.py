@@ -45,7 +45,7 @@ class Sampler:
         self.sampling = sampling
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         # Other sequences and other requests never touch this stream: equal seeds give equal draws in any batch.
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - draws of words, not of secrets
 
     def uniform(self) -> float:
         """Return the next number of the stream, uniform in [0, 1)."""
