@@ -150,7 +150,11 @@ HEATS = {
         "lumoe 4-bit, half resident",
         "accelerate bfloat16, half on disk, page cache warm",
     ),
-    "half-cold": ("lumoe 16-bit, half resident", "accelerate bfloat16, half on disk, page cache dropped"),
+    "half-cold": (
+        "lumoe 16-bit, half resident",
+        "lumoe 4-bit, half resident",
+        "accelerate bfloat16, half on disk, page cache dropped",
+    ),
 }
 
 
