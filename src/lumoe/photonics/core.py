@@ -42,7 +42,7 @@ class Core:
         extinction_db: of the modulators; infinity is a perfect modulator.
         laser_dbm: optical power per wavelength.
         per_group: own full scales for each group (each Winograd tap, each group of channels) instead of one for all.
-        seed: of noise and fabrication.
+        seed: of noise and fabrication, below 2³².
     """
 
     physics: Physics
@@ -62,6 +62,7 @@ class Core:
 
     def __post_init__(self) -> None:
         require_count("channels", self.channels, 1)
+        require_count("seed", self.seed, 0, 2**32 - 1)
         for name in ("noise", "noise_floor", "trim_error"):
             require_not_negative(name, getattr(self, name))
         require_finite("drift_k", self.drift_k)

@@ -77,21 +77,24 @@ def multiply(
     groups, count, outputs, channels = held.shape
     columns = light.power.shape[-1]
     lit = fill_banks(light.power, count * channels).reshape(groups, count, channels, columns)
+    known: Tensor | None = None
     if detector_scale is None:
-        detector_scale = _range(held, lit, core)
+        detector_scale, known = _range(held, lit, core)
     limit = None if core.detector_bits is None else levels(core.detector_bits, signed=True)[1]
     steps = torch.ones_like(detector_scale) if limit is None else limit / detector_scale
     quiet, intensity = _noise(lit, light.signed, core, detector_scale)
     result = lit.new_zeros(groups, outputs, columns)
     scratch = lit.new_empty(0)
     for tile in _tiles(groups, count, outputs, columns, lit.device.type):
-        held_here = held[tile.groups, tile.banks]
-        shape = (*held_here.shape[:3], tile.columns.stop - tile.columns.start)
-        if scratch.numel() < math.prod(shape):
-            scratch = lit.new_empty(math.prod(shape))
-        samples = scratch[: math.prod(shape)].view(shape)
-        lit_here = lit[tile.groups, tile.banks, :, tile.columns]
-        torch.bmm(held_here.flatten(0, 1), lit_here.flatten(0, 1), out=samples.flatten(0, 1))
+        if known is not None:
+            samples = known[tile.groups, tile.banks]
+        else:
+            held_here, lit_here = held[tile.groups, tile.banks], lit[tile.groups, tile.banks, :, tile.columns]
+            shape = (*held_here.shape[:3], lit_here.shape[3])
+            if scratch.numel() < math.prod(shape):
+                scratch = lit.new_empty(math.prod(shape))
+            samples = scratch[: math.prod(shape)].view(shape)
+            torch.bmm(held_here.flatten(0, 1), lit_here.flatten(0, 1), out=samples.flatten(0, 1))
         here = None if quiet is None else quiet[tile.groups, tile.banks, tile.columns]
         add_readings(
             result[tile.groups, :, tile.columns],
@@ -131,7 +134,7 @@ def _tiles(groups: int, banks: int, outputs: int, columns: int, device: str) -> 
     width = min(columns, max(_TILE_COLUMNS, _TILE_SAMPLES // outputs))
     if width == 0:
         return
-    slabs = max(1, (_TILE_SAMPLES if device == "cpu" else _DEVICE_SAMPLES) // (outputs * width))
+    slabs = _slabs(outputs, width, device)
     groups_at_once, banks_at_once = max(1, slabs // banks), min(banks, slabs)
     for number, left in enumerate(range(0, columns, width)):
         across = slice(left, min(left + width, columns))
@@ -139,6 +142,11 @@ def _tiles(groups: int, banks: int, outputs: int, columns: int, device: str) -> 
             down = slice(group, min(group + groups_at_once, groups))
             for bank in range(0, banks, banks_at_once):
                 yield _Tile(down, slice(bank, min(bank + banks_at_once, banks)), across, number)
+
+
+def _slabs(outputs: int, width: int, device: str) -> int:
+    """How many banks' samples are worked on at once."""
+    return max(1, (_TILE_SAMPLES if device == "cpu" else _DEVICE_SAMPLES) // (outputs * width))
 
 
 def _noise(lit: Tensor, signed: bool, core: Core, scale: Tensor) -> tuple[Tensor | None, float]:
@@ -153,14 +161,20 @@ def _noise(lit: Tensor, signed: bool, core: Core, scale: Tensor) -> tuple[Tensor
     return received.mul_(shot).add_((constant + floor)[:, None, None]), intensity
 
 
-def _range(held: Tensor, lit: Tensor, core: Core) -> Tensor:
-    """Full scale of the detectors [G]: the largest of evenly spaced samples, per group or for all."""
+def _range(held: Tensor, lit: Tensor, core: Core) -> tuple[Tensor, Tensor | None]:
+    """Full scale of the detectors [G]: the largest of evenly spaced samples, per group or for all.
+
+    Where few columns make these all samples there are, they come along, [G, B, K, L].
+    """
     groups, banks, outputs, _ = held.shape
     columns = lit.shape[-1]
     if columns == 0 or (core.detector_bits is None and not core.noise_floor):
-        return held.new_ones(groups)
+        return held.new_ones(groups), None
     wanted = max(_RANGE_COLUMNS, math.ceil(_RANGE_SAMPLES / (groups * banks * outputs)))
     some = lit[..., :: max(1, columns // wanted)].contiguous()
-    largest = torch.bmm(held.flatten(0, 1), some.flatten(0, 1)).abs_().reshape(groups, -1).amax(1)
+    samples = torch.bmm(held.flatten(0, 1), some.flatten(0, 1))
+    largest = torch.maximum(samples.amax((1, 2)), -samples.amin((1, 2))).reshape(groups, -1).amax(1)
     largest = largest if core.per_group else largest.max().expand(groups)
-    return torch.where(largest > 0, largest, torch.ones_like(largest))
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    few = some.shape[-1] == columns and columns <= _TILE_COLUMNS and samples.numel() <= _DEVICE_SAMPLES
+    return scale, samples.view(groups, banks, outputs, columns) if few else None

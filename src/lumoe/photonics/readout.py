@@ -99,7 +99,7 @@ def normals(draw: Draw, *, tile: int, bank: int, banks: int, samples: int, devic
 
 def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Tensor, ...]:
     """Return the four words of Philox4x32-10 for a counter of four words (which broadcast) and a key of two."""
-    c0, c1, c2, c3 = torch.broadcast_tensors(*(torch.as_tensor(word) for word in counter))
+    c0, c1, c2, c3 = (torch.as_tensor(word) for word in counter)
     k0, k1 = key
     for _ in range(_ROUNDS):
         # The products need 64 bits, unsigned; int64 wraps to the same bits.
@@ -113,7 +113,7 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Ten
 def _box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     """Two normal deviates from two words; operation by operation that of `readout.cpp`."""
     uniform = (radius >> 1).float() * 2.0**-31 + 2.0**-32
-    length = (_logarithm(uniform) * -2.0).sqrt()
+    length = _root(_logarithm(uniform) * -2.0)
     x = ((angle & 0x3FFFFFFF).float() * 2.0**-30 - 0.5) * (torch.pi / 2)
     z = x * x
     sine = x + x * (z * (-1 / 6 + z * (1 / 120 + z * (-1 / 5040 + z * (1 / 362880)))))
@@ -122,6 +122,11 @@ def _box_muller(radius: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
     odd = (angle >> 30 & 1).bool()
     sign = 1 - (angle >> 31 << 1)
     return torch.where(odd, -across, along) * sign, torch.where(odd, along, across) * sign
+
+
+def _root(value: Tensor) -> Tensor:
+    """The correctly rounded root; torch's own of float32 is off by a last bit now and then."""
+    return value.double().sqrt().to(value.dtype)
 
 
 def _logarithm(value: Tensor) -> Tensor:
@@ -140,7 +145,7 @@ def _add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, 
         deviates = normals(
             draw, tile=tile, bank=bank, banks=groups * banks, samples=rows * columns, device=samples.device
         )
-        spread = (readout.quiet[:, :, None] + readout.intensity * (samples * samples)).sqrt()
+        spread = _root(readout.quiet[:, :, None] + readout.intensity * (samples * samples))
         samples = samples + spread * deviates.reshape(samples.shape).to(samples.dtype)
     if readout.limit is not None:
         samples = (samples * readout.steps[:, None, None, None]).round().clamp(-readout.limit, readout.limit)
