@@ -16,14 +16,14 @@ from pathlib import Path
 
 from lumoe.files import atomic_path
 
-OFF = "LUMOE_NATIVE"  # set to 0 to run on torch's operators
+CHOICE = "LUMOE_NATIVE"  # set to 0 to run on torch's operators
 _COMPILE_S = 120
 log = logging.getLogger(__name__)
 
 
 def load(source: Path, flags: Sequence[str]) -> ctypes.CDLL | None:
     """Return the compiled `source`, or None (and say why in the log) where it cannot be compiled or loaded."""
-    if os.environ.get(OFF) == "0":
+    if os.environ.get(CHOICE) == "0":
         return None
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:

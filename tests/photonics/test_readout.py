@@ -131,7 +131,7 @@ def test_a_seed_that_noise_cannot_have_is_refused_where_it_is_given() -> None:
 
 
 def test_without_a_compiler_torch_stands_in(monkeypatch) -> None:
-    monkeypatch.setenv(compiled.OFF, "0")
+    monkeypatch.setenv(compiled.CHOICE, "0")
     readout._library.cache_clear()
     try:
         assert readout._library() is None
