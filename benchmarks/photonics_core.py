@@ -29,7 +29,6 @@ from lumoe.photonics.core import Core, hold
 from lumoe.photonics.parameters import load_physics
 from lumoe.photonics.zoo import NETWORKS
 
-
 HERE = Path(__file__).parent
 
 
@@ -143,8 +142,8 @@ def peer(repeats: int, threads: int, python: str | None, rows: int = 1, width: i
     noisy = to_photonic(layer, "moderate")
     exact, ours = timed([lambda: layer(inputs), lambda: noisy(inputs)], repeats)
     name = f"linear {width}, {rows} row{'s' * (rows > 1)}"
-    found = [row(f"{name}, float32", exact, ours),
-             row(f"{name}, photonic", ours, ours, detector_samples=detector_samples(noisy, inputs[:1]) * rows)]  # fmt: skip
+    samples = detector_samples(noisy, inputs[:1]) * rows
+    found = [row(f"{name}, float32", exact, ours), row(f"{name}, photonic", ours, ours, detector_samples=samples)]
     if python is None:
         return found
     options = {"--rows": rows, "--width": width, "--threads": threads, "--repeats": repeats}

@@ -159,6 +159,22 @@ def test_settings_change_in_place(physics: Physics) -> None:
         (lambda p: Core.real(p, 40), "channels is 40, but a finesse of 133 holds at most 39"),
         (lambda p: Core(physics=p, channels=8, noise=-1.0), "noise is -1, but must lie in"),
         (lambda p: Core(physics=p, channels=8, weight_bits=0), "bits is 0"),
+        (
+            lambda p: Core(physics=p, channels=8, rings="calibratd"),
+            "rings is 'calibratd', but must be one of",
+        ),
+        (lambda p: Core(physics=p, channels=8, extinction_db=0.0), r"extinction_db is 0, but must lie in \(0, inf\)"),
+        (lambda p: Core(physics=p, channels=8, laser_dbm=math.nan), "laser_dbm is nan, but every element must be fin"),
+        (lambda p: Core(physics=p, channels=8, drift_k=math.nan), "drift_k is nan"),
+        (
+            lambda p: to_photonic(nn.Conv2d(3, 2, 3), p)(torch.ones(1, 4, 5, 5)),
+            r"input is \(1, 4, 5, 5\), but must",
+        ),
+        (lambda p: to_photonic(nn.Conv2d(3, 2, 3), p)(torch.ones(5, 5)), r"input is \(5, 5\), but must be"),
+        (
+            lambda p: to_photonic(nn.Linear(2, 2), p)(torch.ones(3, 4)),
+            r"input is \(3, 4\), but its last .* must be 2",
+        ),
         (lambda p: to_photonic(nn.Linear(2, 2), p, colour=1), "no field 'colour'"),
         (lambda p: to_photonic(nn.Linear(2, 2), "modrate"), "did you mean 'moderate'"),
         (lambda p: to_photonic(nn.Linear(2, 2), p)(torch.tensor([1.0, math.nan])), "input is nan"),

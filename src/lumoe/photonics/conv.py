@@ -104,6 +104,10 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of [B, C, H, W] or [C, H, W]."""
+        if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
+            raise UserError(
+                f"input is {tuple(input.shape)}, but must be [images, {self.in_channels}, height, width] or one image"
+            )
         require_finite("input", input)
         if input.dim() == 3:
             return self.forward(input[None])[0]
@@ -187,6 +191,8 @@ class PhotonicLinear(_Analog, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the product with [..., in_features]."""
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise UserError(f"input is {tuple(input.shape)}, but its last dimension must be {self.in_features}")
         require_finite("input", input)
         result = _straight_through(self._analog(input), lambda: nn.functional.linear(input, self.weight))
         return result if self.bias is None else result + self.bias

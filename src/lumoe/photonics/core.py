@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from scipy.constants import elementary_charge
 from torch import Tensor
 
+from lumoe.errors import UserError
 from lumoe.photonics.converters import leak_of_extinction, levels, quantize
 from lumoe.photonics.limits import require_count, require_finite, require_not_negative, require_positive
 from lumoe.photonics.link import received_power_dbm
@@ -66,6 +67,11 @@ class Core:
         for name in ("noise", "noise_floor", "trim_error"):
             require_not_negative(name, getattr(self, name))
         require_finite("drift_k", self.drift_k)
+        if self.laser_dbm is not None:
+            require_finite("laser_dbm", self.laser_dbm)
+        if self.rings not in get_args(Rings):
+            raise UserError(f"rings is '{self.rings}', but must be one of {', '.join(get_args(Rings))}")
+        self.leak  # noqa: B018 - a modulator without swing must fail here
         for bits in (self.weight_bits, self.input_bits, self.detector_bits):
             if bits is not None:
                 levels(bits, signed=True)
@@ -105,8 +111,8 @@ class Core:
         """ε/(1 − ε): what a modulator passes when off, over its swing."""
         if math.isinf(self.extinction_db):
             return 0.0
+        require_positive("extinction_db", self.extinction_db)
         leak = leak_of_extinction(self.extinction_db)
-        require_positive("modulator swing (1 - leak)", 1 - leak)
         return leak / (1 - leak)
 
     def noise_terms(self, rails: int) -> tuple[float, float, float]:
