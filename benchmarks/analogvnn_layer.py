@@ -23,9 +23,14 @@ LEVELS = 2**8 - 1
 LEAKAGE = 0.5
 
 
-def converters() -> list[torch.nn.Module]:
-    """What AnalogVNN puts before and after a layer: normalisation, reduced precision and noise."""
+def before() -> list[torch.nn.Module]:
+    """What AnalogVNN's example puts before a layer and on its weights: normalisation, converter and noise."""
     return [Clamp(), ReducePrecision(precision=LEVELS), GaussianNoise(leakage=LEAKAGE, precision=LEVELS)]
+
+
+def after() -> list[torch.nn.Module]:
+    """What it puts after a layer."""
+    return [GaussianNoise(leakage=LEAKAGE, precision=LEVELS), Clamp(), ReducePrecision(precision=LEVELS)]
 
 
 def smallest(network: FullSequential, rows: torch.Tensor, repeats: int) -> float:
@@ -42,7 +47,7 @@ def smallest(network: FullSequential, rows: torch.Tensor, repeats: int) -> float
 def network_of(layer: Linear) -> FullSequential:
     """The layer between its converters."""
     network = FullSequential()
-    network.add_sequence(*converters(), layer, *converters())
+    network.add_sequence(*before(), layer, *after())
     network.compile(layer_data=False)
     return network.eval()
 
@@ -60,7 +65,7 @@ def main() -> None:
     layer = Linear(arguments.width, arguments.width, bias=False)
     signal = smallest(network_of(layer), rows, arguments.repeats)
     weights = FullSequential()
-    weights.add_sequence(*converters())
+    weights.add_sequence(*before())
     weights.compile(layer_data=False)
     PseudoParameter.parametrize_module(layer, transformation=weights.eval())
     print(json.dumps({"signal": signal, "weights": smallest(network_of(layer), rows, arguments.repeats)}))
