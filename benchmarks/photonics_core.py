@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -62,21 +63,18 @@ def forward_pass(repeats: int) -> list[dict[str, object]]:
     model, image = NETWORKS["alexnet"]().eval(), torch.rand(1, 3, 224, 224)
     part = convolutions(model)
     rows: list[dict[str, object]] = []
-    for name, exact, tiles in (("AlexNet's convolutions", part, (None, 2)), ("AlexNet", model, (None,))):
-        cores = [to_photonic(exact, "moderate", tile=tile) for tile in tiles]
-        calls = [lambda run=run: run(image) for run in (exact, *cores)]  # type: ignore[misc]
+    kinds: dict[str, dict[str, Any]] = {"direct": {}, "direct, noise off": {"noise": 0.0}, "Winograd m=2": {"tile": 2}}
+    for name, exact, used in (("AlexNet's convolutions", part, kinds), ("AlexNet", model, {"direct": {}})):
+        cores = [to_photonic(exact, "moderate", **options) for options in used.values()]
         start = time.perf_counter()
-        for core in cores[:1]:
-            core(image)
+        cores[0](image)
         first = time.perf_counter() - start
-        times = timed(calls, repeats)
+        times = timed([lambda run=run: run(image) for run in (exact, *cores)], repeats)  # type: ignore[misc]
         rows.append(row(f"{name}, float32", times[0], times[0]))
-        for core, tile, found in zip(cores, tiles, times[1:], strict=True):
-            form = "direct" if tile is None else f"Winograd m={tile}"
-            more = {"detector_samples": detector_samples(core, image)}
-            if tile is None:
-                more["first_pass_s"] = first
-            rows.append(row(f"{name}, photonic, {form}", found, times[0], **more))
+        for kind, core, found in zip(used, cores, times[1:], strict=True):
+            more = {"first_pass_s": first} if kind == "direct" else {}
+            samples = detector_samples(core, image)
+            rows.append(row(f"{name}, photonic, {kind}", found, times[0], detector_samples=samples, **more))
     signal = image
     for layer in part:
         if isinstance(layer, nn.Conv2d):

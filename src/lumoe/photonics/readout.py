@@ -74,8 +74,10 @@ def add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, *
         _add_readings(total, samples, readout, draw, tile, bank)
         return
     quiet, steps = readout.quiet, readout.steps.contiguous()
-    if quiet is not None and (quiet.stride(2) != 1 or quiet.stride(0) != quiet.stride(1) * quiet.shape[1] > 1):
-        quiet = quiet.contiguous()
+    if quiet is not None:
+        # One distance from bank to bank, also from one group's last to the next group's first.
+        even = quiet.shape[0] == 1 or quiet.stride(0) == quiet.stride(1) * quiet.shape[1]
+        quiet = quiet if even and quiet.stride(2) == 1 else quiet.contiguous()
     assert total.stride(2) == 1
     # fmt: off
     library.lumoe_read_out(
