@@ -50,7 +50,7 @@ def test_little_noise_costs_little_and_much_costs_much(model: nn.Sequential) -> 
     table = accuracy.evaluate(model, settings, "moderate", seeds=2, images=100)
     assert list(table.columns) == list(accuracy.COLUMNS)
     quiet, loud = table[table["noise"] == 0], table[table["noise"] == 30]
-    assert (quiet["accuracy"] >= quiet["accuracy_float"] - 0.1).all()
+    assert (quiet["accuracy"] >= quiet["accuracy_float"] - 0.03).all()
     assert (loud["accuracy"] < 0.5).all()
     assert (table["ci_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["ci_high"]).all()

@@ -12,6 +12,8 @@ from torch import nn
 from lumoe.photonics.conv import PhotonicConv2d, PhotonicLinear, photonic_layers, reseed, set_core, to_photonic
 from lumoe.photonics.core import Core, hold
 from lumoe.photonics.parameters import Physics, load_physics
+from lumoe.photonics.product import Light, multiply
+from lumoe.photonics.readout import Draw
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +114,31 @@ def test_detector_noise_has_the_variance_of_the_balanced_pair(physics: Physics) 
     got = layer(rows).detach()[1:]
     assert float(got.std()) == pytest.approx(math.sqrt(constant), rel=0.03)
     assert shot > 0
+
+
+@pytest.mark.parametrize("locations", [2, 3, 4, 7, 9, 16, 36, 64])
+def test_the_range_of_the_detectors_sees_every_place_of_an_image(physics: Physics, locations: int) -> None:
+    """Only one location of each image is bright: a fixed stride over images and locations may never meet it."""
+    core = Core(physics=physics, channels=4, detector_bits=8)
+    held = hold(torch.ones(1, 8, 4), core)
+    for bright in range(locations):
+        power = torch.full((1, 4, 4000 * locations), 0.01)
+        power[..., bright::locations] = 1.0
+        _, scale = multiply(held, Light(power, signed=False), core, Draw(0), input_scale=torch.ones(1))
+        assert float(scale) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("images", [20, 100, 500])
+def test_tiles_of_small_images_are_not_clipped(physics: Physics, images: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+    centred = torch.rand(images, 1, 8, 8)
+    centred[..., (0, 1, 6, 7)] *= 0.1
+    centred[..., (0, 1, 6, 7), :] *= 0.1
+    core = Core(physics=physics, channels=16, detector_bits=8)
+    expected = layer(centred)
+    error = (to_photonic(layer, core, tile=2)(centred) - expected).pow(2).mean() / expected.pow(2).mean()
+    assert float(error.sqrt()) < 0.03
 
 
 def test_a_modulators_leak_is_taken_off_again(physics: Physics) -> None:

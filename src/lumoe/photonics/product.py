@@ -24,7 +24,7 @@ _DEVICE_SAMPLES = 1 << 24
 # Columns of the inputs that a tile has at least, so that the matrix product stays efficient.
 _TILE_COLUMNS = 64
 # How many samples the automatic range of a detector looks at, at least; and how many columns.
-_RANGE_SAMPLES = 1 << 14
+_RANGE_SAMPLES = 1 << 18
 _RANGE_COLUMNS = 16
 
 
@@ -162,7 +162,7 @@ def _noise(lit: Tensor, signed: bool, core: Core, scale: Tensor) -> tuple[Tensor
 
 
 def _range(held: Tensor, lit: Tensor, core: Core) -> tuple[Tensor, Tensor | None]:
-    """Full scale of the detectors [G]: the largest of evenly spaced samples, per group or for all.
+    """Full scale of the detectors [G]: the largest of scattered columns' samples, per group or for all.
 
     Where few columns make these all samples there are, they come along, [G, B, K, L].
     """
@@ -171,10 +171,19 @@ def _range(held: Tensor, lit: Tensor, core: Core) -> tuple[Tensor, Tensor | None
     if columns == 0 or (core.detector_bits is None and not core.noise_floor):
         return held.new_ones(groups), None
     wanted = max(_RANGE_COLUMNS, math.ceil(_RANGE_SAMPLES / (groups * banks * outputs)))
-    some = lit[..., :: max(1, columns // wanted)].contiguous()
+    some = lit if columns <= wanted else lit[..., _scattered(wanted, columns).to(lit.device)]
     samples = torch.bmm(held.flatten(0, 1), some.flatten(0, 1))
     largest = torch.maximum(samples.amax((1, 2)), -samples.amin((1, 2))).reshape(groups, -1).amax(1)
     largest = largest if core.per_group else largest.max().expand(groups)
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     few = some.shape[-1] == columns and columns <= _TILE_COLUMNS and samples.numel() <= _DEVICE_SAMPLES
     return scale, samples.view(groups, banks, outputs, columns) if few else None
+
+
+def _scattered(wanted: int, columns: int) -> Tensor:
+    """Return `wanted` column numbers at multiples of the golden ratio, modulo 1: even, in step with no image.
+
+    Columns run over images and locations, so that a fixed stride may meet nothing but the borders of images.
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    return (torch.arange(wanted, dtype=torch.float64) * golden % 1 * columns).long()
