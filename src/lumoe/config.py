@@ -217,7 +217,7 @@ class PhotonicAccuracy(Section):
     channels: list[int] = Field(default=[8, 16, 32], description="wavelengths per weight bank")
     noise: list[float] = Field(default=[0.0, 1.0, 2.0], description="multiples of the detector noise's deviation")
     tiles: list[int] = Field(default=[2, 4], description="m of the Winograd core")
-    seeds: int = Field(default=3, ge=2, description="noise seeds of every noisy setting")
+    seeds: int = Field(default=8, ge=2, description="noise seeds of every noisy setting")
     images: int = Field(default=599, ge=1, le=599, description="test images; there are 599")
     epochs: int = Field(default=40, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0)

@@ -50,7 +50,7 @@ def test_little_noise_costs_little_and_much_costs_much(model: nn.Sequential) -> 
     table = accuracy.evaluate(model, settings, "moderate", seeds=2, images=100)
     assert list(table.columns) == list(accuracy.COLUMNS)
     quiet, loud = table[table["noise"] == 0], table[table["noise"] == 30]
-    assert (quiet["accuracy"] >= quiet["accuracy_float"] - 0.1).all()
+    assert (quiet["accuracy"] >= quiet["accuracy_float"] - 0.03).all()
     assert (loud["accuracy"] < 0.5).all()
     assert (table["ci_low"] <= table["accuracy"]).all()
     assert (table["accuracy"] <= table["ci_high"]).all()
@@ -86,8 +86,11 @@ def test_cheapest_takes_fewest_samples_then_bits_among_the_good() -> None:
 
 def test_fine_tuning_recovers_accuracy(model: nn.Sequential) -> None:
     setting = Setting(tile=1, weight_bits=2, channels=16, noise=0.5)
-    table = accuracy.fine_tune(model, [setting], "moderate", epochs=1, learning_rate=2e-3, seeds=1, images=200, seed=0)
+    table = accuracy.fine_tune(model, [setting], "moderate", epochs=1, learning_rate=2e-3, seeds=2, images=200, seed=0)
     row = table.iloc[0]
+    assert list(table.columns) == list(accuracy.FINE_TUNE_COLUMNS)
+    assert row["before_ci_low"] <= row["accuracy_before"] <= row["before_ci_high"]
+    assert row["after_ci_low"] <= row["accuracy_after"] <= row["after_ci_high"]
     assert row["accuracy_after"] > row["accuracy_before"]
     assert row["recovered"] == pytest.approx(
         (row["accuracy_after"] - row["accuracy_before"]) / (row["accuracy_float"] - row["accuracy_before"])

@@ -12,6 +12,8 @@ from torch import nn
 from lumoe.photonics.conv import PhotonicConv2d, PhotonicLinear, photonic_layers, reseed, set_core, to_photonic
 from lumoe.photonics.core import Core, hold
 from lumoe.photonics.parameters import Physics, load_physics
+from lumoe.photonics.product import Light, multiply
+from lumoe.photonics.readout import Draw
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,31 @@ def test_detector_noise_has_the_variance_of_the_balanced_pair(physics: Physics) 
     assert shot > 0
 
 
+@pytest.mark.parametrize("locations", [2, 3, 4, 7, 9, 16, 36, 64])
+def test_the_range_of_the_detectors_sees_every_place_of_an_image(physics: Physics, locations: int) -> None:
+    """Only one location of each image is bright: a fixed stride over images and locations may never meet it."""
+    core = Core(physics=physics, channels=4, detector_bits=8)
+    held = hold(torch.ones(1, 8, 4), core)
+    for bright in range(locations):
+        power = torch.full((1, 4, 4000 * locations), 0.01)
+        power[..., bright::locations] = 1.0
+        _, scale = multiply(held, Light(power, signed=False), core, Draw(0), input_scale=torch.ones(1))
+        assert float(scale) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("images", [20, 100, 500])
+def test_tiles_of_small_images_are_not_clipped(physics: Physics, images: int) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+    centred = torch.rand(images, 1, 8, 8)
+    centred[..., (0, 1, 6, 7)] *= 0.1
+    centred[..., (0, 1, 6, 7), :] *= 0.1
+    core = Core(physics=physics, channels=16, detector_bits=8)
+    expected = layer(centred)
+    error = (to_photonic(layer, core, tile=2)(centred) - expected).pow(2).mean() / expected.pow(2).mean()
+    assert float(error.sqrt()) < 0.03
+
+
 def test_a_modulators_leak_is_taken_off_again(physics: Physics) -> None:
     layer, images = nn.Conv2d(3, 5, 3).double(), torch.rand(1, 3, 6, 6, dtype=torch.float64)
     core = Core(physics=physics, channels=4, extinction_db=10)
@@ -159,6 +186,22 @@ def test_settings_change_in_place(physics: Physics) -> None:
         (lambda p: Core.real(p, 40), "channels is 40, but a finesse of 133 holds at most 39"),
         (lambda p: Core(physics=p, channels=8, noise=-1.0), "noise is -1, but must lie in"),
         (lambda p: Core(physics=p, channels=8, weight_bits=0), "bits is 0"),
+        (
+            lambda p: Core(physics=p, channels=8, rings="calibratd"),
+            "rings is 'calibratd', but must be one of",
+        ),
+        (lambda p: Core(physics=p, channels=8, extinction_db=0.0), r"extinction_db is 0, but must lie in \(0, inf\)"),
+        (lambda p: Core(physics=p, channels=8, laser_dbm=math.nan), "laser_dbm is nan, but every element must be fin"),
+        (lambda p: Core(physics=p, channels=8, drift_k=math.nan), "drift_k is nan"),
+        (
+            lambda p: to_photonic(nn.Conv2d(3, 2, 3), p)(torch.ones(1, 4, 5, 5)),
+            r"input is \(1, 4, 5, 5\), but must",
+        ),
+        (lambda p: to_photonic(nn.Conv2d(3, 2, 3), p)(torch.ones(5, 5)), r"input is \(5, 5\), but must be"),
+        (
+            lambda p: to_photonic(nn.Linear(2, 2), p)(torch.ones(3, 4)),
+            r"input is \(3, 4\), but its last .* must be 2",
+        ),
         (lambda p: to_photonic(nn.Linear(2, 2), p, colour=1), "no field 'colour'"),
         (lambda p: to_photonic(nn.Linear(2, 2), "modrate"), "did you mean 'moderate'"),
         (lambda p: to_photonic(nn.Linear(2, 2), p)(torch.tensor([1.0, math.nan])), "input is nan"),

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sax_ring import add_drop_circuit, spectrum
 
-from lumoe.photonics.microring import Microring, drop, phase_of_weight, through, weight
+from lumoe.photonics.microring import (
+    Microring,
+    drop,
+    finesse,
+    free_spectral_range,
+    phase_of_weight,
+    round_trip_phase,
+    through,
+    weight,
+)
 
 coupling = st.floats(0.5, 0.999)
 loss = st.floats(0.8, 1.0)
@@ -124,3 +133,33 @@ def test_impossible_rings_are_refused(change: dict[str, float], words: str) -> N
 def test_a_weight_outside_the_range_is_refused(example: Microring, target: float) -> None:
     with pytest.raises(ValueError, match=r"weight is .* must lie in \[-0.999083, 0.779244\]"):
         example.phase_of_weight(torch.tensor([0.1, target], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("function", [through, drop, weight])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"r1": 1.0}, r"r1 is 1, but must lie in \(0, 1\)"),
+        ({"r2": torch.tensor([0.5, -0.1])}, r"r2 is -0.1, but must lie in \(0, 1\)"),
+        ({"loss": 0.0}, r"loss\) is 0, but must lie in \(0, inf\)"),
+        ({"loss": 1.5}, r"loss\) is 1.5, but must lie in \[0, 1\]"),
+        ({"phase": torch.tensor([0.0, math.nan])}, r"phase is nan, but every element must be finite"),
+    ],
+)
+def test_ports_refuse_what_no_ring_has(function, change: dict[str, object], words: str) -> None:
+    arguments = {"phase": torch.zeros(2), "r1": 0.9, "r2": 0.9, "loss": 0.99, **change}
+    with pytest.raises(ValueError, match=words):
+        function(arguments.pop("phase"), **arguments)
+
+
+def test_sizes_that_no_ring_has_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"group_index is 0, but must lie in \(0, inf\)"):
+        free_spectral_range(wavelength_m=1.55e-6, radius_m=5e-6, group_index=0.0)
+    with pytest.raises(ValueError, match=r"r2 is 1\.2"):
+        finesse(r1=0.9, r2=1.2, loss=0.99)
+    with pytest.raises(ValueError, match="wavelength_m is -1"):
+        round_trip_phase(
+            wavelength_m=torch.tensor([-1.0]), radius_m=5e-6, effective_index=2.4, group_index=4.2, centre_m=1.55e-6
+        )
+    with pytest.raises(ValueError, match=r"loss\) is 2"):
+        Microring.with_finesse(100, loss=2.0, radius_m=5e-6, group_index=4.2)

@@ -63,5 +63,7 @@ def test_more_power_never_costs_bits(detector: Detector) -> None:
 def test_impossible_detectors_are_refused() -> None:
     with pytest.raises(ValueError, match="detector load is 0, but must lie in"):
         Detector(responsivity=1.2, dark_current=0.0, load=0.0, temperature=300, rin=-140)
+    with pytest.raises(ValueError, match="detector rin is nan, but every element must be finite"):
+        Detector(responsivity=1.2, dark_current=0.0, load=50.0, temperature=300, rin=math.nan)
     with pytest.raises(ValueError, match="received power is -1"):
         Detector.of(load_physics("moderate")).effective_bits(-1.0, 1e9)

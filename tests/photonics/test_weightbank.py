@@ -117,6 +117,8 @@ def test_gradient_of_the_bank() -> None:
          "weight is nan"),
         (lambda: WeightBank(ring_of(133), channels=4, spacing=4).calibrate(torch.zeros(5)),
          "is 5, but must be .* 1 to 4"),
+        (lambda: WeightBank(ring_of(133), channels=4, spacing=4).weights(torch.zeros(5)), "is 5, but must be .* to 4"),
+        (lambda: WeightBank(ring_of(133), channels=4, spacing=4).weights(torch.tensor([math.inf])), "phase is inf"),
         (lambda: Microring.with_finesse(500, loss=0.99, radius_m=5e-6, group_index=4.2),
          "finesse is 500, but .* less than 312.6"),
     ],

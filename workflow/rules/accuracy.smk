@@ -75,6 +75,8 @@ rule evaluate_accuracy:
             "photonics/conv",
             "photonics/winograd_conv",
             "photonics/transforms",
+            "photonics/product",
+            "photonics/readout",
             "photonics/core",
             "photonics/converters",
             "photonics/noise",
@@ -83,7 +85,8 @@ rule evaluate_accuracy:
             "photonics/weightbank",
             "photonics/microring",
             "photonics/parameters",
-        ),
+        )
+        + ["src/lumoe/photonics/readout.cpp"],
     output:
         f"{RESULTS}/photonics/accuracy/tile-{{tile}}.csv",
     log:
@@ -149,8 +152,11 @@ rule fine_tune_digits:
             "photonics/accuracy",
             "photonics/digits",
             "photonics/conv",
+            "photonics/product",
+            "photonics/readout",
             "photonics/core",
-        ),
+        )
+        + ["src/lumoe/photonics/readout.cpp"],
     output:
         f"{RESULTS}/photonics/accuracy_fine_tuned.csv",
     log:

@@ -25,8 +25,9 @@ COLUMNS = (
     "accuracy_float", "samples", "seeds", "test_ci_low", "test_ci_high", "detector_samples", "adc_energy_j", "basis",
 )  # fmt: skip
 FINE_TUNE_COLUMNS = (
-    "network", "dataset", "design", "tile", "weight_bits", "channels", "noise", "accuracy_before", "accuracy_after",
-    "accuracy_float", "recovered", "samples", "seeds", "basis",
+    "network", "dataset", "design", "tile", "weight_bits", "channels", "noise", "accuracy_before", "before_ci_low",
+    "before_ci_high", "accuracy_after", "after_ci_low", "after_ci_high", "accuracy_float", "recovered", "samples",
+    "seeds", "basis",
 )  # fmt: skip
 # How far below float a setting may be, in accuracy.
 TOLERANCE = 0.01
@@ -128,7 +129,8 @@ def fine_tune(
 ) -> pd.DataFrame:
     """Train copies of `model` through the noisy core and return what each recovers, columns FINE_TUNE_COLUMNS.
 
-    `recovered` is the share of the lost accuracy that came back; NaN where nothing was lost.
+    `recovered` is the share of the lost accuracy that came back; NaN where nothing was lost. Intervals are as those
+    of :func:`evaluate`: over noise seeds, for this one training.
     """
     shown = digits.load()
     pixels, labels = shown.test_images[:images], shown.test_labels[:images]
@@ -136,15 +138,19 @@ def fine_tune(
     rows = []
     for setting in track(settings, "settings of the core"):
         noisy = setting.core(model, device_set)
-        before = float(np.mean(_scores(noisy, pixels, labels, seeds)))
+        before, before_low, before_high = interval(_scores(noisy, pixels, labels, seeds))
         reseed(noisy, seeds + seed)
         digits.train(noisy, shown, epochs=epochs, learning_rate=learning_rate, seed=seed)
-        after = float(np.mean(_scores(noisy, pixels, labels, seeds)))
+        after, after_low, after_high = interval(_scores(noisy, pixels, labels, seeds))
         rows.append(
             {
                 **_names(setting),
                 "accuracy_before": before,
+                "before_ci_low": before_low,
+                "before_ci_high": before_high,
                 "accuracy_after": after,
+                "after_ci_low": after_low,
+                "after_ci_high": after_high,
                 "accuracy_float": exact,
                 "recovered": (after - before) / (exact - before) if exact > before else math.nan,
                 "samples": len(labels),

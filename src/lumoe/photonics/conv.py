@@ -7,6 +7,7 @@ converter and noise source, so a network can be trained or fine-tuned through th
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 
 from lumoe.errors import UserError
 from lumoe.photonics import winograd_conv
-from lumoe.photonics.core import Core, Weights, convert_inputs, hold, multiply
+from lumoe.photonics.core import Core, Weights, hold
 from lumoe.photonics.devices import DeviceSet
 from lumoe.photonics.limits import require_count, require_finite
 from lumoe.photonics.parameters import Physics, load_physics
+from lumoe.photonics.product import Light, modulate_inputs, multiply
+from lumoe.photonics.readout import Draw
 from lumoe.photonics.winograd_conv import Tiling
 
 # Elements of unfolded input that are held at once; larger batches go through in parts.
@@ -26,26 +29,24 @@ _UNFOLDED_ELEMENTS = 1 << 24
 
 
 class _Analog:
-    """What both layers share: the held weights, remembered until the weight changes, and the noise's generator."""
+    """What both layers share: the held weights, remembered until the weight changes, and the place in the noise."""
 
     core: Core
     weight: Tensor
-    _stream: int
+    _draw: Draw
     _held: tuple[tuple[Any, ...], Weights] | None
-    _noise: torch.Generator | None
 
     def _set_core(self, core: Core, stream: int = 0) -> None:
-        self.core, self._stream, self._held, self._noise = core, stream, None, None
+        self.core, self._held, self._draw = core, None, Draw(core.seed, stream)
 
     def reseed(self, seed: int) -> None:
         """Restart the noise with `seed`."""
-        self._noise = torch.Generator(self.weight.device).manual_seed(hash((seed, self._stream)))
+        self._draw = Draw(seed, self._draw.stream)
 
-    def _generator(self) -> torch.Generator:
-        if self._noise is None or self._noise.device != self.weight.device:
-            self.reseed(self.core.seed)
-        assert self._noise is not None
-        return self._noise
+    def _next_draw(self) -> Draw:
+        drawn = self._draw
+        self._draw = replace(drawn, call=drawn.call + 1)
+        return drawn
 
     def _remembered(self, make: Any) -> Weights:
         version = -1 if self.weight.is_inference() else self.weight._version
@@ -55,7 +56,7 @@ class _Analog:
         return self._held[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None, "_noise": None}
+        return {**self.__dict__, "_held": None, "_draw": Draw(self.core.seed, self._draw.stream)}
 
 
 class PhotonicConv2d(_Analog, nn.Conv2d):
@@ -103,6 +104,10 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of [B, C, H, W] or [C, H, W]."""
+        if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
+            raise UserError(
+                f"input is {tuple(input.shape)}, but must be [images, {self.in_channels}, height, width] or one image"
+            )
         require_finite("input", input)
         if input.dim() == 3:
             return self.forward(input[None])[0]
@@ -122,7 +127,7 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
         if self.tiling is not None:
             tiling = self.tiling
             held = self._remembered(lambda: winograd_conv.hold_taps(self.weight, tiling, self.core))
-            return winograd_conv.convolve(padded, held, tiling, self.core, (height, width), self._generator())
+            return winograd_conv.convolve(padded, held, tiling, self.core, (height, width), self._next_draw())
         return self._unfolded(padded, height, width)
 
     def _unfolded(self, padded: Tensor, height: int, width: int) -> Tensor:
@@ -134,23 +139,35 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
         largest = by_group.abs().amax((0, 2)) if self.core.per_group else padded.abs().max().expand(groups)
         scale = torch.where(largest > 0, largest, torch.ones_like(largest))
         per_channel = scale.repeat_interleave(self.in_channels // groups)[:, None, None]
-        driven = convert_inputs(padded, self.core, per_channel)
+        light = modulate_inputs(padded, self.core, per_channel)
         images = max(1, _UNFOLDED_ELEMENTS // (held.inputs * groups * locations))
         detector_scale, parts = None, []
-        for part in torch.split(driven, images):
-            columns = nn.functional.unfold(part, self.kernel_size, self.dilation, 0, self.stride)
-            columns = columns.reshape(len(part), groups, held.inputs, locations).permute(1, 2, 0, 3)
+        for part in torch.split(light.power, images):
             products, detector_scale = multiply(
                 held,
-                columns.reshape(groups, held.inputs, -1),
+                Light(self._columns(part, held, height, width), light.signed),
                 self.core,
+                self._next_draw(),
                 input_scale=scale,
                 detector_scale=detector_scale,
-                generator=self._generator(),
             )
             shaped = products.reshape(self.out_channels, len(part), height, width)
             parts.append(shaped.transpose(0, 1))
         return torch.cat(parts)
+
+    def _columns(self, padded: Tensor, held: Weights, height: int, width: int) -> Tensor:
+        """Unfold padded images to [groups, channels of all banks, locations], in one copy; spare channels are dark."""
+        images, channels = padded.shape[0], self.in_channels // self.groups
+        down, across = (padded.stride(axis) for axis in (2, 3))
+        windows = padded.as_strided(
+            (self.groups, channels, *self.kernel_size, images, height, width),
+            (channels * padded.stride(1), padded.stride(1), self.dilation[0] * down, self.dilation[1] * across,
+             padded.stride(0), self.stride[0] * down, self.stride[1] * across),
+        )  # fmt: skip
+        columns = padded.new_empty(self.groups, held.channels, images * height * width)
+        columns[:, : held.inputs].view(windows.shape).copy_(windows)
+        columns[:, held.inputs :] = 0
+        return columns
 
     def extra_repr(self) -> str:
         """What Conv2d says, the channels and the tile."""
@@ -174,6 +191,8 @@ class PhotonicLinear(_Analog, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the product with [..., in_features]."""
+        if input.dim() == 0 or input.shape[-1] != self.in_features:
+            raise UserError(f"input is {tuple(input.shape)}, but its last dimension must be {self.in_features}")
         require_finite("input", input)
         result = _straight_through(self._analog(input), lambda: nn.functional.linear(input, self.weight))
         return result if self.bias is None else result + self.bias
@@ -183,8 +202,8 @@ class PhotonicLinear(_Analog, nn.Linear):
         held = self._remembered(lambda: hold(self.weight.detach()[None], self.core))
         flat = rows.reshape(-1, self.in_features).T
         scale = flat.abs().max()[None].clamp_min(torch.finfo(flat.dtype).tiny)
-        driven = convert_inputs(flat, self.core, scale)
-        products, _ = multiply(held, driven[None], self.core, input_scale=scale, generator=self._generator())
+        light = modulate_inputs(flat[None], self.core, scale)
+        products, _ = multiply(held, light, self.core, self._next_draw(), input_scale=scale)
         return products[0].T.reshape(*rows.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -267,4 +286,4 @@ def reseed(model: nn.Module, seed: int) -> None:
 def set_core(model: nn.Module, **changes: Any) -> None:
     """Change fields of every photonic layer's core in place, such as ``set_core(model, noise=2.0)``."""
     for layer in photonic_layers(model):
-        layer._set_core(_core(layer.core, changes), layer._stream)
+        layer._set_core(_core(layer.core, changes), layer._draw.stream)

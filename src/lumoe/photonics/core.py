@@ -1,20 +1,16 @@
-"""The analog matrix product: what comes out of weight banks, detectors and converters instead of W·x.
-
-A product over C inputs is split over ⌈C/N⌉ banks of at most N wavelengths. Each bank gives one detector sample per
-output; samples are digitised and added up digitally. Quantities are relative: inputs to the modulators' full scale,
-weights to the largest of their group, samples to the current of one fully lit channel at weight 1.
-"""
+"""A design point of the analog core, its noise, and the weights that its rings hold."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from scipy.constants import elementary_charge
 from torch import Tensor
 
+from lumoe.errors import UserError
 from lumoe.photonics.converters import leak_of_extinction, levels, quantize
 from lumoe.photonics.limits import require_count, require_finite, require_not_negative, require_positive
 from lumoe.photonics.link import received_power_dbm
@@ -25,10 +21,8 @@ from lumoe.photonics.weightbank import WeightBank, full_scale
 
 Rings = Literal["ideal", "calibrated", "uncalibrated"]
 
-# Detector samples that are worked on at once: a few arrays of this many floats stay in the caches.
-_CHUNK_SAMPLES = 1 << 17
-# How many samples the automatic range of a detector looks at, at least.
-_RANGE_SAMPLES = 1 << 14
+# Rings whose weights are worked out at once: a few arrays of this many floats stay in the caches.
+_CHUNK_RINGS = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -49,7 +43,7 @@ class Core:
         extinction_db: of the modulators; infinity is a perfect modulator.
         laser_dbm: optical power per wavelength.
         per_group: own full scales for each group (each Winograd tap, each group of channels) instead of one for all.
-        seed: of noise and fabrication.
+        seed: of noise and fabrication, below 2³².
     """
 
     physics: Physics
@@ -69,9 +63,15 @@ class Core:
 
     def __post_init__(self) -> None:
         require_count("channels", self.channels, 1)
+        require_count("seed", self.seed, 0, 2**32 - 1)
         for name in ("noise", "noise_floor", "trim_error"):
             require_not_negative(name, getattr(self, name))
         require_finite("drift_k", self.drift_k)
+        if self.laser_dbm is not None:
+            require_finite("laser_dbm", self.laser_dbm)
+        if self.rings not in get_args(Rings):
+            raise UserError(f"rings is '{self.rings}', but must be one of {', '.join(get_args(Rings))}")
+        self.leak  # noqa: B018 - a modulator without swing must fail here
         for bits in (self.weight_bits, self.input_bits, self.detector_bits):
             if bits is not None:
                 levels(bits, signed=True)
@@ -111,8 +111,8 @@ class Core:
         """ε/(1 − ε): what a modulator passes when off, over its swing."""
         if math.isinf(self.extinction_db):
             return 0.0
+        require_positive("extinction_db", self.extinction_db)
         leak = leak_of_extinction(self.extinction_db)
-        require_positive("modulator swing (1 - leak)", 1 - leak)
         return leak / (1 - leak)
 
     def noise_terms(self, rails: int) -> tuple[float, float, float]:
@@ -142,13 +142,20 @@ class Weights:
 
     Attributes:
         banks: [G, B, K, N], relative to `scale`; short banks are padded with zeros.
+        totals: [G, K], the sums of all relative weights of an output: what light on every channel gives.
         scale: [G], the weight that relative 1 stands for.
         inputs: C, the inputs before padding.
     """
 
     banks: Tensor
+    totals: Tensor
     scale: Tensor
     inputs: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of a group's banks, spare ones of the last bank included."""
+        return self.banks.shape[1] * self.banks.shape[3]
 
 
 def hold(weight: Tensor, core: Core) -> Weights:
@@ -172,7 +179,7 @@ def hold(weight: Tensor, core: Core) -> Weights:
     held[:, :, : full.shape[2]] = _through_rings(full, core)
     if inputs > whole:
         held[:, :, -1, : inputs - whole] = _through_rings(relative[..., whole:], core)
-    return Weights(held.transpose(1, 2).contiguous(), scale, inputs)
+    return Weights(held.transpose(1, 2).contiguous(), held.sum((2, 3)), scale, inputs)
 
 
 def _through_rings(relative: Tensor, core: Core) -> Tensor:
@@ -190,88 +197,5 @@ def _through_rings(relative: Tensor, core: Core) -> Tensor:
     drifted = phases + drift_phase(core.drift_k, core.physics)
     rings = drifted.shape[-1]
     flat = drifted.reshape(-1, rings)
-    parts = torch.split(flat, max(1, _CHUNK_SAMPLES // rings))
+    parts = torch.split(flat, max(1, _CHUNK_RINGS // rings))
     return (torch.cat([bank.weights(part) for part in parts]) / bank.full_scale).reshape(relative.shape)
-
-
-@torch.no_grad()
-def multiply(
-    weights: Weights,
-    inputs: Tensor,
-    core: Core,
-    *,
-    input_scale: Tensor,
-    detector_scale: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the analog products [G, K, L] of `weights` with the columns of `inputs`, and the detectors' full scale.
-
-    Args:
-        inputs: [G, C, L], relative to `input_scale` and already through the DACs (:func:`convert_inputs`).
-        input_scale: [G], the input that relative 1 stands for.
-        detector_scale: [G], full scale of the ADCs; measured on a subset of these very samples where not given.
-        generator: of the noise, on the inputs' device.
-    """
-    groups, count, outputs, channels = weights.banks.shape
-    columns = inputs.shape[-1]
-    signed = bool((inputs < 0).any())
-    padded = inputs.new_zeros(groups, count * channels, columns) if inputs.shape[1] != count * channels else inputs
-    if padded is not inputs:
-        padded[:, : inputs.shape[1]] = inputs
-    held = weights.banks.to(inputs).reshape(groups * count, outputs, channels)
-    lit = padded.reshape(groups * count, channels, columns)
-    # A single rail's leak adds a known offset; on a differential pair it cancels.
-    offset = held.sum(-1, keepdim=True) * (0.0 if signed else core.leak)
-    if detector_scale is None:
-        detector_scale = _range(held, lit, offset, core, groups)
-    constant, shot, intensity = core.noise_terms(2 if signed else 1)
-    leaked = core.leak * channels * (2 if signed else 1)
-    noisy = core.noise > 0 or core.noise_floor > 0
-    group = torch.arange(groups, device=inputs.device).repeat_interleave(count)
-    limit = None if core.detector_bits is None else levels(core.detector_bits, signed=True)[1]
-    result = inputs.new_zeros(groups, outputs, columns)
-    width = min(columns, max(1, _CHUNK_SAMPLES // outputs))
-    height = max(1, _CHUNK_SAMPLES // (outputs * width))
-    for start in range(0, columns, width):
-        stop = min(start + width, columns)
-        for first in range(0, groups * count, height):
-            banks = slice(first, min(first + height, groups * count))
-            light = lit[banks, :, start:stop]
-            samples = torch.baddbmm(offset[banks], held[banks], light)
-            scale = detector_scale[group[banks]].reshape(-1, 1, 1)
-            if noisy:
-                quiet = (light.abs() if signed else light).sum(1, keepdim=True).add_(leaked).mul_(shot)
-                quiet = quiet + (constant + (core.noise_floor * scale) ** 2)
-                deviation = torch.addcmul(quiet, samples, samples, value=intensity).sqrt_()
-                samples.addcmul_(deviation, torch.empty_like(samples).normal_(generator=generator))
-            if limit is not None:
-                step = scale / limit
-                samples.div_(step).round_().clamp_(-limit, limit).mul_(step)
-            if core.leak and not signed:
-                samples.sub_(offset[banks])
-            result[:, :, start:stop].index_add_(0, group[banks], samples)
-    return result.mul_((weights.scale.to(inputs) * input_scale).reshape(-1, 1, 1)), detector_scale
-
-
-def convert_inputs(inputs: Tensor, core: Core, scale: Tensor) -> Tensor:
-    """Return `inputs` relative to `scale` (broadcasts) as the DACs and modulators give them, clipped to full scale.
-
-    A negative input drives the second rail of a differential pair, with the same magnitude bits.
-    """
-    relative = inputs / scale
-    if core.input_bits is None:
-        return relative
-    highest = levels(core.input_bits, signed=False)[1]
-    return relative.mul_(highest).round_().clamp_(-highest, highest).div_(highest)
-
-
-def _range(held: Tensor, lit: Tensor, offset: Tensor, core: Core, groups: int) -> Tensor:
-    """Full scale of the detectors: the largest of evenly spaced samples, per group or for all."""
-    if core.detector_bits is None and not core.noise_floor:
-        return held.new_ones(groups)
-    columns = lit.shape[-1]
-    wanted = max(16, math.ceil(_RANGE_SAMPLES / (held.shape[0] * held.shape[1])))
-    some = lit[..., :: max(1, columns // wanted)]
-    largest = torch.baddbmm(offset, held, some).abs().reshape(groups, -1).amax(1)
-    largest = largest if core.per_group else largest.max().expand(groups)
-    return torch.where(largest > 0, largest, torch.ones_like(largest))

@@ -40,6 +40,7 @@ def round_trip_phase(
         effective_index: n_0, at the wavelength `centre_m` (λ_0).
         group_index: n_g.
     """
+    _check_lengths(wavelength_m=wavelength_m, radius_m=radius_m, group_index=group_index, centre_m=centre_m)
     length = 2 * math.pi * radius_m
     # n_eff/λ collected in powers of 1/λ: one division, no intermediate spectra.
     return (2 * math.pi * length * group_index) / wavelength_m - (
@@ -54,8 +55,13 @@ def through(phase: Tensor, *, r1: float | Tensor, r2: float | Tensor, loss: floa
         phase: round-trip phase φ, any shape.
         r1: amplitude self-coupling of the input bus, in (0, 1).
         r2: amplitude self-coupling of the drop bus, in (0, 1).
-        loss: amplitude a kept per round trip, in (0, 1); 1 is a ring without loss and also allowed.
+        loss: amplitude a kept per round trip, in (0, 1]; 1 is a ring without loss.
+
+    Raises:
+        UserError: (a ValueError) a coupling or the loss is outside, or a phase is NaN or infinite.
     """
+    _check_ring(r1, r2, loss)
+    require_finite("phase", phase)
     product = r1 * r2 * loss
     interference = torch.cos(phase) * (2 * product)
     return ((r2 * loss) ** 2 + r1**2 - interference) / (1 + product**2 - interference)
@@ -63,12 +69,16 @@ def through(phase: Tensor, *, r1: float | Tensor, r2: float | Tensor, loss: floa
 
 def drop(phase: Tensor, *, r1: float | Tensor, r2: float | Tensor, loss: float | Tensor) -> Tensor:
     """Return the power transmission T_d from input to drop port, in [0, 1]; arguments as in :func:`through`."""
+    _check_ring(r1, r2, loss)
+    require_finite("phase", phase)
     product = r1 * r2 * loss
     return ((1 - r1**2) * (1 - r2**2) * loss) / (1 + product**2 - torch.cos(phase) * (2 * product))
 
 
 def weight(phase: Tensor, *, r1: float | Tensor, r2: float | Tensor, loss: float | Tensor) -> Tensor:
-    """Return w = T_d − T_t, what a balanced photodiode pair reads from one ring."""
+    """Return w = T_d − T_t, what a balanced photodiode pair reads from one ring; arguments as in :func:`through`."""
+    _check_ring(r1, r2, loss)
+    require_finite("phase", phase)
     product = r1 * r2 * loss
     interference = torch.cos(phase) * (2 * product)
     constant = (1 - r1**2) * (1 - r2**2) * loss - (r2 * loss) ** 2 - r1**2
@@ -107,14 +117,28 @@ def weight_range(*, r1: float, r2: float, loss: float) -> tuple[float, float]:
 
 def free_spectral_range(*, wavelength_m: Number, radius_m: float, group_index: float) -> Number:
     """Return FSR = λ²/(n_g·2πR), in metres of wavelength."""
+    _check_lengths(wavelength_m=wavelength_m, radius_m=radius_m, group_index=group_index)
     return wavelength_m**2 / (group_index * 2 * math.pi * radius_m)
 
 
 def finesse(*, r1: Number, r2: Number, loss: Number) -> Number:
     """Return F = π√P/(1 − P), the FSR over the full width at half maximum."""
+    _check_ring(r1, r2, loss)
     product = r1 * r2 * loss
     root: Number = product**0.5
     return math.pi * root / (1 - product)
+
+
+def _check_ring(r1: float | Tensor, r2: float | Tensor, loss: float | Tensor) -> None:
+    require_between("self-coupling r1", r1, 0.0, 1.0)
+    require_between("self-coupling r2", r2, 0.0, 1.0)
+    require_positive("round-trip amplitude (loss)", loss)
+    require_between("round-trip amplitude (loss)", loss, 0.0, 1.0, closed=True)
+
+
+def _check_lengths(**values: float | Tensor) -> None:
+    for name, value in values.items():
+        require_positive(name, value)
 
 
 def product_of_finesse(value: float) -> float:
@@ -154,10 +178,7 @@ class Microring:
     wavelength_m: float = 1.55e-6
 
     def __post_init__(self) -> None:
-        require_between("self-coupling r1", self.r1, 0.0, 1.0)
-        require_between("self-coupling r2", self.r2, 0.0, 1.0)
-        require_positive("round-trip amplitude (loss)", self.loss)
-        require_between("round-trip amplitude (loss)", self.loss, 0.0, 1.0, closed=True)
+        _check_ring(self.r1, self.r2, self.loss)
         for name in ("radius_m", "group_index", "effective_index", "wavelength_m"):
             require_positive(name, getattr(self, name))
 
@@ -170,9 +191,10 @@ class Microring:
         Raises:
             UserError: the finesse is more than the round-trip loss allows.
         """
+        _check_ring(0.5, 0.5, loss)
         coupling = (product_of_finesse(value) / loss) ** 0.5
         if coupling >= 1:
-            limit = finesse(r1=1.0, r2=1.0, loss=loss) if loss < 1 else math.inf
+            limit = math.pi * math.sqrt(loss) / (1 - loss) if loss < 1 else math.inf
             raise UserError(
                 f"finesse is {value:g}, but a round-trip amplitude of {loss:g} allows less than {limit:.4g}"
             )

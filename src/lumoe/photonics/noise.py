@@ -16,7 +16,7 @@ from scipy.constants import Boltzmann, elementary_charge
 from scipy.optimize import brentq
 from torch import Tensor
 
-from lumoe.photonics.limits import require_not_negative, require_positive
+from lumoe.photonics.limits import require_finite, require_not_negative, require_positive
 from lumoe.photonics.parameters import Physics
 
 _CHARGE: float = elementary_charge
@@ -47,6 +47,7 @@ class Detector:
         for name in ("responsivity", "load", "temperature"):
             require_positive(f"detector {name}", getattr(self, name))
         require_not_negative("detector dark_current", self.dark_current)
+        require_finite("detector rin", self.rin)
 
     @classmethod
     def of(cls, physics: Physics) -> Detector:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from lumoe.errors import UserError
-from lumoe.photonics.limits import require_between, require_count, require_positive
+from lumoe.photonics.limits import require_between, require_count, require_finite, require_positive
 from lumoe.photonics.microring import Microring, half_phase_sine
 
 # Rings × channels that one pass holds: a few arrays of this many floats stay in the caches.
@@ -80,6 +80,8 @@ class WeightBank:
 
     def weights(self, phases: Tensor) -> Tensor:
         """Return the weights [..., n ≤ N] of banks whose rings have the tuning phases [..., n]; differentiable."""
+        require_count("rings (the last dimension of the phases)", phases.shape[-1], 1, self.channels)
+        require_finite("phase", phases)
         half = phases.movedim(-1, 0) / 2
         sine, cosine = torch.sin(half), torch.cos(half)
         seen = torch.full_like(half, -1.0)

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lumoe.photonics.core import Core, Weights, convert_inputs, hold, multiply
+from lumoe.photonics.core import Core, Weights, hold
+from lumoe.photonics.product import modulate_inputs, multiply
+from lumoe.photonics.readout import Draw
 from lumoe.photonics.transforms import matrices
 
 
@@ -95,12 +97,12 @@ def convolve(
     tiling: Tiling,
     core: Core,
     size: tuple[int, int],
-    generator: torch.Generator | None = None,
+    draw: Draw,
 ) -> Tensor:
     """Return the analog convolution [B, K, height, width] of padded images [B, C, H, W]."""
     taps = transform_input(padded, tiling, *size)
     largest = taps.abs().amax((1, 2)) if core.per_group else taps.abs().max().expand(taps.shape[0])
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
-    driven = convert_inputs(taps, core, scale.reshape(-1, 1, 1))
-    products, _ = multiply(weights, driven, core, input_scale=scale, generator=generator)
+    light = modulate_inputs(taps, core, scale.reshape(-1, 1, 1))
+    products, _ = multiply(weights, light, core, draw, input_scale=scale)
     return inverse_transform(products, tiling, padded.shape[0], *size)
