@@ -17,7 +17,7 @@ SHAPE = {
     "model_type": "mixtral",
     "vocab_size": 128,
     "hidden_size": 256,
-    "intermediate_size": 1024,
+    "intermediate_size": 2560,
     "num_hidden_layers": 6,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -26,7 +26,7 @@ SHAPE = {
 }
 
 PROGRAM = """
-import json, sys
+import gc, json, sys
 from pathlib import Path
 import numpy as np, torch
 from lumoe.moe.engine import Engine
@@ -36,6 +36,7 @@ torch.set_num_threads(1)
 status = lambda key: next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(key + ":"))
 model, warm = sys.argv[1:3]
 Engine.load(warm, plan=Plan.uniform(1, 32, resident=False)).generate(list(range(16)), 4)
+gc.collect()  # else the first engine's memory, freed later, would hide some of the second one's
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 before = status("VmRSS")
 plan = Plan(np.full((6, 32), 16), np.arange(6 * 32).reshape(6, 32) % 8 == 0)
@@ -54,14 +55,12 @@ def make(folder: Path, layers: int) -> Path:
     values = {**SHAPE, "num_hidden_layers": layers}
     (folder / "config.json").write_text(json.dumps(values))
     shapes = expected_shapes(Architecture.model_validate(values))
-    generator = torch.Generator().manual_seed(0)
-    save_file(
-        {
-            name: torch.randn(shape, generator=generator, dtype=torch.float32).mul_(0.02).bfloat16()
-            for name, shape in shapes.items()
-        },
-        folder / "model.safetensors",
-    )
+    block = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    tensors = {}
+    for index, (name, shape) in enumerate(shapes.items()):
+        size = torch.Size(shape).numel()
+        tensors[name] = block.roll(97 * index)[:size].reshape(shape).clone()
+    save_file(tensors, folder / "model.safetensors")
     return folder
 
 

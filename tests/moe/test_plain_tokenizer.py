@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from lumoe.errors import UserError
 from lumoe.moe.perplexity import tokenize
 from lumoe.moe.plain_tokenizer import plain_tokenizer
 
@@ -51,7 +52,6 @@ def test_ids_are_those_of_transformers(text: str) -> None:
         {"tokenizer_class": "LlamaTokenizer"},
         {"eos_token": "<|not in the vocabulary|>"},
         {"added_tokens_decoder": {"4096": {"content": "<|one more|>", "special": True}}},
-        {"auto_map": {"AutoTokenizer": ["code.py", None]}},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -59,6 +59,12 @@ def test_what_only_transformers_knows_is_left_to_it(folder: Path, changes: dict[
     assert plain_tokenizer(folder) is not None
     edit(folder, **changes)
     assert plain_tokenizer(folder) is None
+
+
+def test_code_in_the_folder_is_refused(folder: Path) -> None:
+    edit(folder, auto_map={"AutoTokenizer": ["code.py", None]})
+    with pytest.raises(UserError, match="never run"):
+        plain_tokenizer(folder)
 
 
 def test_a_changed_file_is_read_again(folder: Path) -> None:

@@ -148,7 +148,10 @@ def fetch(
 def record(
     model: Path = typer.Argument(help="model folder"),
 ) -> None:
-    """Record the SHA-256 of every file of a model: from then on they are verified whenever the model is opened."""
+    """Record the SHA-256 of every file of a model: from then on they are verified whenever the model is opened.
+
+    Example: `lumoe model record my-model`
+    """
     from lumoe.moe.checkpoint import Checkpoint
     from lumoe.moe.manifest import NAME, write_manifest
 

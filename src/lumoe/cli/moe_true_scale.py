@@ -15,7 +15,10 @@ def true_scale(
     folder: Annotated[Path, typer.Option(help="folder with true_scale.csv, if it has been measured")],
     output: Annotated[Path, typer.Option(help="the summary; without rows where nothing has been measured")],
 ) -> None:
-    """Summarise a sweep at true scale: range, ratio, gain over the paper's scheme, error of the cost model."""
+    """Summarise a sweep at true scale: range, ratio, gain over the paper's scheme, error of the cost model.
+
+    Example: `lumoe moe true-scale --folder data/measurements --output true-scale.csv`
+    """
     import pandas as pd
 
     from lumoe.files import write_csv

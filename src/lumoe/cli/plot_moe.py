@@ -75,7 +75,11 @@ def true_scale(
     output: OutputOption,
     peers: Annotated[Path | None, typer.Option(help="other software on the same GPU")] = None,
 ) -> None:
-    """Draw the speed measured at true scale beside the published range and the model of the published hardware."""
+    """Draw the speed measured at true scale beside the published range and the model of the published hardware.
+
+    Example: `lumoe plot moe true-scale --table true_scale.csv --configurations configurations.csv --anchors
+    anchors.csv --output true-scale.svg`
+    """
     from lumoe.files import read_csv
     from lumoe.moe.true_scale import read_measurements
     from lumoe.plots.true_scale import PEER_COLUMNS, draw_true_scale
