@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from lumoe.moe.experts import Expert
 from lumoe.moe.slow_tier import Buffer, Place, Record, fill
@@ -102,12 +103,22 @@ class Tier(Protocol[Held, Stored_contra]):
         ...
 
 
+def _without_a_team() -> None:
+    """Keep OpenMP from giving the calling thread a team of its own.
+
+    With more teams' threads than processors OpenMP puts threads to sleep between two operators: waking them would cost
+    the computing thread more than this thread's operators could ever gain.
+    """
+    torch.get_num_threads()  # takes over the process's number in this thread, once; the limit must come after it
+    threadpool_limits(1, user_api="openmp")
+
+
 class FileTier:
     """Fast: RAM. Slow: files, read by one thread. The system takes pages back by itself."""
 
     def __init__(self, overlapped: bool = True) -> None:
         self.overlapped = overlapped
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lumoe-read")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lumoe-read", initializer=_without_a_team)
 
     def allocate(self, nbytes: int) -> Buffer:
         return Buffer(nbytes)
