@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from lumoe import compiled
 from lumoe.errors import UserError
 from lumoe.moe import kernels, native, native_library
 from lumoe.moe.affine import AffineMatrix, encode, nearest, pack_nibbles, unpack_nibbles
@@ -80,7 +81,7 @@ def test_kernels_equal_the_dequantised_reference(
 @pytest.fixture(params=["", "avx2"])
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The kernels built for this processor, and those that every processor with AVX2 gets."""
-    monkeypatch.setenv(native_library.CHOICE, request.param)
+    monkeypatch.setenv(compiled.CHOICE, request.param)
     native_library.library.cache_clear()
     if native_library.library() is None:
         pytest.skip("needs AVX2 and a C++ compiler")

@@ -147,7 +147,7 @@ def test_a_compiler_that_fails_is_no_error(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "broken.cpp"
     source.write_text("this is not C++\n")
-    assert compiled.load(source, ("-fPIC",)) is None
+    assert compiled.load([source], ("-fPIC",)) is None
     assert not list((tmp_path / "lumoe").glob("*"))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert compiled.load(source, ()) is None
+    assert compiled.load([source], ()) is None

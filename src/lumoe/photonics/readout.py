@@ -157,7 +157,7 @@ def _add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
     vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
-    found = compiled.load(package_path("photonics", "readout.cpp"), (*_FLAGS, *vectors))
+    found = compiled.load([package_path("photonics", "readout.cpp")], (*_FLAGS, *vectors))
     if found is not None:
         size, word, real, pointer = ctypes.c_int64, ctypes.c_uint32, ctypes.c_float, ctypes.c_void_p
         place = [ctypes.c_uint64, word, word, word]
