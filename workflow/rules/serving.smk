@@ -24,14 +24,17 @@ rule calibrate_machine:
     priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
-    threads: config["throughput"]["threads"]
+    # One more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
+    threads: config["throughput"]["threads"] + 1
     resources:
         timing_slot=1,
+    params:
+        threads=config["throughput"]["threads"],
     shell:
         "lumoe moe calibrate"
         " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
-        " --threads {threads}"
+        " --threads {params.threads}"
         " --output {output}"
         " 2> {log}"
 
@@ -61,10 +64,12 @@ rule measure_throughput:
     priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
-    threads: config["throughput"]["threads"]
+    # One more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
+    threads: config["throughput"]["threads"] + 1
     resources:
         timing_slot=1,
     params:
+        threads=config["throughput"]["threads"],
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -86,7 +91,7 @@ rule measure_throughput:
         " --new-tokens {params.new_tokens}"
         " --repeats {params.repeats}"
         " --seed {params.seed}"
-        " --threads {threads}"
+        " --threads {params.threads}"
         " --output {output}"
         " 2> {log}"
 
@@ -130,10 +135,12 @@ rule measure_batching:
         f"logs/measure_batching/{MODEL}.log",
     conda:
         "../../envs/lumoe.yaml"
-    threads: config["throughput"]["threads"]
+    # One more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
+    threads: config["throughput"]["threads"] + 1
     resources:
         timing_slot=1,
     params:
+        threads=config["throughput"]["threads"],
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -152,7 +159,7 @@ rule measure_batching:
         " --new-tokens {params.new_tokens}"
         " --repeats {params.repeats}"
         " --seed {params.seed}"
-        " --threads {threads}"
+        " --threads {params.threads}"
         " --output {output}"
         " 2> {log}"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,13 @@ import torch
 from lumoe.moe.engine import Engine
 from lumoe.moe.experts import Expert
 from lumoe.moe.hardware import Hardware, Seconds, Sourced, Transfer
-from lumoe.moe.plan import Plan
+from lumoe.moe.plan import FULL_BITS, Plan
 
 TOKENS = (1, 2, 4, 8, 16)
 STEP_TOKENS = (1, 4, 16, 64)
-# Experts that are timed in turn: together far larger than one, so that a cache does not hold the one just used.
+# Experts that are timed in turn: at least so many, and so many bytes where a model has them.
 _EXPERTS_IN_TURN = 4
+_TURN_BYTES = 256 << 20
 _BY = "measured by `lumoe moe calibrate`"
 
 
@@ -46,7 +48,7 @@ def measure_hardware(
     sizes, reads = [], []
     for value in sorted(bits):
         sizes.append(source.nbytes(value))
-        reads.append(time_misses(engine, value, least_s))
+        reads.append(time_misses(engine, value, expert[value].seconds[0], least_s))
     latency, rate = fit_line(sizes, reads)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Hardware(
@@ -65,52 +67,107 @@ def measure_hardware(
     )
 
 
-@torch.inference_mode()
-def time_experts(engine: Engine, bits: int, tokens: Sequence[int], least_s: float) -> list[float]:
-    """Return the median seconds of one expert at `bits` for each number of tokens."""
-    shape, source, tier = engine.decoder.architecture, engine.store.source, engine.store.tier
+def some_experts(engine: Engine, bits: int) -> list[Expert]:
+    """Bring in experts of all layers in turn: together larger than a cache, so that none is found there again."""
+    source, tier = engine.store.source, engine.store.tier
+    layers, each = engine.plan.shape
+    most = max(_EXPERTS_IN_TURN, _TURN_BYTES // source.nbytes(bits))
     experts = []
-    for index in range(min(_EXPERTS_IN_TURN, shape.num_local_experts)):
-        record = source.record(0, index, bits)
+    for place in range(min(most, layers * each)):
+        layer, index = place % layers, place // layers
+        record = source.record(layer, index, bits)
         room = tier.allocate(record.nbytes)
         tier.submit(room, tier.bring, room, record).result()
-        experts.append(source.build(0, index, bits, room.tensors(record)))
-    results = []
+        experts.append(source.build(layer, index, bits, room.tensors(record)))
+    return experts
+
+
+@torch.inference_mode()
+def time_experts(engine: Engine, bits: int, tokens: Sequence[int], least_s: float) -> list[float]:
+    """Return the median seconds of one expert at `bits` for each number of tokens.
+
+    As many as a token needs in a layer are timed together, others each time; between them what surrounds the experts
+    runs, untimed: in a generation it is that which the caches hold then.
+    """
+    shape = engine.decoder.architecture
+    experts, k = some_experts(engine, bits), shape.num_experts_per_tok
+    order = cycle(np.random.default_rng(0).permutation(len(experts)).tolist())
+    surroundings, results = _surroundings(engine), []
     for count in tokens:
         hidden = torch.randn(count, shape.hidden_size).to(engine.device, engine.decoder.dtype)
 
         def run(hidden: torch.Tensor = hidden) -> None:
-            for expert in experts:
-                expert(hidden)
+            for index in islice(order, k):
+                experts[index](hidden)
             engine.finish()
 
-        results.append(median_seconds(run, least_s) / len(experts))
+        results.append(median_seconds(run, least_s / 3, between=surroundings) / k)
     return results
 
 
-def time_misses(engine: Engine, bits: int, least_s: float) -> float:
-    """Return the median seconds of bringing in one missed expert, with nothing to compute beside it."""
+@torch.inference_mode()
+def time_misses(engine: Engine, bits: int, expert_s: float, least_s: float) -> float:
+    """Return the median seconds that bringing in one missed expert takes while others compute.
+
+    All experts of one token in a layer are missed and computed as they come. Reads follow one another and all but the
+    last expert compute meanwhile, as in the cost model: the time of k of them is k reads and one computation.
+
+    Args:
+        expert_s: seconds of one expert on one token.
+    """
+    shape, store = engine.decoder.architecture, engine.store
     layers, experts = engine.plan.shape
+    k = shape.num_experts_per_tok
     engine.reconfigure(Plan.uniform(layers, experts, bits, resident=False))
-    places = [(layer, expert) for layer in range(layers) for expert in range(experts)][: 4 * _EXPERTS_IN_TURN]
+    hidden = torch.randn(1, shape.hidden_size).to(engine.device, engine.decoder.dtype)
+    places = [(layer, range(first, first + k)) for first in range(0, experts - k + 1, k) for layer in range(layers)]
+    in_turn = cycle(places[: 4 * _EXPERTS_IN_TURN])
 
     def run() -> None:
-        for layer, expert in places:
-            for _ in engine.store.fetch(layer, [expert]):
-                pass
+        layer, wanted = next(in_turn)
+        for _, expert in store.fetch(layer, wanted):
+            expert(hidden)
+        engine.finish()
 
-    run()  # the first reading also lays out and checks
-    return median_seconds(run, least_s) / len(places)
+    for _ in places[: 4 * _EXPERTS_IN_TURN]:
+        run()  # the first reading also lays out and checks
+    surroundings = _surroundings(engine)
+    return max(median_seconds(run, least_s, between=surroundings) - expert_s, 0.0) / k
+
+
+def _surroundings(engine: Engine) -> Callable[[], None]:
+    """Return what surrounds the experts of one token, to be run between them: the caches then hold what they would."""
+    ids, cache = torch.zeros((1, 1), dtype=torch.int64), engine.cache(1, 1)
+
+    def run() -> None:
+        with engine.store.stand_in(_same):
+            cache.lengths[0] = 0
+            engine.step(ids, cache)
+            engine.finish()
+
+    return run
 
 
 def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[float]:
-    """Return the median seconds of a forward pass whose experts return their input, for each number of tokens."""
-    store = engine.store
-    engine.decoder.attach(_NoExperts())  # type: ignore[arg-type]
-    try:
-        results = []
+    """Return the median seconds of a forward pass whose experts return their input, for each number of tokens.
+
+    Between two passes the experts of one token compute, untimed: in a generation it is they that the caches hold then.
+    """
+    store, shape = engine.store, engine.decoder.architecture
+    experts = some_experts(engine, FULL_BITS)[: shape.num_hidden_layers * shape.num_experts_per_tok]
+    hidden = torch.randn(1, shape.hidden_size).to(engine.device, engine.decoder.dtype)
+
+    @torch.inference_mode()
+    def one_token() -> None:
+        for expert in experts:
+            expert(hidden)
+        engine.finish()
+
+    results = []
+    with store.stand_in(_same):
         for count in tokens:
-            ids = torch.zeros((1, count), dtype=torch.int64)
+            # Different tokens, as in a text: they are routed to different experts.
+            ids = torch.arange(count).unsqueeze(0) % shape.vocab_size
             cache = engine.cache(1, count)
 
             def run(ids: torch.Tensor = ids, cache: object = cache) -> None:
@@ -118,30 +175,27 @@ def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[fl
                 engine.step(ids, cache)  # type: ignore[arg-type]
                 engine.finish()
 
-            results.append(median_seconds(run, least_s))
-        return results
-    finally:
-        engine.decoder.attach(store)
-
-
-class _NoExperts:
-    """Stands for the store: every expert is there and does nothing."""
-
-    def fetch(
-        self, layer: int, wanted: Sequence[int], tokens: Sequence[int] | None = None
-    ) -> Iterator[tuple[int, Expert]]:
-        return ((index, _same) for index in wanted)
+            results.append(median_seconds(run, least_s, between=one_token))
+    return results
 
 
 def _same(hidden: torch.Tensor) -> torch.Tensor:
     return hidden
 
 
-def median_seconds(run: Callable[[], object], least_s: float, least_calls: int = 5) -> float:
-    """Call `run` for at least `least_s` seconds and `least_calls` times; return the median of its times."""
+def median_seconds(
+    run: Callable[[], object], least_s: float, least_calls: int = 5, between: Callable[[], object] | None = None
+) -> float:
+    """Call `run` for at least `least_s` seconds and `least_calls` times; return the median of its times.
+
+    Args:
+        between: called before each of them, untimed.
+    """
     run()
     times: list[float] = []
     while sum(times) < least_s or len(times) < least_calls:
+        if between is not None:
+            between()
         began = time.perf_counter()
         run()
         times.append(time.perf_counter() - began)

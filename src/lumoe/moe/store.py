@@ -231,6 +231,15 @@ class ExpertStore:
                     self._swap.append(buffer)
 
     @contextmanager
+    def stand_in(self, expert: Expert) -> Iterator[None]:
+        """Let every look-up find `expert`, for timing what surrounds the experts; no other pass may run meanwhile."""
+        rows, self._rows = self._rows, [[expert] * len(row) for row in self._rows]
+        try:
+            yield
+        finally:
+            self._rows = rows
+
+    @contextmanager
     def _quiet(self) -> Iterator[None]:
         """Hold the place lock at a moment when no expert is on its way to a place of its own."""
         while True:
