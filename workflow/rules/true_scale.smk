@@ -37,14 +37,14 @@ rule plot_true_scale:
             category="3. Mixture-of-Experts serving",
         ),
         beside=multiext(f"{FIGURES}/measured/true-scale", ".png", ".csv"),
-    params:
-        peers=branch(
-            exists(TRUE_SCALE_PEERS), then=f"--peers {TRUE_SCALE_PEERS}", otherwise=""
-        ),
     log:
         "logs/plot_true_scale/true-scale.log",
     conda:
         "../../envs/lumoe.yaml"
+    params:
+        peers=branch(
+            exists(TRUE_SCALE_PEERS), then=f"--peers {TRUE_SCALE_PEERS}", otherwise=""
+        ),
     shell:
         "lumoe plot moe true-scale"
         " --table {input.table}"
