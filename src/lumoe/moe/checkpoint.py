@@ -193,7 +193,7 @@ def check_finite(value: torch.Tensor, path: Path, name: str) -> None:
 
     Both survive a sum; only a suspicious one is looked at closely. A sum in float32 copies what it sums, so pieces.
     """
-    for piece in value.flatten().split(_PIECE):
+    for piece in torch.split(value.flatten(), _PIECE):
         if not torch.isfinite(piece.sum(dtype=torch.float32)) and not torch.isfinite(piece).all():
             raise UserError(f"{path}: the tensor '{name}' holds NaN or infinite values")
 
