@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from lumoe.errors import UserError
 from lumoe.moe.affine import AffineMatrix
+from lumoe.named import named_function
 
 Quantizer = Callable[[torch.Tensor, torch.Tensor, int, int], AffineMatrix | None]
 """(weight `[outputs, inputs]`, its inputs `[tokens, inputs]`, bits, group size) -> codes; None: round to nearest."""
@@ -29,16 +27,7 @@ def load_quantizer(method: str) -> Quantizer:
     Raises:
         UserError: the module cannot be imported or has no such function; on call, the function returned something else.
     """
-    module, _, name = method.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
-        raise UserError(f"{method}: cannot import '{module}' ({error})") from None
-    if not callable(found):
-        raise UserError(f"{method}: '{module}' has no function '{name}'")
+    found = named_function(method, "function")
 
     def checked(weight: torch.Tensor, inputs: torch.Tensor, bits: int, group_size: int) -> AffineMatrix | None:
         made = found(weight, inputs, bits, group_size)

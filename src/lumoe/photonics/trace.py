@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumoe.errors import UserError, nearest
+from lumoe.named import named_function
 from lumoe.photonics.network import Layer, Network, Shape, words
 from lumoe.photonics.zoo import NETWORKS
 
@@ -29,7 +27,7 @@ def trace_network(name: str, shape: Shape) -> Network:
     Raises:
         UserError: an unknown name, a module that cannot be imported, or a factory that does not return a module.
     """
-    factory = _factory(name) if ":" in name else NETWORKS.get(name)
+    factory = named_function(name, "factory") if ":" in name else NETWORKS.get(name)
     if factory is None:
         raise UserError(f"unknown network '{name}'{nearest(name, NETWORKS)}")
     with torch.device("meta"):
@@ -99,17 +97,3 @@ def _pair(value: Sequence[int]) -> tuple[int, int]:
 
 def _side(image: Tensor) -> tuple[int, int]:
     return int(image.shape[-2]), int(image.shape[-1])
-
-
-def _factory(name: str) -> Callable[[], Any]:
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise UserError(f"{name}: cannot import '{module}' ({error})") from None
-    if not callable(found):
-        raise UserError(f"{name}: '{module}' has no factory '{attribute}'")
-    return found  # type: ignore[no-any-return]
