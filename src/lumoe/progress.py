@@ -6,7 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from functools import cache
+from threading import RLock, Timer
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 Item = TypeVar("Item")
 SHORT_S = 2.0
@@ -38,31 +43,65 @@ def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterato
         yield from _lines(items, what, count)
 
 
-def _bar(items: Iterable[Item], what: str, count: int | None) -> Iterator[Item]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+class _Screen:
+    """The one live display of this process; a loop within a loop is one more line of it."""
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task = bar.add_task(what, total=count)
-    begin, shown = time.monotonic(), False
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        self.bars = Progress(*columns, *times, console=Console(stderr=True), transient=True)
+        self.loops = 0
+        self.lock = RLock()
+
+    def enter(self, what: str, count: int | None) -> TaskID:
+        with self.lock:
+            self.loops += 1
+            return self.bars.add_task(what, total=count, visible=False)
+
+    def show(self, task: TaskID) -> None:
+        with self.lock:
+            if task in self.bars.task_ids:
+                self.bars.update(task, visible=True)
+                self.bars.start()
+
+    def leave(self, task: TaskID) -> None:
+        with self.lock:
+            self.bars.remove_task(task)
+            self.loops -= 1
+            if not self.loops:
+                self.bars.stop()
+                _screen.cache_clear()
+
+
+@cache
+def _screen() -> _Screen:
+    return _Screen()
+
+
+def _bar(items: Iterable[Item], what: str, count: int | None) -> Iterator[Item]:
+    screen = _screen()
+    task = screen.enter(what, count)
+    # A first item that takes minutes must not look like a standstill.
+    timer = Timer(SHORT_S, screen.show, (task,))
+    timer.daemon = True
+    timer.start()
     try:
         for item in items:
             yield item
-            bar.advance(task)
-            if not shown and time.monotonic() - begin > SHORT_S:
-                bar.start()
-                shown = True
+            screen.bars.advance(task)
     finally:
-        if shown:
-            bar.stop()
+        timer.cancel()
+        screen.leave(task)
 
 
 def _lines(items: Iterable[Item], what: str, count: int | None) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 
 import pytest
 
@@ -46,17 +47,58 @@ def test_quiet_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Make standard error a terminal; in the test itself, because between fixture and test pytest puts its own."""
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(progress, "time", Clock(3.0))
-    assert list(progress.track("abc", "experts")) == ["a", "b", "c"]
-    assert "experts" in screen.getvalue()
+    monkeypatch.setattr(progress, "SHORT_S", 0.02)
+    return screen
+
+
+def seen(screen: Terminal, text: str) -> bool:
+    """Wait until the display, which redraws itself ten times a second, has shown `text`."""
+    end = time.monotonic() + 10
+    while text not in screen.getvalue() and time.monotonic() < end:
+        time.sleep(0.01)
+    return text in screen.getvalue()
+
+
+def test_a_terminal_gets_a_bar_before_the_first_item_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+    for item in progress.track("abc", "experts"):
+        if item == "a":
+            assert seen(screen, "experts")
+            assert "0/3" in screen.getvalue()
+    assert "\x1b[?25h" in screen.getvalue(), "the cursor is back"
+
+
+def test_a_loop_in_a_loop_is_a_second_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+
+    def inner() -> int:
+        return sum(1 for _ in progress.track(range(2), "tokens") if seen(screen, "tokens"))
+
+    assert [inner() for _ in progress.track("ab", "experts") if seen(screen, "experts")] == [2, 2]
+    assert progress._screen.cache_info().currsize == 0, "the display ends with the outermost loop"
+
+
+def test_a_fault_ends_the_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = terminal(monkeypatch)
+
+    def fail() -> None:
+        for number in progress.track([0], "experts"):
+            assert seen(screen, "experts")
+            1 / number
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert progress._screen.cache_info().currsize == 0
 
 
 def test_without_a_length_it_counts() -> None:

@@ -49,6 +49,7 @@ def train(
     from lumoe.errors import UserError
     from lumoe.moe.model_training import train_model
     from lumoe.moe.train import Progress, TrainingSettings
+    from lumoe.progress import quiet
 
     if hidden % heads or heads % key_value_heads:
         raise UserError(
@@ -58,7 +59,7 @@ def train(
     torch.set_num_threads(threads)
 
     def report(progress: Progress) -> None:
-        if progress.step % 50 == 0:
+        if progress.step % 50 == 0 and not quiet():
             print(f"step {progress.step}: loss {progress.loss:.3f}, balance {progress.balance:.3f}", file=sys.stderr)
 
     settings = TrainingSettings(

@@ -268,6 +268,7 @@ def generate(
     from lumoe.moe.perplexity import tokenize
     from lumoe.moe.plan import Plan
     from lumoe.moe.tokenizer import load_tokenizer
+    from lumoe.progress import track
 
     _use_threads(threads)
     ids = tokenize(model, prompt)[0]
@@ -276,10 +277,10 @@ def generate(
     limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
     engine = Engine.load(model, quantized, chosen, limit, getattr(torch, dtype))
     began = time.perf_counter()
-    made = engine.generate(ids, new_tokens)
+    made = list(track(engine.stream(ids, new_tokens), "tokens", new_tokens))
     seconds = time.perf_counter() - began
     tokenizer = load_tokenizer(model)
-    typer.echo(prompt + tokenizer.decode(made.tolist()))
+    typer.echo(prompt + tokenizer.decode([int(token) for token in made]))
     counts = engine.metrics()
     typer.echo(
         f"{new_tokens / seconds:.2f} tokens/s; {counts['bytes_fast']} bytes fast; {counts['hits']} hits, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,15 +147,17 @@ class Engine:
 
     def generate(self, ids: Tokens, new_tokens: int) -> torch.Tensor:
         """Return the `new_tokens` likeliest next tokens, one after another, of one sequence or of equally long ones."""
+        return torch.stack(list(self.stream(ids, new_tokens)), dim=-1)
+
+    def stream(self, ids: Tokens, new_tokens: int) -> Iterator[torch.Tensor]:
+        """Yield the likeliest next token as soon as it is known: int64 `[]` of one sequence, `[B]` of several."""
         tokens, single = self._tokens(ids)
         if new_tokens < 1:
             raise UserError(f"cannot generate {new_tokens} tokens; ask for at least 1")
         cache = self.cache(tokens.shape[0], tokens.shape[1] + new_tokens)
-        made = [self.step(tokens, cache)[:, -1].argmax(-1, keepdim=True)]
-        while len(made) < new_tokens:
-            made.append(self.step(made[-1], cache)[:, -1].argmax(-1, keepdim=True))
-        result = torch.cat(made, dim=1)
-        return result[0] if single else result
+        for _ in range(new_tokens):
+            tokens = self.step(tokens, cache)[:, -1].argmax(-1, keepdim=True)
+            yield tokens[0, 0] if single else tokens[:, 0]
 
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer(layer, chosen)` the experts that each token is routed to."""

@@ -19,6 +19,7 @@ from lumoe.moe.engine import Engine
 from lumoe.moe.experts import Expert
 from lumoe.moe.hardware import Hardware, Seconds, Sourced, Transfer
 from lumoe.moe.plan import FULL_BITS, Plan
+from lumoe.progress import track
 
 TOKENS = (1, 2, 4, 8, 16)
 STEP_TOKENS = (1, 4, 16, 64)
@@ -44,9 +45,9 @@ def measure_hardware(
         tokens, step_tokens: numbers of tokens that experts, and everything outside the experts, are timed over.
     """
     source, shape = engine.store.source, engine.decoder.architecture
-    expert = {value: _seconds(tokens, time_experts(engine, value, tokens, least_s)) for value in sorted(bits)}
-    sizes, reads = [], []
-    for value in sorted(bits):
+    expert, sizes, reads = {}, [], []
+    for value in track(sorted(bits), "precisions timed"):
+        expert[value] = _seconds(tokens, time_experts(engine, value, tokens, least_s))
         sizes.append(source.nbytes(value))
         reads.append(time_misses(engine, value, expert[value].seconds[0], least_s))
     latency, rate = fit_line(sizes, reads)
@@ -165,7 +166,7 @@ def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[fl
 
     results = []
     with store.stand_in(_same):
-        for count in tokens:
+        for count in track(tokens, "numbers of tokens timed outside the experts"):
             # Different tokens, as in a text: they are routed to different experts.
             ids = torch.arange(count).unsqueeze(0) % shape.vocab_size
             cache = engine.cache(1, count)

@@ -21,6 +21,7 @@ from lumoe.errors import UserError
 from lumoe.moe.experts import Expert
 from lumoe.moe.plan import IntArray, Plan
 from lumoe.moe.tier import FileTier, Room, Source, Tier
+from lumoe.progress import track
 
 Policy = Literal["static", "lru"]
 SWAP_BUFFERS = 2
@@ -83,8 +84,8 @@ class ExpertStore:
         self._bytes_lock = Lock()
         self._place_lock = Lock()
         self.switch(plan, budget_bytes)
-        while self.load_next():
-            pass
+        for _ in track(range(len(self._todo)), "experts read"):
+            self.load_next()
 
     def bytes_needed(self, plan: Plan) -> int:
         """Bytes that `plan`'s residents and the swap buffers for its other experts take."""

@@ -18,6 +18,7 @@ from lumoe.moe.expert_batch import batch_experts
 from lumoe.moe.muon import Muon
 from lumoe.moe.training_state import load_state, save_state
 from lumoe.moe.training_stream import batches
+from lumoe.progress import track
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def train(
         seed=settings.seed,
         skip=len(history),
     )
-    for step in range(len(history), settings.steps):
+    for step in track(range(len(history), settings.steps), "steps"):
         rate = rate_at(step, settings)
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate

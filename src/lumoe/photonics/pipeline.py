@@ -20,6 +20,7 @@ from typing import Any
 import simpy
 
 from lumoe.errors import UserError
+from lumoe.progress import track
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def simulate(job: Job, *, depth: int) -> Outcome:
 def layer_times(jobs: Sequence[Job], *, depth: int) -> dict[str, Outcome]:
     """Run jobs one after another; return, per layer, seconds and busy seconds per image."""
     layers: dict[str, Outcome] = {}
-    for job in jobs:
+    for job in track(jobs, "sweeps over layers"):
         once = simulate(job, depth=depth)
         layer = layers.setdefault(job.layer, Outcome(0.0))
         share = job.repeats / job.images
