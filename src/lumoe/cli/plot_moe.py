@@ -15,9 +15,14 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 @app.command()
 def throughput_memory(
     table: Annotated[Path, typer.Option(help="all configurations")],
-    anchors: Annotated[Path, typer.Option(help="published speeds with their predictions")],
-    share: Annotated[list[float], typer.Option(min=0, max=1, help="share of quantised experts, one line each")],
     output: OutputOption,
+    anchors: Annotated[
+        Path | None, typer.Option(help="published speeds with their predictions; the figure's own table has them")
+    ] = None,
+    share: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="share of quantised experts, one line each; all in the table by default"),
+    ] = None,
 ) -> None:
     """Draw speed against fast-tier memory.
 
@@ -27,11 +32,12 @@ def throughput_memory(
     from lumoe.files import read_csv
     from lumoe.plots.moe import draw_throughput_memory
 
-    configurations = read_csv(
-        table, ["placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
+    needed = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
+    columns = ["published_tokens_per_s", "predicted_tokens_per_s", "basis"]
+    configurations = read_csv(table, [*needed, *([] if anchors else columns)])
+    draw_throughput_memory(
+        configurations, read_csv(anchors, ["budget_bytes", *columns]) if anchors else None, output, share or ()
     )
-    published = read_csv(anchors, ["budget_bytes", "published_tokens_per_s", "predicted_tokens_per_s", "basis"])
-    draw_throughput_memory(configurations, published, output, tuple(share))
 
 
 @app.command()

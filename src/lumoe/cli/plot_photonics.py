@@ -19,8 +19,10 @@ OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .cs
 @app.command()
 def pcnna(
     table: Annotated[Path, typer.Option(help="PCNNA layer by layer")],
-    summary: Annotated[Path, typer.Option(help="its totals")],
     output: OutputOption,
+    summary: Annotated[
+        Path | None, typer.Option(help="its totals; the figure's own table ends with them already")
+    ] = None,
 ) -> None:
     """Draw the speed-up over Eyeriss, layer by layer.
 
@@ -31,7 +33,8 @@ def pcnna(
     from lumoe.plots.photonics import KINDS, draw_pcnna
 
     layers = read_csv(table, ["layer", *(f"speedup_{kind}" for kind in KINDS)])
-    draw_pcnna(layers, read_csv(summary, ["quantity", "baseline", *KINDS]), output)
+    totals = read_csv(summary, ["quantity", "baseline", *KINDS]) if summary else None
+    draw_pcnna(layers, totals, output)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,21 +26,27 @@ from lumoe.plots.style import (
 
 GB = 1e9
 PAPER_PLACEMENT = "quantized-first"
+PUBLISHED = "published"
 SPEED_LABEL = "throughput (new tokens/s)"
 
 
 def draw_throughput_memory(
-    configurations: pd.DataFrame, anchors: pd.DataFrame, output: str | Path, shares: tuple[float, ...]
+    configurations: pd.DataFrame, anchors: pd.DataFrame | None, output: str | Path, shares: Sequence[float] = ()
 ) -> None:
     """Speed against fast-tier memory, one line per share of quantised experts, with published speeds as crosses.
 
     Args:
-        configurations, anchors: the tables of `lumoe moe enumerate` and `lumoe moe anchors`.
-        shares: of quantised experts, 0 to 1.
+        configurations, anchors: the tables of `lumoe moe enumerate` and `lumoe moe anchors`; or the figure's own table,
+            in which the published speeds are rows of their own, and None.
+        shares: of quantised experts, 0 to 1; all that the table has by default.
     """
     use_style()
-    total = configurations["quantized_experts"].max()
-    counts = [round(share * total) for share in shares]
+    if anchors is None:
+        published = configurations["placement"] == PUBLISHED
+        anchors = configurations[published].assign(budget_bytes=lambda part: part["bytes_fast"])
+        configurations = configurations[~published]
+    total = int(configurations["quantized_experts"].max())
+    counts = [round(share * total) for share in shares] or sorted(configurations["quantized_experts"].unique())
     rows = configurations[configurations["placement"] == PAPER_PLACEMENT]
     table = rows[rows["quantized_experts"].isin(counts)].assign(fast_gb=lambda part: part["bytes_fast"] / GB)
     # With everything resident there is no swap buffer: what takes more memory than that is left out.
@@ -47,7 +54,7 @@ def draw_throughput_memory(
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH_IN * 0.62, 2.9))
     for count, colour in zip(counts, shades(len(counts)), strict=True):
         part = table[table["quantized_experts"] == count]
-        axes.plot(part["fast_gb"], part["predicted_tokens_per_s"], color=colour, label=f"{count}")
+        axes.plot(part["fast_gb"], part["predicted_tokens_per_s"], color=colour, label=f"{count:g}")
     axes.scatter(
         anchors["budget_bytes"] / GB,
         anchors["published_tokens_per_s"],
@@ -73,8 +80,11 @@ def draw_throughput_memory(
     axes.set(xlabel="fast-tier memory (GB)", ylabel=SPEED_LABEL)
     axes.legend(title=f"4-bit experts of {total}", loc="center left", bbox_to_anchor=(1.01, 0.5))
     _note(figure, f"modelled: {table['hardware'].iloc[0]}; one constant fitted to 13.00 tokens/s")
-    columns = ["hardware", "quantized_experts", "resident_experts", "fast_gb", "predicted_tokens_per_s"]
-    save(figure, output, table[columns])
+    points = anchors.assign(placement=PUBLISHED, bytes_fast=anchors["budget_bytes"])
+    columns = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
+    columns += ["published_tokens_per_s", "basis"]
+    drawn = pd.concat([table, points], ignore_index=True)[columns]
+    save(figure, output, drawn.astype({"quantized_experts": "Int64", "resident_experts": "Int64"}))
 
 
 def draw_pareto(pareto: pd.DataFrame, output: str | Path) -> None:
@@ -98,8 +108,9 @@ def draw_pareto(pareto: pd.DataFrame, output: str | Path) -> None:
     axes.legend(title=f"budget ({unit})", loc="center left", bbox_to_anchor=(1.01, 0.5))
     basis = "perplexity measured, interpolated between measured counts" if measured else "quality axis is a count"
     _note(figure, f"speed modelled: {table['hardware'].iloc[0]}; {basis}")
-    columns = ["hardware", "budget_gb", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
-    save(figure, output, table[[*columns, *(["perplexity", "perplexity_basis"] if measured else [])]])
+    columns = ["hardware", "budget_bytes", "quantized_experts", "resident_experts", "bytes_fast"]
+    columns += ["predicted_tokens_per_s", "perplexity", "perplexity_basis"]
+    save(figure, output, table[columns])
 
 
 def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
@@ -167,7 +178,7 @@ def draw_prediction(throughput: pd.DataFrame, output: str | Path) -> None:
     axes.set_title(f"median error {error.median():.0%}, worst {error.max():.0%}")
     _note(figure, f"measured: {table['device'].iloc[0]}")
     columns = ["quantized_experts", "resident_experts", "budget_bytes", "tokens_per_s", "tokens_per_s_min",
-               "tokens_per_s_max", "predicted_tokens_per_s", "error"]  # fmt: skip
+               "tokens_per_s_max", "predicted_tokens_per_s", "error", "device"]  # fmt: skip
     save(figure, output, table[columns])
 
 

@@ -30,17 +30,20 @@ NARROW = 3.0
 CLAIMS = {1e5: "claim for the\noptical core", 1e3: "claim for the\nfull system"}
 
 
-def draw_pcnna(layers: pd.DataFrame, summary: pd.DataFrame, output: str | Path) -> None:
+def draw_pcnna(layers: pd.DataFrame, summary: pd.DataFrame | None, output: str | Path) -> None:
     """Speed-up over Eyeriss of each layer and of the whole network, on a log axis.
 
     Args:
-        layers, summary: the two tables of `lumoe photonics pcnna`.
+        layers, summary: the two tables of `lumoe photonics pcnna`; or the figure's own table, which ends with the whole
+            network, and None.
     """
     use_style()
-    whole = summary[(summary["quantity"] == "speedup_network") & (summary["baseline"] == "processing")].iloc[0]
     columns = {kind: f"speedup_{kind}" for kind in KINDS}
-    last = pd.DataFrame([{"layer": "all layers", **{column: whole[kind] for kind, column in columns.items()}}])
-    table = pd.concat([layers[["layer", *columns.values()]], last], ignore_index=True)
+    table = layers[["layer", *columns.values()]]
+    if summary is not None:
+        whole = summary[(summary["quantity"] == "speedup_network") & (summary["baseline"] == "processing")].iloc[0]
+        last = pd.DataFrame([{"layer": "all layers", **{column: whole[kind] for kind, column in columns.items()}}])
+        table = pd.concat([table, last], ignore_index=True)
     figure, axes = plt.subplots(figsize=(PAGE_WIDTH_IN * 0.72, 3.0))
     for number, (kind, label) in enumerate(KINDS.items()):
         axes.plot(

@@ -127,4 +127,4 @@ def draw_winograd_power(layers: pd.DataFrame, output: str | Path) -> None:
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center")
     _note(figure, "modelled; batch and network as configured, DRAM included")
-    save(figure, output, table[["device_set", "tile", "gop_per_s", "power_w", *parts]])
+    save(figure, output, table[["device_set", "tile", "scope", "layer", "gop_per_s", "power_w", *parts]])
