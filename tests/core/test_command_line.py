@@ -51,6 +51,18 @@ def test_rows_as_json_and_as_csv_are_the_same_rows(words: list[str]) -> None:
     assert read[first].tolist() == rows[first].tolist()
 
 
+def test_what_a_corpus_holds_is_printed_for_people_and_for_programs(tmp_path: Path) -> None:
+    for split, text in (("train", "one two\n\nthree"), ("valid", "four"), ("test", "five six")):
+        (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")
+    words = ["corpus", "build", "--source", f"mine=folder:{tmp_path}", "--output", str(tmp_path / "corpora")]
+    read = pd.read_csv(io.StringIO(lumoe(*words, "--csv").stdout))
+    assert list(read.columns) == ["corpus", "split", "documents", "characters"]
+    assert read.set_index("split")["characters"].to_dict() == {"train": 14, "validation": 4, "test": 8}
+    assert json.loads(lumoe(*words, "--json").stdout) == json.loads(read.to_json(orient="records"))
+    assert "five" not in lumoe(*words).stdout
+    assert "│ mine   │ test " in lumoe(*words).stdout
+
+
 def test_both_forms_at_once_are_a_mistake() -> None:
     done = lumoe("photonics", "layers", "--json", "--csv")
     assert (done.returncode, done.stdout) == (2, "")

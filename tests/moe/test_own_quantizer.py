@@ -24,6 +24,8 @@ def declines(weight, inputs, bits, group_size):
     return None
 def wrong(weight, inputs, bits, group_size):
     return weight
+def raises(weight, inputs, bits, group_size):
+    return weight.view(3, 5, 7)
 """
 
 
@@ -63,7 +65,12 @@ def test_one_that_declines_is_rounded_to_nearest(module: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("finer", "groups of 8"), ("wrong", "returned a Tensor"), ("absent", "no function 'absent'")],
+    [
+        ("finer", "groups of 8"),
+        ("wrong", "returned a Tensor"),
+        ("absent", "no function 'absent'"),
+        ("raises", r"raises: RuntimeError in line 13 of .*own_.*\(shape '\[3, 5, 7\]' is invalid"),
+    ],
 )
 def test_what_it_promises_is_checked(module: str, name: str, words: str) -> None:
     weights, hidden = expert()

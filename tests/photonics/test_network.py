@@ -103,6 +103,33 @@ def test_a_users_factory_is_traced(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_network("my_net:missing")
 
 
+def test_what_a_users_code_raises_is_one_sentence_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "raising_net.py").write_text(
+        """from torch import nn
+class Odd(nn.Module):
+    def forward(self, x):
+        return x.reshape(5)
+def makes():
+    raise KeyError
+def runs():
+    return Odd()
+"""
+    )
+    (tmp_path / "broken_net.py").write_text("def make(:\n")
+    (tmp_path / "failing_net.py").write_text("\n1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    for name, words in (
+        ("raising_net:makes", "raising_net:makes: KeyError in line 6 of .*raising_net.py .without a message"),
+        ("raising_net:runs", "does not run on an input of 3 x 8 x 8: RuntimeError in line 4 of .*raising_net.py"),
+        ("broken_net:make", "cannot import 'broken_net': SyntaxError in line 1 of .*broken_net.py"),
+        ("failing_net:make", "cannot import 'failing_net': ZeroDivisionError in line 2 of .*failing_net.py"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_network(name, (3, 8, 8))
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [

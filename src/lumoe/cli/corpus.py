@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -22,30 +24,38 @@ def build(
     test: float = typer.Option(0.12, min=0.001, max=0.5, help="share of documents, packages only"),
     minimum_characters: int = typer.Option(100, min=1, help="shorter docstrings are left out"),
     hub_documents: int = typer.Option(20000, min=1, help="at most so many rows of a hub split without a protocol"),
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Build all corpora together, because documents are deduplicated across packages, in the order given.
 
     Example: `lumoe corpus build --source scipy=package:scipy --source mine=folder:my-texts --output corpora`
     """
+    import pandas as pd
+
     from lumoe.moe.corpus_build import build_corpora, parse_assignments
 
-    for name, statistics in build_corpora(
+    built = build_corpora(
         parse_assignments(source),
         output,
         validation=validation,
         test=test,
         minimum_characters=minimum_characters,
         hub_documents=hub_documents,
-    ).items():
-        parts = ", ".join(
-            f"{split} {part['documents']} documents / {part['characters']} characters"
+    )
+    table = pd.DataFrame(
+        [
+            {"corpus": name, "split": split, "documents": part["documents"], "characters": part["characters"]}
+            for name, statistics in built.items()
             for split, part in statistics["splits"].items()
-        )
-        typer.echo(f"{name}: {parts}")
+        ]
+    )
+    if not for_programs(table, as_json, as_csv):
+        show(table, f"Corpora in {output}")
 
 
-@app.command()
-def show(
+@app.command("show")
+def show_corpora(
     folder: list[Path] = typer.Argument(help="corpus folders"),
     lines: int = typer.Option(0, min=0, help="print the first lines of the test split"),
 ) -> None:

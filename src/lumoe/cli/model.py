@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
+
+from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -37,6 +41,8 @@ def train(
     seed: int = typer.Option(0, min=0),
     threads: int = typer.Option(1, min=1),
     checkpoint: Path | None = typer.Option(None, help="state of training: a killed run resumes from it"),
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Train a model on corpora; print losses as it goes and the held-out perplexities at the end.
 
@@ -84,9 +90,7 @@ def train(
     record = train_model(
         {folder.name: folder for folder in corpus}, output, settings, checkpoint=checkpoint, report=report
     )
-    for name, row in record["held_out"].items():
-        typer.echo(f"{name}: perplexity {row['perplexity']:.2f}, trigram {row['trigram_perplexity']:.2f}")
-    typer.echo(f"least expert share: {record['least_expert_share']:.2f} of the fair share")
+    _print_held_out(record, as_json, as_csv)
 
 
 @app.command()
@@ -97,6 +101,8 @@ def check(
     window: int = typer.Option(256, min=8, help="tokens per window"),
     windows: int = typer.Option(128, min=1, help="windows per corpus"),
     threads: int = typer.Option(1, min=1),
+    as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Verify a model's files, score it beside a trigram, and say whether its corpora are those it was trained on.
 
@@ -114,9 +120,18 @@ def check(
     found = check_model(model, corpora, window, windows)
     for sentence in differences(model, corpora, found["same_corpora"]):
         print(f"warning: {sentence}", file=sys.stderr)
-    for name, row in found["held_out"].items():
-        typer.echo(f"{name}: perplexity {row['perplexity']:.2f}, trigram {row['trigram_perplexity']:.2f}")
     write_json(output, {"model": model.name, **found})
+    _print_held_out(found, as_json, as_csv)
+
+
+def _print_held_out(record: Mapping[str, Any], as_json: bool, as_csv: bool) -> None:
+    """Print the held-out perplexities, one row a corpus, and how small the share of the least used expert is."""
+    import pandas as pd
+
+    table = pd.DataFrame([{"corpus": name, **row} for name, row in record["held_out"].items()])
+    if not for_programs(table, as_json, as_csv):
+        least = record["least_expert_share"]
+        show(table, f"Held-out perplexity; the least used expert has {least:.2f} of its fair share")
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.tables import CsvOption, JsonOption, for_programs
+from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -59,10 +59,8 @@ def adapt(
     if summary is not None:
         write_csv(summary, table)
     write_csv(output, record, COLUMNS)
-    if for_programs(table, as_json, as_csv):
-        return
-    for row in table.itertuples():
-        typer.echo(f"{row.trace:>14} {row.strategy:>8}: {row.tokens_per_s:8.1f} tokens/s, {row.failed_requests} failed")
+    if not for_programs(table, as_json, as_csv):
+        show(table, "Replays")
 
 
 @app.command()

@@ -8,7 +8,7 @@ import torch
 
 from lumoe.errors import UserError
 from lumoe.moe.affine import AffineMatrix
-from lumoe.named import named_function
+from lumoe.named import named_function, users_code
 
 Quantizer = Callable[[torch.Tensor, torch.Tensor, int, int], AffineMatrix | None]
 """(weight `[outputs, inputs]`, its inputs `[tokens, inputs]`, bits, group size) -> codes; None: round to nearest."""
@@ -25,12 +25,14 @@ def load_quantizer(method: str) -> Quantizer:
     Its results are checked: codes of the weight's shape, below `2**bits`, one scale a group.
 
     Raises:
-        UserError: the module cannot be imported or has no such function; on call, the function returned something else.
+        UserError: the module cannot be imported or has no such function; on call, the function raised or
+            returned something else.
     """
     found = named_function(method, "function")
 
     def checked(weight: torch.Tensor, inputs: torch.Tensor, bits: int, group_size: int) -> AffineMatrix | None:
-        made = found(weight, inputs, bits, group_size)
+        with users_code(method):
+            made = found(weight, inputs, bits, group_size)
         if made is None:
             return None
         if not isinstance(made, AffineMatrix):

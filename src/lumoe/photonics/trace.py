@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lumoe.errors import UserError, nearest
-from lumoe.named import named_function
+from lumoe.named import named_function, users_code
 from lumoe.photonics.network import Layer, Network, Shape, words
 from lumoe.photonics.zoo import NETWORKS
 
@@ -30,7 +30,7 @@ def trace_network(name: str, shape: Shape) -> Network:
     factory = named_function(name, "factory") if ":" in name else NETWORKS.get(name)
     if factory is None:
         raise UserError(f"unknown network '{name}'{nearest(name, NETWORKS)}")
-    with torch.device("meta"):
+    with torch.device("meta"), users_code(name):
         model = factory()
     if not isinstance(model, nn.Module):
         raise UserError(f"{name}: it returned a {type(model).__name__}, but must return a torch.nn.Module")
@@ -61,11 +61,9 @@ def trace(model: nn.Module, input_shape: Shape, name: str) -> Network:
     leaves = [(path, module) for path, module in model.named_modules() if not list(module.children())]
     handles = [module.register_forward_hook(watch(path)) for path, module in leaves]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        fails = f"{name}: the model does not run on an input of {words(input_shape)}"
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, users_code(fails):
             model.eval()(torch.empty(1, *input_shape, device="meta"))
-    except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: the model does not run on an input of {words(input_shape)} ({reason})") from None
     finally:
         for handle in handles:
             handle.remove()
