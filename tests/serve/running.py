@@ -15,6 +15,7 @@ import uvicorn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from lumoe.moe.serve.app import Limits, Server, create_app
+from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.run import Setup, listen, load
 from lumoe.moe.tokenizer import train_tokenizer
 
@@ -56,19 +57,19 @@ class Running:
 
 
 @contextmanager
-def serving(setup: Setup, limits: Limits | None = None) -> Iterator[Running]:
+def serving(setup: Setup, limits: Limits | None = None, arrival_s: float = 60) -> Iterator[Running]:
     """Serve a model on a free port from a thread of this process."""
-    with serving_on(load(setup, limits or Limits(slots=8, context=256, queue=128))) as running:
+    with serving_on(load(setup, limits or Limits(slots=8, context=256, queue=128)), arrival_s) as running:
         yield running
 
 
 @contextmanager
-def serving_on(server: Server) -> Iterator[Running]:
+def serving_on(server: Server, arrival_s: float = 60) -> Iterator[Running]:
     """Serve what is loaded already."""
     listener = listen("127.0.0.1", 0)
-    http = uvicorn.Server(
-        uvicorn.Config(create_app(server, hosts=["127.0.0.1", "localhost"]), log_level="error", access_log=False)
-    )
+    app = create_app(server, hosts=["127.0.0.1", "localhost"])
+    config = uvicorn.Config(app, log_level="error", access_log=False, http=arriving_within(arrival_s))
+    http = uvicorn.Server(config)
     thread = Thread(target=http.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not http.started and thread.is_alive():

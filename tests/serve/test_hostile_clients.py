@@ -95,6 +95,46 @@ def test_half_open_and_slow_connections_keep_nobody_out(held: Running) -> None:
             assert served(held)
 
 
+@pytest.fixture(scope="module")
+def impatient(model: Path) -> Iterator[Running]:
+    """A server that waits half a second for a request."""
+    limits = Limits(slots=1, context=256, queue=8)
+    with serving(Setup(model, dtype="float32"), limits, arrival_s=0.5) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "first", [b"", HEAD, HEAD + b"Content-Length: 1000\r\n\r\n{"], ids=["nothing", "half a head", "half a body"]
+)
+def test_a_request_that_does_not_arrive_is_ended(impatient: Running, first: bytes) -> None:
+    assert served(impatient)
+    with connect(impatient) as connection:
+        began = time.monotonic()
+        for byte in [first, *[b"a"] * 4]:  # something comes all the time, never the end
+            connection.sendall(byte)
+            time.sleep(0.05)
+        assert status(connection) == 408
+        assert 0.4 < time.monotonic() - began < 5
+    assert served(impatient)
+
+
+def test_the_limit_is_on_requests_only(impatient: Running) -> None:
+    body = {"model": impatient.name, "prompt": "the quick", "max_tokens": 240, "temperature": 0}
+    with impatient.client() as client:
+        for _ in range(2):  # one connection, idle in between for longer than a request may take
+            answer = client.post("/v1/completions", json={**body, "max_tokens": 2})
+            assert answer.status_code == 200
+            time.sleep(0.7)
+        assert len(client._transport._pool.connections) == 1  # type: ignore[attr-defined]
+        lines = []
+        with client.stream("POST", "/v1/completions", json={**body, "stream": True}) as stream:
+            for line in stream.iter_lines():
+                lines.append(line)
+                if len(lines) < 20:
+                    time.sleep(0.05)  # an answer that is read slowly for longer than that
+        assert "data: [DONE]" in lines
+
+
 @pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("head", [
     HEAD + b"X: " + b"a" * (1 << 20), HEAD + b"X: a\r\n" * 200_000, b"GET /" + b"a" * (1 << 20), b"\x00" * (1 << 20),

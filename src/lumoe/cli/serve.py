@@ -39,6 +39,9 @@ def serve(
         Literal["static", "lru"], typer.Option(help="whether a missed expert may stay in place of another")
     ] = "static",
     drain: Annotated[int, typer.Option(min=0, help="seconds that running requests get after SIGTERM")] = 60,
+    arrival: Annotated[
+        float, typer.Option(min=0.1, help="seconds within which a request must have arrived; then 408")
+    ] = 60.0,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
     seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
@@ -66,4 +69,5 @@ def serve(
     torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
     limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
-    run(Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state), limits, host, port, drain)
+    setup = Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state)
+    run(setup, limits, host, port, drain, arrival)

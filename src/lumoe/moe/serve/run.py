@@ -18,6 +18,7 @@ from lumoe.moe.checkpoint import read_architecture
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import FULL_BITS, Plan, Preference, random_order
 from lumoe.moe.serve.app import Limits, Server, create_app
+from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.last_budget import read_last
 from lumoe.moe.serve.metrics import Metrics
@@ -84,8 +85,11 @@ def load(setup: Setup, limits: Limits) -> Server:
     return Server(engine, prompts, governor, metrics, name, limits, setup.api_key, setup.state)
 
 
-def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int) -> None:
+def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arrival_s: float) -> None:
     """Serve until SIGTERM or SIGINT: then refuse new connections, finish what runs for up to `drain_s`, and return.
+
+    Args:
+        arrival_s: seconds within which a request must have arrived.
 
     Raises:
         UserError: the model cannot be loaded or the address is taken.
@@ -98,7 +102,7 @@ def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int) -> N
     app = create_app(server, hosts=[*LOOPBACK, "[::1]"] if host in LOOPBACK else None)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain_s, timeout_keep_alive=30,
-        server_header=False,
+        server_header=False, http=arriving_within(arrival_s),
     )  # fmt: skip
     # uvicorn handles the signal, drains, and then raises it again with the handler that it found: this one.
     for number in (signal.SIGTERM, signal.SIGINT):
