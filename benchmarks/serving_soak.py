@@ -5,8 +5,9 @@
 The server is a process of its own. A response is lost if it is not 200 or has too few tokens. For a few seconds all
 clients ask for throughput (experts are quantised as the budget changes), for the next few for quality (they never are),
 and so on. The text of an answer for quality must equal what a quiet engine gives for the same prompt at 16 bits,
-wherever the two likeliest tokens are further apart than rounding in a batch can move them. Everything stays on the
-loopback address.
+wherever the two likeliest tokens are further apart than rounding in a batch can move them. Beside them `--others`
+clients leave in the middle, make mistakes, chat and probe, and the memory of the server's process is watched: its slope
+must not be above zero by more than `--leak` MiB per minute. Everything stays on the loopback address.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from threading import Event
 import numpy as np
 import pandas as pd
 import torch
+from mixed_load import Other, disturb, slope, watch
 from served import Served, free_port, lumoe
 
 from lumoe.files import write_csv
@@ -66,14 +68,14 @@ class Change:
 def main() -> None:
     options = parse()
     port = free_port()
-    settings = ["--budget", "100%", "--queue", str(options.clients)]
+    settings = ["--budget", "100%", "--queue", str(options.clients + 4 * options.others)]
     settings += ["--quantized", str(options.quantized)] if options.quantized else []
     with Served(lumoe(options.model, port, options.threads, *settings), port, options.threads) as server:
         name = options.model.resolve().name
         ask = {"model": name, "temperature": 0, "max_tokens": options.tokens, "stream": True}
         ask["stream_options"] = {"include_usage": True}
         server.answers("/v1/completions", {**ask, "prompt": PROMPTS[0]})
-        outcomes, changes = soak(server, ask, options.clients, options.seconds)
+        outcomes, changes, others, held = soak(server, ask, options.clients, options.others, options.seconds)
         _, metrics = server.call("GET", "/metrics")
     expected = references(options.model, options.tokens)
     table = pd.DataFrame([outcome.__dict__ for outcome in outcomes]).assign(
@@ -94,11 +96,30 @@ def main() -> None:
     values = {line.split()[0]: float(line.split()[1]) for line in metrics.splitlines() if line.startswith(name)}
     total, count = values[f"{name}_sum"], values[f"{name}_count"]
     print(f"memory given up was back after {total / count * 1e3:.1f} ms in the mean of {count:.0f} changes of plan")
+    odd = [other for other in others if other.status not in other.right]
+    print(f"{len(others)} other requests, {len(odd)} answered with another status than is right", *odd[:5], sep="\n  ")
+    leaks = report_memory(held, options.seconds, options.leak)
     write_csv(options.output, table.drop(columns="text"))
-    sys.exit(int(lost.any() or table["wrong"].any() or refused > 0))
+    write_csv(options.output.with_name(f"{options.output.stem}-memory.csv"), held)
+    sys.exit(int(lost.any() or table["wrong"].any() or refused > 0 or bool(odd) or leaks))
 
 
-def soak(server: Served, ask: dict[str, object], clients: int, seconds: float) -> tuple[list[Outcome], list[Change]]:
+def report_memory(held: pd.DataFrame, seconds: float, leak_mib: float) -> bool:
+    """Print what the server's process held; return whether its memory grew faster than `leak_mib` MiB a minute."""
+    per_minute, half = (value / 2**20 for value in slope(held, len(BUDGETS) * 1.0, min(60.0, seconds / 4)))
+    resident = held["resident_bytes"] / 2**20
+    print(
+        f"resident memory {resident.min():.0f} to {resident.max():.0f} MiB, slope {per_minute:+.2f} MiB/min "
+        f"(95 %: {per_minute - half:+.2f} to {per_minute + half:+.2f}); "
+        f"files at most {held['files'].max()}, at the end {held['files'].iloc[-1]}; "
+        f"threads {held['threads'].min()} to {held['threads'].max()}"
+    )
+    return per_minute - half > leak_mib
+
+
+def soak(
+    server: Served, ask: dict[str, object], clients: int, others: int, seconds: float
+) -> tuple[list[Outcome], list[Change], list[Other], pd.DataFrame]:
     """Let all clients ask until the time is up while the budget changes every second."""
     stop, began = Event(), time.monotonic()
 
@@ -124,12 +145,18 @@ def soak(server: Served, ask: dict[str, object], clients: int, seconds: float) -
             done.append(Change(budget, status, time.perf_counter() - asked))
         return done
 
-    with ThreadPoolExecutor(clients + 1) as pool:
-        changer = pool.submit(change)
+    with ThreadPoolExecutor(clients + others + 2) as pool:
+        changer, watcher = pool.submit(change), pool.submit(watch, server, stop)
+        disturbing = [pool.submit(disturb, server, str(ask["model"]), stop, seed) for seed in range(others)]
         asked = [pool.submit(client, number) for number in range(clients)]
         time.sleep(seconds)
         stop.set()
-    return [outcome for answers in asked for outcome in answers.result()], changer.result()
+    return (
+        [outcome for answers in asked for outcome in answers.result()],
+        changer.result(),
+        [other for done in disturbing for other in done.result()],
+        watcher.result(),
+    )
 
 
 def references(model: Path, tokens: int) -> dict[str, tuple[str, int]]:
@@ -158,7 +185,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--quantized", type=Path)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--others", type=int, default=2, help="clients that do something else")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--leak", type=float, default=1.0, help="MiB per minute of growth that counts as a leak")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)

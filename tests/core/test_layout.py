@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import tomllib
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +51,12 @@ def test_the_lock_satisfies_what_is_asked_for(name: str) -> None:
         key = re.sub(r"[-_.]+", "-", requirement.name).lower()
         assert key in locked, f"{requirement.name} is not in requirements.lock: run `make lock`"
         assert requirement.specifier.contains(locked[key], prereleases=True), f"{requirement}, locked {locked[key]}"
+
+
+def test_every_python_of_the_series_can_install_the_lock() -> None:
+    # Distributions carry older patch releases than the newest: Debian 12 has 3.11.2.
+    needs = {name: metadata(name)["Requires-Python"] for name in pins()}
+    assert {name: need for name, need in needs.items() if need and not SpecifierSet(need).contains("3.11.0")} == {}
 
 
 def test_the_conda_mirror_holds_the_lock() -> None:
