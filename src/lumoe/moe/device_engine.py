@@ -11,7 +11,7 @@ from lumoe.errors import UserError
 from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.device_experts import DeviceExperts, checkpoint_writer
 from lumoe.moe.device_tier import DeviceTier, pin_memory
-from lumoe.moe.engine import Engine
+from lumoe.moe.engine import Engine, left_for_experts
 from lumoe.moe.miss_cost import MissCosts
 from lumoe.moe.model import Decoder
 from lumoe.moe.plan import Plan
@@ -72,13 +72,7 @@ def assemble(
     Raises:
         UserError: the plan does not fit the budget.
     """
-    left = None
-    if budget_bytes is not None:
-        left = budget_bytes - decoder.nbytes
-        if left < 0:
-            raise UserError(
-                f"a budget of {budget_bytes} bytes does not hold the {decoder.nbytes} bytes outside the experts"
-            )
+    left = left_for_experts(budget_bytes, decoder)
     tier = DeviceTier(experts, overlapped, costs)
     return DeviceEngine(decoder, ExpertStore(experts, plan, left, policy, swap_buffers, tier), tier)
 

@@ -85,13 +85,7 @@ class Engine:
         source = ExpertSource(checkpoint, experts, dtype, spill_folder(spill, [*folders, model]), native)
         plan = plan or Plan.uniform(*checkpoint.architecture.plan_shape)
         decoder = Decoder(checkpoint, dtype, non_expert_bits, native)
-        left = None
-        if budget_bytes is not None:
-            left = budget_bytes - decoder.nbytes
-            if left < 0:
-                raise UserError(
-                    f"a budget of {budget_bytes} bytes does not hold the {decoder.nbytes} bytes outside the experts"
-                )
+        left = left_for_experts(budget_bytes, decoder)
         return cls(decoder, ExpertStore(source, plan, left, policy, swap_buffers))
 
     @property
@@ -174,7 +168,7 @@ class Engine:
             UserError: the plan does not fit the model or the budget; nothing has changed then.
         """
         began = time.perf_counter()
-        left = None if budget_bytes is None else budget_bytes - self.decoder.nbytes
+        left = left_for_experts(budget_bytes, self.decoder)
         with self._step:
             self.store.switch(plan, left)
         freed_s = time.perf_counter() - began
@@ -208,6 +202,21 @@ class Engine:
         if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
             raise UserError(f"token ids must lie in 0..{vocabulary - 1}")
         return tokens, single
+
+
+def left_for_experts(budget_bytes: int | None, decoder: Decoding) -> int | None:
+    """Return what a budget leaves beside the weights outside the experts; None where there is no budget.
+
+    Raises:
+        UserError: it does not even hold those.
+    """
+    if budget_bytes is None:
+        return None
+    if budget_bytes < decoder.nbytes:
+        raise UserError(
+            f"a budget of {budget_bytes} bytes does not hold the {decoder.nbytes} bytes outside the experts"
+        )
+    return budget_bytes - decoder.nbytes
 
 
 def spill_folder(wanted: str | Path | None, beside: Sequence[str | Path]) -> Path:
