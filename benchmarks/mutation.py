@@ -6,7 +6,8 @@
 
 Mutants are cosmic-ray's, as a library; each is run in a fork of a process that has imported everything but this
 package, so that a mutant costs its tests and not their start. Mutants are taken in a random order: the share killed of
-a part of them is an estimate for all. Those that change annotations only are left out.
+a part of them is an estimate for all. Those that change annotations only are left out. A change of the module's source
+discards its rows; a change of its tests runs its survivors again.
 """
 
 from __future__ import annotations
@@ -62,9 +63,11 @@ def main() -> None:
     for module in options.modules:
         table = options.folder / f"{module}.csv"
         found = mutants(module, options.folder)
-        done = read_csv(table).to_dict("records") if table.is_file() else []
-        known = {(row["operator"], row["occurrence"]) for row in done}
-        todo = [mutant for mutant in found if mutant[:2] not in known][: max(0, options.sample - len(done))]
+        done = known(table, module)
+        todo = [mutant for mutant in found if mutant[:2] not in done][: max(0, options.sample - len(done))]
+        # Tests written since may kill what survived those before them; what these killed stays killed.
+        tests = fingerprint(*(Path(file).read_text(encoding="utf-8") for file in TESTS[module]))
+        todo += [mutant for mutant in found if mutant[:2] in done and is_stale(done[mutant[:2]], tests)]
         if todo and not options.survivors and time.monotonic() < end:
             if not warm:
                 preload()
@@ -76,14 +79,34 @@ def main() -> None:
             for operator, occurrence, line, changed in todo:
                 if time.monotonic() > end:
                     break
-                done.append({"operator": operator, "occurrence": occurrence, "line": line,
-                             "outcome": outcome(module, changed, limit)})  # fmt: skip
-                write_csv(table, pd.DataFrame(done))
-        killed = sum(row["outcome"] != "survived" for row in done)
-        share = f"{killed / len(done):.1%}" if done else "none"
-        print(f"{module}: {len(done)} of {len(found)} mutants run, {killed} killed ({share})", flush=True)
+                done[operator, occurrence] = {
+                    "operator": operator, "occurrence": occurrence, "line": line,
+                    "outcome": outcome(module, changed, limit), "source": fingerprint(source(module)), "tests": tests,
+                }  # fmt: skip
+                write_csv(table, pd.DataFrame(list(done.values())))
+        rows = list(done.values())
+        killed = sum(row["outcome"] != "survived" for row in rows)
+        share = f"{killed / len(rows):.1%}" if rows else "none"
+        print(f"{module}: {len(rows)} of {len(found)} mutants run, {killed} killed ({share})", flush=True)
         if options.survivors:
-            show_survivors(module, done, found)
+            show_survivors(module, rows, found)
+
+
+def known(table: Path, module: str) -> dict[tuple[str, int], dict[str, object]]:
+    """Return the rows of earlier calls that were of this very source, by operator and occurrence."""
+    if not table.is_file():
+        return {}
+    rows = read_csv(table)
+    same = rows[rows["source"] == fingerprint(source(module))]
+    return {(row["operator"], row["occurrence"]): row for row in same.to_dict("records")}
+
+
+def is_stale(row: dict[str, object], tests: str) -> bool:
+    return row["outcome"] == "survived" and row["tests"] != tests
+
+
+def fingerprint(*texts: object) -> str:
+    return hashlib.sha256(repr(texts).encode()).hexdigest()[:12]
 
 
 def source(module: str) -> str:
@@ -96,7 +119,7 @@ def mutants(module: str, folder: Path) -> list[tuple[str, int, int, str]]:
     from cosmic_ray.plugins import get_operator
 
     whole = source(module)
-    kept = folder / f"{module}-{hashlib.sha256(repr((whole, OPERATORS)).encode()).hexdigest()[:12]}.json"
+    kept = folder / f"{module}-{fingerprint(whole, OPERATORS)}.json"
     if kept.is_file():
         return [tuple(mutant) for mutant in read_json(kept)]
     found, seen = [], {meaning(whole)}
@@ -170,7 +193,7 @@ def outcome(module: str, text: str, limit_s: float) -> str:
         code = 1
         try:
             sys.meta_path.insert(0, Changed(module, text))
-            arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0"]
+            arguments = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0"]
             code = int(pytest.main([*TESTS[module], *arguments]))
         finally:
             os._exit(code)
