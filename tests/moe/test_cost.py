@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +235,34 @@ def test_a_workload_of_one_token_is_one_and_the_default_is_16_and_16():
 def test_a_time_that_would_be_negative_is_nothing():
     falling = Seconds(tokens=[1, 2], seconds=[3.0, 1.0], source="", confidence="assumed")
     assert seconds_at(falling, [1, 2, 4]).tolist() == [3.0, 1.0, 0.0]
+
+
+def test_an_expert_that_is_never_chosen_is_never_used():
+    used, share = usage([0.0, 1.0], 5)
+    assert used.tolist() == [0.0, 1.0]
+    assert share.tolist() == [1.0, 5.0]
+
+
+def test_counts_with_overlap_by_hand():
+    # Half of the experts near: one of the two that a token uses in a layer is missed on average, as for the plan above.
+    near = count_step_seconds(machine(True), SMALL, BYTES, 1, {16: 8}, {16: 4})
+    assert float(near) == pytest.approx(1 + 2 * (2 + 0.75 * (5 / 0.75 + 1 - 2)))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 16])
+@pytest.mark.parametrize("resident", [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
+def test_counts_and_plans_agree_with_overlap_where_layers_are_alike(tokens, resident):
+    plan = Plan(np.array([[4, 4, 16, 16]] * 2), np.array([resident] * 2, dtype=bool))
+    held = {bits: (plan.bits == bits).sum() for bits in BYTES}
+    fast = {bits: ((plan.bits == bits) & plan.resident).sum() for bits in BYTES}
+    by_count = count_step_seconds(machine(True), SMALL, BYTES, tokens, held, fast)
+    assert step_seconds(machine(True), SMALL, plan, BYTES, tokens) == pytest.approx(float(by_count))
+
+
+def test_workloads_and_predictions_are_not_assigned_to():
+    workload = Workload()
+    with pytest.raises(FrozenInstanceError):
+        workload.new_tokens = 2
+    prediction = predict(machine(), SMALL, Plan.uniform(2, 4), BYTES, workload)
+    with pytest.raises(FrozenInstanceError):
+        prediction.decode_s = 0.0

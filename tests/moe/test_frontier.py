@@ -144,3 +144,14 @@ def test_sweep_and_anchors_give_the_plan_of_each_preference():
     predicted = rows["predicted_tokens_per_s"].iloc[[0, 2]].to_numpy()
     assert anchors["predicted_tokens_per_s"].to_numpy() == pytest.approx(predicted, rel=1e-12)
     assert anchors["relative_error"].to_numpy() == pytest.approx(predicted / [2.0, 0.5] - 1, rel=1e-12)
+
+
+def test_everything_near_and_nothing_quantised_decodes_at_the_speed_of_the_paper():
+    # 13 tokens/s is what the profile's time of computation was fitted to; nothing is read.
+    assert TABLE.index.tolist() == list(range(len(TABLE)))
+    whole = TABLE[(TABLE["quantized_experts"] == 0) & (TABLE["resident_experts"] == 256)]
+    assert len(whole) == 3
+    assert whole["predicted_decode_tokens_per_s"].to_numpy() == pytest.approx([13.0] * 3)
+    # A look-up of nothing that is near: 64 reads of 27.35 ms beside it.
+    bare = TABLE[(TABLE["quantized_experts"] == 0) & (TABLE["resident_experts"] == 0)]
+    assert bare["predicted_decode_tokens_per_s"].to_numpy() == pytest.approx([1 / (64 * 0.02735 + 1 / 13)] * 3)

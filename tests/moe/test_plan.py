@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lumoe.moe.plan import (
     Plan,
     difference,
     fill,
+    parse_preference,
     place,
     quality_plan,
     quantize_first,
@@ -181,3 +183,63 @@ def test_the_first_unknown_precision_is_named_and_each_known_one_is_taken():
         Plan(np.array([[5, 7]]), np.ones((1, 2), dtype=bool))
     for bits in (2, 3, 4, 8, 16):
         assert Plan.uniform(1, 1, bits).bits.item() == bits
+
+
+def test_a_preference_is_one_of_two_names():
+    assert [parse_preference(name) for name in ("throughput", "quality")] == ["throughput", "quality"]
+    with pytest.raises(UserError, match=r"preference 'quallity' is unknown.*'quality'"):
+        parse_preference("quallity")
+
+
+def test_plans_are_equal_when_precision_and_place_are():
+    plan = Plan(np.array([[16, 4]]), np.array([[True, False]]))
+    assert plan == Plan(np.array([[16, 4]]), np.array([[True, False]]))
+    assert hash(plan) == hash(Plan(np.array([[16, 4]]), np.array([[True, False]])))
+    assert plan != Plan(np.array([[16, 8]]), np.array([[True, False]]))
+    assert plan != Plan(np.array([[16, 4]]), np.array([[True, True]]))
+    assert plan != "plan"
+
+
+def test_shape_is_layers_and_experts():
+    assert Plan.uniform(3, 5).shape == (3, 5)
+
+
+def test_a_uniform_plan_is_full_and_resident_unless_told():
+    assert Plan.uniform(2, 3).to_dict() == {"bits": [[16] * 3] * 2, "resident": [[True] * 3] * 2}
+    assert Plan.uniform(1, 2, 8, False).to_dict() == {"bits": [[8, 8]], "resident": [[False, False]]}
+
+
+def test_plans_memories_and_changes_are_not_assigned_to():
+    plan = Plan.uniform(1, 1)
+    for value, name in ((plan, "bits"), (MEMORY, "buffer"), (difference(plan, plan), "load")):
+        with pytest.raises(FrozenInstanceError):
+            setattr(value, name, None)
+
+
+def test_a_memory_has_no_buffer_unless_told():
+    # 20 outside the experts and one expert of 100
+    assert Memory({16: 100}, 20).fast(Plan(np.array([[16, 16]]), np.array([[True, False]]))) == 120
+
+
+def test_experts_give_up_precision_in_the_given_order():
+    assert quantize_first([3, 0, 1, 2], 2, (2, 2)).tolist() == [[4, 16], [16, 4]]
+    assert quantize_first([3, 0, 1, 2], 0, (2, 2), 2).tolist() == [[16, 16], [16, 16]]
+    assert quantize_first([3, 0, 1, 2], 4, (2, 2), 2).tolist() == [[2, 2], [2, 2]]
+    with pytest.raises(UserError, match="plan: -1 experts cannot be quantised, the model has 4"):
+        quantize_first([3, 0, 1, 2], -1, (2, 2))
+
+
+def test_bytes_of_each_expert_and_the_first_precision_that_has_none():
+    plan = Plan(np.array([[16, 4], [8, 16]]), np.array([[True, False], [True, True]]))
+    sizes = {4: 3, 8: 7, 16: 11}
+    assert plan.expert_bytes(sizes).tolist() == [[11, 3], [7, 11]]
+    assert plan.bytes_resident(sizes) == 29
+    with pytest.raises(UserError, match="plan: no weights at 4 bits; there are 2, 16"):
+        plan.expert_bytes({16: 11, 2: 1})
+
+
+@pytest.mark.parametrize("small", [100, 101])
+def test_precisions_that_save_nothing_are_refused(small):
+    memory = Memory({8: small, 16: 100}, 0)
+    with pytest.raises(UserError, match=f"at 8 bits takes {small} bytes, at 16 bits 100"):
+        throughput_plan(250, memory, (1, 4), np.arange(4), 8)

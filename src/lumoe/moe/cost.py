@@ -160,7 +160,7 @@ def layer_seconds(
         for total, number in ((miss_compute, misses), (read, misses), (read, any_miss))
     )
     # What computation does not hide of the reads: their excess, or the first one where there is no hit to compute.
-    exposed = np.maximum(any_miss * np.maximum(0.0, reads + one_compute - compute), all_miss * one_read)
+    exposed = np.maximum(any_miss * (reads + one_compute - compute), all_miss * one_read)
     return np.asarray(compute + exposed)
 
 

@@ -32,7 +32,7 @@ def parse_preference(text: str) -> Preference:
     return cast(Preference, text)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Plan:
     """Precision and residency of every expert.
 
@@ -67,7 +67,8 @@ class Plan:
     @property
     def shape(self) -> tuple[int, int]:
         """(layers, experts per layer)."""
-        return self.bits.shape[0], self.bits.shape[1]
+        layers, experts = self.bits.shape
+        return layers, experts
 
     @property
     def quantized(self) -> BoolArray:
@@ -110,7 +111,7 @@ class Plan:
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             if isinstance(error, UserError):
                 raise
-            reason = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())
             raise UserError(f"plan: 'bits' and 'resident' must be [layers, experts] arrays ({reason})") from None
 
     @classmethod
@@ -217,14 +218,17 @@ def throughput_plan(
         order: the `L·E` expert indices in the order in which they give up precision.
 
     Raises:
-        UserError: the budget does not hold the non-expert weights and the swap buffer.
+        UserError: the budget does not hold the non-expert weights and the swap buffer, or `bits` save no memory.
     """
     small, full, total = memory.expert[bits], memory.expert[FULL_BITS], shape[0] * shape[1]
+    if small >= full:
+        raise UserError(
+            f"plan: an expert at {bits} bits takes {small} bytes, at 16 bits {full}: quantising frees nothing"
+        )
     spare = budget - memory.non_expert - total * small
-    if spare >= 0:
-        kept = min(total, spare // (full - small))
-        return Plan(quantize_first(order, total - kept, shape, bits), np.ones(shape, dtype=bool))
-    return quality_plan(budget, memory, shape, order, total, bits, priority)
+    kept = min(total, max(0, spare // (full - small)))
+    # What is kept was chosen to fit beside the others, so that all are resident unless none is kept.
+    return quality_plan(budget, memory, shape, order, total - kept, bits, priority)
 
 
 def quality_plan(
@@ -264,10 +268,9 @@ def place(bits: IntArray, budget: int, memory: Memory, priority: ArrayLike | Non
 
 
 def _look_up(bits: IntArray, bytes_of: Mapping[int, int]) -> IntArray:
-    present = np.unique(bits).tolist()
-    missing = [value for value in present if value not in bytes_of]
+    present, where = np.unique(bits, return_inverse=True)
+    missing = [value for value in present.tolist() if value not in bytes_of]
     if missing:
         raise UserError(f"plan: no weights at {missing[0]} bits; there are {', '.join(map(str, sorted(bytes_of)))}")
-    table = np.zeros(max(BITS) + 1, dtype=np.int64)
-    table[present] = [bytes_of[value] for value in present]
-    return table[bits]
+    sizes = np.array([bytes_of[value] for value in present.tolist()], dtype=np.int64)
+    return sizes[where].reshape(bits.shape)
