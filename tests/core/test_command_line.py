@@ -51,6 +51,19 @@ def test_rows_as_json_and_as_csv_are_the_same_rows(words: list[str]) -> None:
     assert read[first].tolist() == rows[first].tolist()
 
 
+def test_a_plan_as_csv_has_a_row_for_every_expert() -> None:
+    words = ["moe", "plan", "--model", "mixtral-8x7b", "--hardware", "a100-80gb", "--budget", "40%"]
+    words += ["--prefer", "throughput"]
+    plan = json.loads(lumoe(*words, "--json").stdout)
+    rows = pd.read_csv(io.StringIO(lumoe(*words, "--csv").stdout))
+    assert rows.columns.tolist() == ["layer", "expert", "bits", "resident"]
+    assert rows["bits"].to_numpy().reshape(32, 8).tolist() == plan["bits"]
+    assert rows["resident"].to_numpy().reshape(32, 8).tolist() == plan["resident"]
+    assert rows.loc[11, ["layer", "expert"]].tolist() == [1, 3]
+    both = lumoe(*words, "--json", "--csv")
+    assert (both.returncode, both.stdout, both.stderr) == (2, "", "lumoe: --json and --csv: choose one\n")
+
+
 def test_what_a_corpus_holds_is_printed_for_people_and_for_programs(tmp_path: Path) -> None:
     for split, text in (("train", "one two\n\nthree"), ("valid", "four"), ("test", "five six")):
         (tmp_path / f"{split}.txt").write_text(text, encoding="utf-8")

@@ -136,6 +136,13 @@ def test_a_folder_is_read_verbatim_or_under_a_protocol(tmp_path: Path) -> None:
     assert joined == {"wikitext2": "one line\n\n\nanother\n", "ptb": "one line another"}
 
 
+def test_a_validation_file_of_another_name_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("test\n")
+    (tmp_path / "validation.txt").write_text("valid\n")
+    with pytest.raises(UserError, match=r"validation\.txt would not be read; rename it to valid\.txt"):
+        folder_splits(tmp_path)
+
+
 def test_c4_is_its_first_1100_documents(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("".join(f"document {i}\n" for i in range(1500)))
     splits, separator = folder_splits(tmp_path, "c4")

@@ -276,7 +276,8 @@ def plan(
     new_tokens: NewOption = 16,
     seed: Annotated[int, typer.Option(help="of the random choice of experts, where sensitivities are unknown")] = 0,
     output: Annotated[Path | None, typer.Option(help="write the plan as JSON")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the plan and its prediction as JSON, for programs")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="one row per expert as CSV, for programs")] = False,
 ) -> None:
     """Choose precision and place of every expert for a budget, and say what that will give.
 
@@ -284,6 +285,10 @@ def plan(
     """
     import json
 
+    import numpy as np
+    import pandas as pd
+
+    from lumoe.cli.tables import for_programs, one_format
     from lumoe.files import write_json
     from lumoe.moe.budget import parse_budget
     from lumoe.moe.cost import Workload
@@ -292,6 +297,7 @@ def plan(
     from lumoe.moe.planner_inputs import Known, build_planner, describe
     from lumoe.moe.shape import read_shape
 
+    one_format(as_json, as_csv)
     shape = read_shape(model)
     wish = Wish(
         parse_budget(budget, shape.bytes_full), parse_preference(prefer), min_tokens_per_s, max_perplexity_increase
@@ -302,4 +308,9 @@ def plan(
     result = {"model": model, "hardware": planner.hardware.name, "budget_bytes": wish.budget_bytes} | proposal.to_dict()
     if output:
         write_json(output, result)
-    typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))
+    if as_csv:
+        rows = pd.DataFrame(list(np.ndindex(proposal.plan.bits.shape)), columns=["layer", "expert"])
+        rows["bits"], rows["resident"] = proposal.plan.bits.ravel(), proposal.plan.resident.ravel()
+        for_programs(rows, as_json, as_csv)
+    else:
+        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))

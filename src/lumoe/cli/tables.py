@@ -22,13 +22,18 @@ def for_programs(table: pd.DataFrame, as_json: bool, as_csv: bool) -> bool:
     Raises:
         UserError: both are.
     """
-    if as_json and as_csv:
-        raise UserError("--json and --csv: choose one")
+    one_format(as_json, as_csv)
     if as_json:
         typer.echo(table.to_json(orient="records", indent=2, force_ascii=False))
     elif as_csv:
         typer.echo(table.to_csv(index=False, lineterminator="\n"), nl=False)
     return as_json or as_csv
+
+
+def one_format(as_json: bool, as_csv: bool) -> None:
+    """Raise UserError if both formats are asked for."""
+    if as_json and as_csv:
+        raise UserError("--json and --csv: choose one")
 
 
 def show(table: pd.DataFrame, title: str) -> None:

@@ -57,13 +57,16 @@ def folder_splits(path: str | Path, protocol: str = "") -> tuple[dict[str, list[
     are joined as that protocol joins them. ``test.txt`` must be there; ``train.txt`` and ``valid.txt`` may be absent.
 
     Raises:
-        UserError: no such folder, no ``test.txt``, or a file that is not UTF-8.
+        UserError: no such folder, no ``test.txt``, a ``validation.txt`` that would not be read, or a file that is not
+            UTF-8.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"corpus source 'folder:{path}': no such folder")
     if not (folder / _FILES["test"]).is_file():
         raise UserError(f"corpus source 'folder:{path}': no test.txt in it (train.txt and valid.txt may be absent)")
+    if (folder / "validation.txt").is_file() and not (folder / _FILES["validation"]).is_file():
+        raise UserError(f"corpus source 'folder:{path}': validation.txt would not be read; rename it to valid.txt")
     settings: dict[str, Any] = protocols()[protocol] if protocol else {"separator": "\n\n"}
     splits: dict[str, list[Document]] = {}
     for name, file in _FILES.items():
