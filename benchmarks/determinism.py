@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from killed_pipeline import finish
-from pipeline_runs import clone, compared, differences
+from pipeline_runs import clone, compared, differences, parse
 from scipy.stats import wilcoxon
 
 from lumoe.files import read_csv
@@ -29,7 +29,7 @@ LIMIT_BYTES = 2 << 30
 
 
 def main() -> None:
-    options = parse()
+    options = parsed()
     end = time.monotonic() + options.seconds
     runs = [options.folder / "one-core", options.folder / "all-cores"]
     for run, cores in zip(runs, (1, os.cpu_count() or 1), strict=True):
@@ -60,16 +60,10 @@ def measured(one: Path, other: Path) -> str:
     return f"throughput: {len(ratios)} pairs, median ratio {np.exp(np.median(ratios)):.3f}, p = {p:.3f}: {verdict}"
 
 
-def parse() -> argparse.Namespace:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("build/determinism"))
-    parser.add_argument("--seconds", type=float, default=3600.0, help="of this call, about")
-    parser.add_argument("--base", default="build/smoke", help="where the configuration puts results and figures")
-    parser.add_argument("arguments", nargs="*", default=["--configfile", "config/smoke.yaml"])
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    options.folder = options.folder.resolve()
-    return options
+    return parse(parser)
 
 
 if __name__ == "__main__":

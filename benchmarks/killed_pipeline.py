@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 import psutil
-from pipeline_runs import clone, compared, differences, kill_group, resume, start, wait
+from pipeline_runs import clone, compared, differences, kill_group, parse, resume, start, wait
 
 from lumoe.files import read_csv, write_csv
 
@@ -28,7 +28,7 @@ VICTIMS = ("snakemake", "rule", "all")
 
 
 def main() -> None:
-    options = parse()
+    options = parsed()
     end = time.monotonic() + options.seconds
     undisturbed, killed = options.folder / "undisturbed", options.folder / "killed"
     arguments = [f"--cores={options.cores}", *options.arguments]
@@ -104,22 +104,14 @@ def finish(folder: Path, arguments: list[str], end: float) -> bool | None:
     return True
 
 
-def parse() -> argparse.Namespace:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("build/kills"), help="where clones and the record go")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--longest", type=float, default=40.0, help="seconds before a kill, at most")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="of this call, about")
-    parser.add_argument("--base", default="build/smoke", help="where the configuration puts results and figures")
-    parser.add_argument(
-        "arguments", nargs="*", default=["--configfile", "config/smoke.yaml"], help="further arguments of snakemake"
-    )
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    options.folder = options.folder.resolve()
-    return options
+    return parse(parser)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import subprocess
@@ -99,3 +100,16 @@ def differences(one: Path, other: Path, base: str = "") -> Iterator[str]:
 def compared(folder: Path, base: str = "") -> int:
     """Return how many files `differences` holds against each other."""
     return sum(not any(fnmatch(name, pattern) for pattern in MEASURED) for name in produced(folder, base))
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add what every benchmark of runs has in common to `parser`, parse, and make the folder of the clones."""
+    parser.add_argument("--seconds", type=float, default=3600.0, help="of this call, about")
+    parser.add_argument("--base", default="build/smoke", help="where the configuration puts results and figures")
+    parser.add_argument(
+        "arguments", nargs="*", default=["--configfile", "config/smoke.yaml"], help="further arguments of snakemake"
+    )
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    options.folder = options.folder.resolve()
+    return options
