@@ -22,6 +22,8 @@ check() {
   for program in munged slurmctld slurmd sbatch; do
     command -v "$program" >/dev/null || cannot "$program is missing: apt-get install slurmctld slurmd slurm-client munge"
   done
+  # slurmd asks hwloc for the processor, which reads it there; a container without /sys has nothing to read.
+  [[ -d /sys/devices/system/cpu ]] || cannot "/sys is not mounted, so slurmd cannot count cores: mount -t sysfs sysfs /sys"
   if [[ -e $CONF ]] && ! grep -qxF "$MARK" "$CONF"; then
     cannot "$CONF belongs to another Slurm; left alone"
   fi
