@@ -74,9 +74,12 @@ def queue(*states: str) -> list[str]:
 
 def started(folder: Path, target: str) -> subprocess.Popen[str]:
     """Start snakemake and return when its one job runs and has begun to write."""
+    # A shell's background job ignores SIGINT, and would hand that down to a run that is to be interrupted.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     run = subprocess.Popen(
         command(target), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
+    signal.signal(signal.SIGINT, inherited)
     deadline = time.monotonic() + 60
     while not (queue("RUNNING") and (folder / target).exists()):
         assert run.poll() is None, run.communicate()[0]
