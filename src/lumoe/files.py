@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from lumoe.errors import UserError
 from lumoe.resources import verify_shipped
 from lumoe.strict_yaml import YamlError, parse_yaml
 
+PART = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,7 +39,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _sweep(target)
+        scratch, lock = _scratch(target)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}); choose another place or free some") from None
     temporary = scratch / target.name
@@ -56,6 +60,31 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise UserError(f"{target}: cannot be written ({error.strerror}); free some space and run it again") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _scratch(target: Path) -> tuple[Path, int]:
+    """Make a folder beside `target` for its temporary; return it with a lock that goes when this process does."""
+    while True:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent))
+        lock = os.open(scratch, os.O_RDONLY)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if scratch.is_dir():
+            return scratch, lock
+        os.close(lock)  # swept between its making and its locking
+
+
+def _sweep(target: Path) -> None:
+    """Remove what writers of `target` left behind that were killed: nobody holds their locks any more."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.????????{PART}"):
+        with suppress(OSError):
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,33 @@ def test_a_failure_leaves_the_old_file_and_no_scratch(tmp_path: Path) -> None:
         fail()
     assert target.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+WRITER = """
+import sys, time
+from lumoe.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write_and_a_live_ones_stays(tmp_path: Path) -> None:
+    target = tmp_path / "table[1].csv"
+    other = tmp_path / f".{target.name}.original"
+    other.mkdir()
+    with subprocess.Popen([sys.executable, "-c", WRITER, target], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+        (left,) = tmp_path.glob("*.part")
+        write_text(target, "first")
+        assert (left / target.name).read_text(encoding="utf-8") == "half"
+        writer.kill()
+    assert left.is_dir()
+    write_text(target, "second")
+    assert sorted(tmp_path.iterdir()) == sorted([other, target])
+    assert target.read_text(encoding="utf-8") == "second"
 
 
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:

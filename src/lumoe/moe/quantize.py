@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -115,8 +114,6 @@ def quantize(
     folder.mkdir(parents=True, exist_ok=True)
     # Until the new experts are all there, nothing may say that the folder is whole.
     (folder / MANIFEST).unlink(missing_ok=True)
-    for begun in (path for path in folder.glob(".*") if ".safetensors." in path.name):  # by a run that was killed
-        shutil.rmtree(begun, ignore_errors=True)
     rows: list[Outcome] = []
     for outcome in _outcomes(checkpoint, tokens, folder, recipe, key):
         rows.append(outcome)
