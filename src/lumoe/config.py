@@ -73,6 +73,11 @@ class Model(Section):
         pattern=r"^(shipped|trained|folder:.+|hub:.+)$",
         description="shipped, trained (by the `train` rule), folder:PATH or hub:REPO",
     )
+    device: str = Field(
+        default="cpu",
+        pattern=r"^(cpu|cuda(:[0-9]+)?)$",
+        description="where it is scored and timed: cpu, cuda or cuda:N",
+    )
     training: Training = Training()
 
 

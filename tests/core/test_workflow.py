@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,21 @@ def test_a_wrong_setting_is_one_sentence_and_exit_code_2(checkout: Path, setting
     assert len(complaint) == 1, run.stderr
     assert "Traceback" not in run.stderr
     assert all(word in complaint[0] for word in words), complaint
+
+
+def test_mixtral_is_scored_and_timed_on_the_gpu_one_job_at_a_time(checkout: Path) -> None:
+    run = snakemake("claims", "--dry-run", "--configfile", "config/mixtral-8x7b.yaml", folder=checkout)
+    assert run.returncode == 0, run.stderr
+    jobs = re.split(r"\n\[", run.stdout + run.stderr)
+    runs_model = [job for job in jobs if re.search(r"lumoe moe (perplexity |sensitivity|calibrate|throughput)", job)]
+    # Three corpora with three random orders and one by sensitivity, and one of each of the others.
+    assert len(runs_model) == 3 * (3 + 1) + 3
+    assert all("--device cuda" in job and "gpu=1" in job for job in runs_model)
+    # The default profile has one GPU to give: more jobs at once would not fit into its memory.
+    assert (checkout / "profiles/default/config.yaml").read_text(encoding="utf-8").count("  gpu: 1\n") == 1
+
+
+def test_without_a_gpu_no_rule_asks_for_one(checkout: Path) -> None:
+    run = snakemake("--dry-run", folder=checkout)
+    assert "gpu=1" not in run.stdout + run.stderr
+    assert (run.stdout + run.stderr).count("--device cpu") > 10

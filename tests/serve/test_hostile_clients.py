@@ -19,7 +19,7 @@ from threading import Event
 import httpx
 import psutil
 import pytest
-from conftest import Running, serving
+from running import Running, serving
 
 from lumoe.moe import heap
 from lumoe.moe.serve.app import Limits

@@ -27,7 +27,9 @@ rule replay_traces:
     threads: config["adaptation"]["threads"]
     resources:
         timing_slot=1,
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -47,6 +49,7 @@ rule replay_traces:
         " --prompt-tokens {params.prompt_tokens}"
         " --new-tokens {params.new_tokens}"
         " --seed {params.seed}"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output.record}"
         " --summary {output.summary}"

@@ -34,7 +34,10 @@ rule measure_sensitivity:
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
         ),
@@ -49,6 +52,7 @@ rule measure_sensitivity:
         " --window {params.window}"
         " --windows {params.windows}"
         " --activations {params.activations}"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output}"
         " 2> {log}"
@@ -68,7 +72,10 @@ rule score_random:
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         counts=config["perplexity"]["counts"],
         window=config["perplexity"]["window"],
         windows=config["perplexity"]["windows"],
@@ -84,6 +91,7 @@ rule score_random:
         " --window {params.window}"
         " --windows {params.windows}"
         " --activations {params.activations}"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output}"
         " 2> {log}"
@@ -106,7 +114,10 @@ rule score_chosen:
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         counts=config["perplexity"]["counts"],
         window=config["perplexity"]["window"],
         windows=config["perplexity"]["windows"],
@@ -122,6 +133,7 @@ rule score_chosen:
         " --window {params.window}"
         " --windows {params.windows}"
         " --activations {params.activations}"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output}"
         " 2> {log}"
@@ -141,7 +153,10 @@ rule score_served:
     conda:
         "../../envs/lumoe.yaml"
     threads: 1
+    resources:
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         most=max(config["perplexity"]["counts"]),
         window=config["perplexity"]["window"],
         windows=config["perplexity"]["served_windows"],
@@ -154,6 +169,7 @@ rule score_served:
         " --window {params.window}"
         " --windows {params.windows}"
         " --activations bfloat16"
+        " --device {params.device}"
         " --threads {threads}"
         " --output {output}"
         " 2> {log}"

@@ -28,12 +28,15 @@ rule calibrate_machine:
     threads: config["throughput"]["threads"] + 1
     resources:
         timing_slot=1,
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         threads=config["throughput"]["threads"],
     shell:
         "lumoe moe calibrate"
         " --model $(dirname {input.model})"
         " --quantized $(dirname {input.quantized})"
+        " --device {params.device}"
         " --threads {params.threads}"
         " --output {output}"
         " 2> {log}"
@@ -68,7 +71,9 @@ rule measure_throughput:
     threads: config["throughput"]["threads"] + 1
     resources:
         timing_slot=1,
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         threads=config["throughput"]["threads"],
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
@@ -91,6 +96,7 @@ rule measure_throughput:
         " --new-tokens {params.new_tokens}"
         " --repeats {params.repeats}"
         " --seed {params.seed}"
+        " --device {params.device}"
         " --threads {params.threads}"
         " --output {output}"
         " 2> {log}"
@@ -139,7 +145,9 @@ rule measure_batching:
     threads: config["throughput"]["threads"] + 1
     resources:
         timing_slot=1,
+        gpu=GPUS,
     params:
+        device=config["model"]["device"],
         threads=config["throughput"]["threads"],
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
@@ -159,6 +167,7 @@ rule measure_batching:
         " --new-tokens {params.new_tokens}"
         " --repeats {params.repeats}"
         " --seed {params.seed}"
+        " --device {params.device}"
         " --threads {params.threads}"
         " --output {output}"
         " 2> {log}"

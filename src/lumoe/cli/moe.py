@@ -17,6 +17,7 @@ ModelOption = Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint"
 CorpusOption = Annotated[list[Path], typer.Option(help="corpus folder; repeat for several")]
 QuantizedOption = Annotated[list[Path] | None, typer.Option(help="folder of quantised experts; repeat for several")]
 ThreadsOption = Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")]
+DeviceOption = moe_plan.DeviceOption
 DtypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")]
 
 
@@ -72,6 +73,7 @@ def calibrate(
     name: Annotated[str, typer.Option(help="name of the profile")] = "this-machine",
     seconds: Annotated[float, typer.Option(min=0.01, help="least time spent on each number")] = 0.3,
     dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
     """Measure this machine's profile: experts, slow tier, and everything outside the experts.
@@ -83,14 +85,14 @@ def calibrate(
 
     from lumoe.files import write_json
     from lumoe.moe.checkpoint import read_architecture
-    from lumoe.moe.engine import Engine
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.plan import FULL_BITS, Plan
     from lumoe.moe.profile import measure_hardware
     from lumoe.moe.quantized import QuantizedExperts
 
     _use_threads(threads)
     plan = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
-    engine = Engine.load(model, quantized, plan, dtype=getattr(torch, dtype))
+    engine = open_engine(model, quantized, plan, dtype=getattr(torch, dtype), device=device)
     wanted = bits or [FULL_BITS, *(QuantizedExperts(folder).bits for folder in quantized or [])]
     write_json(output, measure_hardware(engine, sorted({*wanted}), name, seconds).model_dump(mode="json"))
 
@@ -109,6 +111,7 @@ def throughput(
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     seed: int = 0,
     dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
     """Measure tokens/s of configurations at batch 1 and predict each from the machine's profile.
@@ -120,21 +123,25 @@ def throughput(
 
     from lumoe.files import write_csv
     from lumoe.moe.calibration import held_out_prompts
-    from lumoe.moe.engine import Engine
     from lumoe.moe.hardware import read_hardware
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.plan import Plan
     from lumoe.moe.quantize import read_frequencies
     from lumoe.moe.quantized import QuantizedExperts
-    from lumoe.moe.throughput import COLUMNS, configurations, measure
+    from lumoe.moe.throughput import COLUMNS, configurations, measure, that_fit
 
     _use_threads(threads)
     profile = read_hardware(hardware)
     prompts = held_out_prompts(model, corpus, prompt_tokens, repeats + 1, seed)
     experts = QuantizedExperts(quantized)
     plan = Plan.uniform(experts.shape["num_hidden_layers"], experts.shape["num_local_experts"], resident=False)
-    engine = Engine.load(model, quantized, plan, dtype=getattr(torch, dtype))
+    engine = open_engine(model, quantized, plan, dtype=getattr(torch, dtype), device=device)
     plans = configurations(plan.shape, count, resident, engine.memory.expert, experts.bits, seed)
-    table = measure(engine, plans, prompts, new_tokens, repeats, profile, read_frequencies(quantized))
+    held = that_fit(engine, plans)
+    if len(held) < len(plans):
+        left_out = f"{len(plans) - len(held)} of {len(plans)} configurations do not fit the device and are left out"
+        typer.echo(f"warning: {left_out}", err=True)
+    table = measure(engine, held, prompts, new_tokens, repeats, profile, read_frequencies(quantized))
     write_csv(output, table, COLUMNS)
 
 
@@ -149,6 +156,7 @@ def batching(
     new_tokens: Annotated[int, typer.Option(min=2)] = 16,
     repeats: Annotated[int, typer.Option(min=1)] = 5,
     seed: int = 0,
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
     """Measure tokens/s against the number of sequences, all experts resident, at 16 bits and quantised.
@@ -158,20 +166,26 @@ def batching(
     """
     import pandas as pd
 
+    from lumoe.errors import UserError
     from lumoe.files import write_csv
     from lumoe.moe.calibration import held_out_prompts
-    from lumoe.moe.engine import Engine
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.plan import FULL_BITS, Plan
     from lumoe.moe.quantized import QuantizedExperts
     from lumoe.moe.throughput import BATCH_COLUMNS, measure_batches
 
     _use_threads(threads)
     prompts = held_out_prompts(model, corpus, prompt_tokens, max(batch), seed)
-    engine = Engine.load(model, quantized)
+    engine = open_engine(model, quantized, device=device)
     tables = []
     for bits in (FULL_BITS, QuantizedExperts(quantized).bits):
         engine.reconfigure(Plan.uniform(*engine.plan.shape, bits))
+        if not engine.plan.resident.all():
+            typer.echo(f"warning: not all experts at {bits} bits fit the device; left out", err=True)
+            continue
         tables.append(measure_batches(engine, prompts, batch, new_tokens, repeats))
+    if not tables:
+        raise UserError(f"{device}: not even all experts at {QuantizedExperts(quantized).bits} bits fit this device")
     write_csv(output, pd.concat(tables), BATCH_COLUMNS)
 
 
@@ -250,6 +264,7 @@ def generate(
     budget: Annotated[str | None, typer.Option(help="bytes of the fast tier, like 24GB or 30%")] = None,
     new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     dtype: DtypeOption = "bfloat16",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
 ) -> None:
     """Continue a text (the likeliest token each time) and say what it cost.
@@ -264,7 +279,7 @@ def generate(
     from lumoe.files import read_json
     from lumoe.moe.budget import parse_budget
     from lumoe.moe.checkpoint import read_architecture
-    from lumoe.moe.engine import Engine
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.perplexity import tokenize
     from lumoe.moe.plan import Plan
     from lumoe.moe.tokenizer import load_tokenizer
@@ -275,7 +290,7 @@ def generate(
     with about(plan or ""):
         chosen = Plan.from_dict(read_json(plan)) if plan else None
     limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
-    engine = Engine.load(model, quantized, chosen, limit, getattr(torch, dtype))
+    engine = open_engine(model, quantized, chosen, limit, getattr(torch, dtype), device=device)
     began = time.perf_counter()
     made = list(track(engine.stream(ids, new_tokens), "tokens", new_tokens))
     seconds = time.perf_counter() - began

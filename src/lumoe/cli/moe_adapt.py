@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from lumoe.cli.moe_plan import DeviceOption
 from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
@@ -27,6 +28,7 @@ def adapt(
     prompts: Annotated[int, typer.Option(min=1, help="different prompts")] = 16,
     seed: int = 0,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
+    device: DeviceOption = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
@@ -44,7 +46,7 @@ def adapt(
     from lumoe.moe.adapt import COLUMNS, Scale, compare, summarize
     from lumoe.moe.calibration import held_out_prompts
     from lumoe.moe.checkpoint import read_architecture
-    from lumoe.moe.engine import Engine
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.plan import Plan
     from lumoe.moe.traces import read_trace
 
@@ -53,7 +55,7 @@ def adapt(
     traces = {path.stem: read_trace(path) for path in trace}
     texts = held_out_prompts(model, corpus, prompt_tokens, prompts, seed)
     bare = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
-    load = partial(Engine.load, model, quantized, dtype=getattr(torch, dtype))
+    load = partial(open_engine, model, quantized, dtype=getattr(torch, dtype), device=device)
     record = compare(load, bare, traces, texts, Scale(duration, interval, new_tokens, seed))
     table = summarize(record)
     if summary is not None:

@@ -17,6 +17,7 @@ BufferOption = Annotated[int, typer.Option(min=0, help="swap buffer, in 16-bit e
 PromptOption = Annotated[int, typer.Option(help="tokens in")]
 WindowOption = Annotated[int, typer.Option(min=8, help="tokens per window")]
 ActivationsOption = Annotated[str, typer.Option(help="float32, or bfloat16 for the kernels that serve")]
+DeviceOption = Annotated[str, typer.Option(help="where the model runs: cpu, cuda or cuda:N")]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")]
 NewOption = Annotated[int, typer.Option(help="tokens out")]
 
@@ -111,6 +112,7 @@ def perplexity(
     window: WindowOption = 256,
     windows: Annotated[int, typer.Option(min=1, help="windows at most")] = 64,
     activations: ActivationsOption = "float32",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 1,
 ) -> None:
     """Score a corpus with more and more experts quantised.
@@ -124,7 +126,7 @@ def perplexity(
     from lumoe.files import read_csv, write_csv
     from lumoe.moe import quality
     from lumoe.moe.corpora import read_text
-    from lumoe.moe.engine import Engine
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.perplexity import tokenize, whole_windows
     from lumoe.moe.policy import plans_of
     from lumoe.moe.quantized import QuantizedExperts
@@ -139,7 +141,7 @@ def perplexity(
     memory = shape.memory([4, 8, experts.bits], experts.group_size)
     counts = sorted({0, *count})
     plans = plans_of(policy, shape.plan_shape, counts, experts.bits, memory.expert, seed, costs)
-    engine = Engine.load(model, quantized=quantized, dtype=getattr(torch, activations))
+    engine = open_engine(model, quantized, dtype=getattr(torch, activations), device=device)
     tables = [
         quality.window_table(
             scores,
@@ -168,6 +170,7 @@ def sensitivity(
     window: WindowOption = 256,
     windows: Annotated[int, typer.Option(min=1, help="windows per corpus")] = 4,
     activations: ActivationsOption = "float32",
+    device: DeviceOption = "cpu",
     threads: ThreadsOption = 1,
 ) -> None:
     """Measure what quantising each expert alone does to the model's predictions.
@@ -180,7 +183,7 @@ def sensitivity(
     from lumoe.files import write_csv
     from lumoe.moe.corpora import read_text
     from lumoe.moe.divergence import measure_costs
-    from lumoe.moe.engine import Engine
+    from lumoe.moe.opening import open_engine
     from lumoe.moe.perplexity import tokenize, whole_windows
     from lumoe.moe.quantized import QuantizedExperts
     from lumoe.moe.sensitivity import COLUMNS
@@ -191,8 +194,9 @@ def sensitivity(
     for folder in corpus:
         tokens, prefix = tokenize(model, read_text(folder, "validation"))
         pieces += whole_windows(tokens, prefix, window, windows)
-    engine = Engine.load(model, quantized=quantized, dtype=getattr(torch, activations))
-    precisions = bits or sorted({QuantizedExperts(quantized).bits, 8})
+    engine = open_engine(model, quantized, dtype=getattr(torch, activations), device=device)
+    # A GPU has no kernel for 8 bits.
+    precisions = bits or sorted({QuantizedExperts(quantized).bits, 8} & {*engine.store.source.precisions})
     write_csv(output, measure_costs(engine, pieces, read_shape(model).plan_shape, precisions), COLUMNS)
 
 

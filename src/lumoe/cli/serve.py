@@ -43,6 +43,7 @@ def serve(
         float, typer.Option(min=0.1, help="seconds within which a request must have arrived; then 408")
     ] = 60.0,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
+    device: Annotated[str, typer.Option(help="where the model runs: cpu, cuda or cuda:N")] = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
     seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
     state: Annotated[
@@ -69,5 +70,5 @@ def serve(
     torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
     limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
-    setup = Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state)
+    setup = Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device)
     run(setup, limits, host, port, drain, arrival)

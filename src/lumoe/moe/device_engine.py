@@ -11,26 +11,54 @@ from lumoe.errors import UserError
 from lumoe.moe.checkpoint import Checkpoint
 from lumoe.moe.device_experts import DeviceExperts, checkpoint_writer
 from lumoe.moe.device_tier import DeviceTier, pin_memory
-from lumoe.moe.engine import Engine, left_for_experts
+from lumoe.moe.engine import Engine, Reconfiguration, left_for_experts
 from lumoe.moe.miss_cost import MissCosts
 from lumoe.moe.model import Decoder
-from lumoe.moe.plan import Plan
+from lumoe.moe.plan import Plan, fill
 from lumoe.moe.quantized import QuantizedExperts
 from lumoe.moe.recording import recorder_for
 from lumoe.moe.static_decoder import StaticDecoder
 from lumoe.moe.store import SWAP_BUFFERS, ExpertStore, Policy
 
+# Of a GPU's memory: for activations, keys and values, logits and recorded graphs.
+KEPT_FREE = 4 << 30
+
 
 class DeviceEngine(Engine):
     """An engine on a device; everything else is as on the CPU."""
 
-    def __init__(self, decoder: StaticDecoder, store: ExpertStore, tier: DeviceTier) -> None:
+    def __init__(self, decoder: StaticDecoder, store: ExpertStore, tier: DeviceTier, beside_bytes: int = 0) -> None:
         super().__init__(decoder, store)
         self._tier = tier
+        free = free_bytes(decoder.device)
+        self._room = None if free is None else max(free + store.bytes_fast - KEPT_FREE - beside_bytes, 0)
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Bytes of weights that the device holds at most; None where nothing but the budget limits them."""
+        return None if self._room is None else self.decoder.nbytes + self._room
+
+    def reconfigure(self, plan: Plan, budget_bytes: int | None = None) -> Reconfiguration:
+        """Change to `plan` as `Engine.reconfigure`; without a budget, with as many residents as the device holds."""
+        self.check_budget(budget_bytes)
+        return super().reconfigure(plan if budget_bytes is not None else self.fitted(plan), budget_bytes)
+
+    def fitted(self, plan: Plan) -> Plan:
+        """Return `plan`, without the residents that the device has no memory for: the smallest experts stay."""
+        if self._room is None or self.store.bytes_needed(plan) <= self._room:
+            return plan
+        sizes = self.memory.expert
+        swap = self.store.swap_buffers * max(sizes[int(bits)] for bits in set(plan.bits.ravel().tolist()))
+        return Plan(plan.bits, plan.resident & fill(plan.bits, self._room - swap, sizes))
 
     def finish(self) -> None:
         """Wait until everything that was begun on the device is done."""
         self._tier.streams.finish()
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Return the bytes of a GPU that are free now; None for the processor, whose budget is its user's."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 
 
 def device_of(name: str) -> torch.device:
@@ -62,19 +90,21 @@ def assemble(
     swap_buffers: int = SWAP_BUFFERS,
     overlapped: bool = True,
     costs: MissCosts | None = None,
+    beside_bytes: int = 0,
 ) -> DeviceEngine:
     """Return an engine of a decoder and experts on one device, with the plan's residents loaded.
 
     Args:
         budget_bytes: bytes of the device for weights outside the experts, residents and swap buffers.
         overlapped, costs: see `DeviceTier`.
+        beside_bytes: of a GPU's memory, what the caller will take for itself.
 
     Raises:
         UserError: the plan does not fit the budget.
     """
     left = left_for_experts(budget_bytes, decoder)
     tier = DeviceTier(experts, overlapped, costs)
-    return DeviceEngine(decoder, ExpertStore(experts, plan, left, policy, swap_buffers, tier), tier)
+    return DeviceEngine(decoder, ExpertStore(experts, plan, left, policy, swap_buffers, tier), tier, beside_bytes)
 
 
 def load(
@@ -86,8 +116,14 @@ def load(
     dtype: torch.dtype = torch.bfloat16,
     policy: Policy = "static",
     swap_buffers: int = SWAP_BUFFERS,
+    recorded: bool = True,
+    beside_bytes: int = 0,
 ) -> DeviceEngine:
     """Open a checkpoint on a device; arguments as for `Engine.load`.
+
+    Args:
+        recorded: whether decode steps are recorded once for every set of sequences that decode together.
+        beside_bytes: see `assemble`.
 
     Raises:
         UserError: the device is absent, a file is missing or damaged, or the plan does not fit the model or the budget.
@@ -107,6 +143,6 @@ def load(
         dtype,
         pin_memory if place.type == "cuda" else None,
     )
-    decoder = StaticDecoder(Decoder(checkpoint, dtype), place, recorder_for(place))
+    decoder = StaticDecoder(Decoder(checkpoint, dtype), place, recorder_for(place) if recorded else None)
     plan = plan or Plan.uniform(*checkpoint.architecture.plan_shape)
-    return assemble(decoder, experts, plan, budget_bytes, policy, swap_buffers)
+    return assemble(decoder, experts, plan, budget_bytes, policy, swap_buffers, beside_bytes=beside_bytes)

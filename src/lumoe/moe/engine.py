@@ -107,6 +107,18 @@ class Engine:
         return self.decoder.nbytes + self.store.bytes_fast
 
     @property
+    def most_bytes(self) -> int | None:
+        """Bytes of weights that the fast tier can hold at most; None where nothing but the budget limits them."""
+        return None
+
+    def check_budget(self, budget_bytes: int | None) -> None:
+        """Raise UserError if the fast tier cannot hold what a budget allows."""
+        if budget_bytes is not None and self.most_bytes is not None and budget_bytes > self.most_bytes:
+            raise UserError(
+                f"a budget of {budget_bytes} bytes exceeds the {self.most_bytes} that {self.device} has for weights"
+            )
+
+    @property
     def memory(self) -> Memory:
         """What the parts of this model really take, for planning."""
         source = self.store.source

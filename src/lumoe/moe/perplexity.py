@@ -113,7 +113,8 @@ def score(logits: Logits, windows: Sequence[Window]) -> Scores:
     totals = []
     for number, window in enumerate(windows):
         out = logits(window.inputs)[-len(window.targets) :].float()
-        nll = torch.nn.functional.cross_entropy(out, window.targets, reduction="none").double().sum().item()
+        losses = torch.nn.functional.cross_entropy(out, window.targets.to(out.device), reduction="none")
+        nll = losses.double().sum().item()
         if not np.isfinite(nll):
             raise UserError(f"the model's log-likelihood is {nll} in window {number}: its weights are damaged")
         totals.append(nll)

@@ -23,6 +23,7 @@ from lumoe.progress import track
 
 TOKENS = (1, 2, 4, 8, 16)
 STEP_TOKENS = (1, 4, 16, 64)
+CPU = torch.device("cpu")
 # Experts that are timed in turn: at least so many, and so many bytes where a model has them.
 _EXPERTS_IN_TURN = 4
 _TURN_BYTES = 256 << 20
@@ -51,11 +52,14 @@ def measure_hardware(
         sizes.append(source.nbytes(value))
         reads.append(time_misses(engine, value, expert[value].seconds[0], least_s))
     latency, rate = fit_line(sizes, reads)
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if engine.device.type == "cuda":
+        memory, whose = torch.cuda.get_device_properties(engine.device).total_memory, "memory of the GPU"
+    else:
+        memory, whose = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "physical memory of this machine"
     return Hardware(
         name=name,
-        device=describe_device(),
-        fast_bytes=Sourced(value=memory, source="physical memory of this machine", confidence="measured"),
+        device=describe_device(engine.device),
+        fast_bytes=Sourced(value=memory, source=whose, confidence="measured"),
         transfer=Transfer(
             latency_s=Sourced(value=latency, source=_BY, confidence="measured"),
             bytes_per_s=Sourced(value=rate, source=_BY, confidence="measured"),
@@ -212,8 +216,10 @@ def fit_line(sizes: Sequence[int], seconds: Sequence[float]) -> tuple[float, flo
     return float(latency), float(1 / slope)
 
 
-def describe_device() -> str:
-    """Name the processor and the threads that torch uses."""
+def describe_device(device: torch.device = CPU) -> str:
+    """Name the GPU, or the processor and the threads that torch uses."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.is_file():

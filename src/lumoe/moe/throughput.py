@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,15 +72,37 @@ def configurations(
     return plans
 
 
-def time_generation(engine: Engine, prompt: torch.Tensor, new_tokens: int) -> Run:
-    """Generate once and return its time and traffic."""
+def that_fit(engine: Engine, plans: Sequence[Plan]) -> list[Plan]:
+    """Return the plans whose residents and swap buffers the engine's fast tier can hold, in their order.
+
+    Raises:
+        UserError: none does.
+    """
+    most = engine.most_bytes
+    if most is None:
+        return list(plans)
+    found = [plan for plan in plans if engine.decoder.nbytes + engine.store.bytes_needed(plan) <= most]
+    if not found:
+        raise UserError(f"none of {len(plans)} configurations fits the {most} bytes that the device has for weights")
+    return found
+
+
+def time_generation(engine: Engine, cache: Any, prompts: torch.Tensor, new_tokens: int) -> Run:
+    """Generate once and return its time and traffic.
+
+    Args:
+        cache: of the engine, for as many sequences; what it holds is overwritten. A device records its steps over it.
+        prompts: int64 `[sequences, tokens]`.
+    """
     before = engine.metrics()
-    cache = engine.cache(1, len(prompt) + new_tokens)
+    cache.lengths[:] = [0] * len(prompts)
     began = time.perf_counter()
-    token = engine.step(prompt.unsqueeze(0), cache)[:, -1].argmax(-1, keepdim=True)
+    token = engine.step(prompts, cache)[:, -1].argmax(-1, keepdim=True)
+    engine.finish()
     first = time.perf_counter()
     for _ in range(new_tokens - 1):
         token = engine.step(token, cache)[:, -1].argmax(-1, keepdim=True)
+    engine.finish()
     end = time.perf_counter()
     after = engine.metrics()
     return Run(end - began, first - began, *(after[key] - before[key] for key in ("hits", "misses", "bytes_moved")))
@@ -107,15 +130,16 @@ def measure(
     """
     runs: list[list[Run]] = [[] for _ in plans]
     fast = [0] * len(plans)
+    cache = engine.cache(1, prompts.shape[1] + new_tokens)
     for repeat in track(range(repeats + 1), "rounds of all configurations"):
-        prompt = prompts[repeat % len(prompts)]
+        prompt = prompts[repeat % len(prompts)].unsqueeze(0)
         for index, plan in enumerate(plans):
             engine.reconfigure(plan)
             if not np.array_equal(engine.store.resident(), plan.resident):
                 raise RuntimeError("the store does not hold what the plan says")
             fast[index] = engine.bytes_fast
-            time_generation(engine, prompt, 2)  # the first reading lays experts out
-            run = time_generation(engine, prompt, new_tokens)
+            time_generation(engine, cache, prompt, 2)  # the first reading lays experts out
+            run = time_generation(engine, cache, prompt, new_tokens)
             if repeat:  # the first round warms up
                 runs[index].append(run)
     shape, sizes = engine.decoder.architecture, engine.memory.expert
@@ -136,7 +160,7 @@ def measure(
                 "tokens_per_s_max": max(speeds),
                 "predicted_tokens_per_s": predicted.tokens_per_s,
                 "repeats": repeats,
-                "device": describe_device(),
+                "device": describe_device(engine.device),
                 "first_token_s": np.median([run.first_token_s for run in done]),
                 "hits": np.mean([run.hits for run in done]),
                 "misses": np.mean([run.misses for run in done]),
@@ -178,17 +202,14 @@ def measure_batches(
         if not 1 <= batch <= len(prompts):
             raise UserError(f"a batch of {batch} needs as many prompts; there are {len(prompts)}")
         totals, decodes = [], []
+        cache = engine.cache(batch, prompts.shape[1] + new_tokens)
         for repeat in range(repeats + 1):
-            cache = engine.cache(batch, prompts.shape[1] + new_tokens)
-            began = time.perf_counter()
-            token = engine.step(prompts[:batch], cache)[:, -1].argmax(-1, keepdim=True)
-            first = time.perf_counter()
-            for _ in range(new_tokens - 1):
-                token = engine.step(token, cache)[:, -1].argmax(-1, keepdim=True)
-            end = time.perf_counter()
+            run = time_generation(engine, cache, prompts[:batch], new_tokens)
             if repeat:  # the first round warms up
-                totals.append(batch * new_tokens / (end - began))
-                decodes.append(batch * (new_tokens - 1) / (end - first) if new_tokens > 1 else np.nan)
+                totals.append(batch * new_tokens / run.seconds)
+                decodes.append(
+                    batch * (new_tokens - 1) / (run.seconds - run.first_token_s) if new_tokens > 1 else np.nan
+                )
         rows.append(
             {
                 "batch": batch,
@@ -200,7 +221,7 @@ def measure_batches(
                 "tokens_per_s_max": max(totals),
                 "decode_tokens_per_s": np.median(decodes),
                 "repeats": repeats,
-                "device": describe_device(),
+                "device": describe_device(engine.device),
                 "basis": "measured",
             }
         )

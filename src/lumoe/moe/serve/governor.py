@@ -83,6 +83,12 @@ class Governor:
         return self.memory.non_expert + self.engine.plan.bits.size * self.memory.expert[FULL_BITS]
 
     @property
+    def most_bytes(self) -> int:
+        """Largest budget that does anything: the whole model, or what a GPU has for it."""
+        most = self.engine.most_bytes
+        return self.whole_bytes if most is None else min(self.whole_bytes, most)
+
+    @property
     def minimum_bytes(self) -> int:
         """Smallest budget that any plan fits."""
         return self.memory.non_expert + self.memory.buffer
@@ -96,7 +102,7 @@ class Governor:
         """Change budget and default preference.
 
         Raises:
-            UserError: the budget is too small; nothing has changed then.
+            UserError: the budget is too small, or more than a GPU has; nothing has changed then.
         """
         self._switch(budget_bytes, "quality" if "quality" in self._asked else preference)
         self.default = preference
@@ -132,6 +138,7 @@ class Governor:
 
     def _switch(self, budget_bytes: int, preference: Preference) -> None:
         began = time.perf_counter()
+        self.engine.check_budget(budget_bytes)
         plan = self.plan_for(budget_bytes, preference)
         with self._loading:
             self.engine.store.switch(plan, budget_bytes - self.engine.decoder.nbytes)

@@ -15,7 +15,7 @@ import uvicorn
 from lumoe.errors import UserError, about
 from lumoe.moe.budget import parse_budget
 from lumoe.moe.checkpoint import read_architecture
-from lumoe.moe.engine import Engine
+from lumoe.moe.opening import open_engine
 from lumoe.moe.plan import FULL_BITS, Plan, Preference, random_order
 from lumoe.moe.serve.app import Limits, Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
@@ -39,6 +39,7 @@ class Setup:
         name: what clients call the model; the folder's name by default.
         seed: of the order in which experts give up precision.
         state: file that keeps the budget last set over HTTP; it goes before `budget` and `preference`.
+        device: cpu, cuda or cuda:N.
     """
 
     model: Path
@@ -51,6 +52,7 @@ class Setup:
     policy: Policy = "static"
     seed: int = 0
     state: Path | None = None
+    device: str = "cpu"
 
 
 def load(setup: Setup, limits: Limits) -> Server:
@@ -67,16 +69,31 @@ def load(setup: Setup, limits: Limits) -> Server:
             f"{setup.model} was made for"
         )
     bare = Plan.uniform(*architecture.plan_shape, resident=False)
-    engine = Engine.load(setup.model, setup.quantized, bare, dtype=getattr(torch, setup.dtype), policy=setup.policy)
+    dtype = getattr(torch, setup.dtype)
+    per_token = 2 * architecture.num_hidden_layers * architecture.num_key_value_heads * architecture.head_width
+    engine = open_engine(
+        setup.model,
+        setup.quantized,
+        bare,
+        dtype=dtype,
+        policy=setup.policy,
+        device=setup.device,
+        # Every set of slots that decode together would be recorded for itself: there are too many.
+        recorded=False,
+        beside_bytes=limits.slots * limits.context * per_token * dtype.itemsize,
+    )
+    lesser = [bits for bits in engine.memory.expert if bits < FULL_BITS]
+    if not lesser:
+        raise UserError(f"{setup.device}: give --quantized FOLDER, experts at 4 bits from `lumoe moe quantize`")
     metrics = Metrics(engine)
     governor = Governor(
         engine,
         setup.preference,
         order=random_order(*bare.shape, setup.seed),
-        bits=min(bits for bits in engine.memory.expert if bits < FULL_BITS),
+        bits=min(lesser),
         on_change=metrics.changed,
     )
-    budget = parse_budget(setup.budget, governor.whole_bytes) if setup.budget else governor.whole_bytes
+    budget = parse_budget(setup.budget, governor.whole_bytes) if setup.budget else governor.most_bytes
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
         governor.set_budget(*(last or (budget, setup.preference)))

@@ -93,7 +93,8 @@ def _sample(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> tor
         cut: whether to draw from the nucleus only.
     """
     settings = [(s.sampling.temperature, s.sampling.top_p, s.uniform()) for s in samplers]
-    temperature, top_p, uniform = torch.tensor(settings, dtype=torch.float64).unsqueeze(1).unbind(-1)
+    columns = torch.tensor(settings, dtype=torch.float64, device=logits.device).unsqueeze(1)
+    temperature, top_p, uniform = columns.unbind(-1)
     # Below the clamp nothing but the most likely token has a chance in float32, and a quotient may not be finite.
     probabilities = torch.softmax(logits.float() / temperature.clamp(min=1e-4).float(), dim=-1)
     if cut:

@@ -166,6 +166,7 @@ class BudgetResponse(BaseModel):
     budget_bytes: int
     minimum_bytes: int
     whole_bytes: int
+    most_bytes: int
     preference: Preference
     planned_for: Preference
     bytes_fast: int

@@ -34,6 +34,7 @@ def budget_state(engine: Engine, governor: Governor) -> BudgetResponse:
         budget_bytes=governor.budget_bytes,
         minimum_bytes=governor.minimum_bytes,
         whole_bytes=governor.whole_bytes,
+        most_bytes=governor.most_bytes,
         preference=governor.default,
         planned_for=governor.preference,
         bytes_fast=engine.bytes_fast,
