@@ -194,10 +194,13 @@ def sensitivity(
     for folder in corpus:
         tokens, prefix = tokenize(model, read_text(folder, "validation"))
         pieces += whole_windows(tokens, prefix, window, windows)
-    engine = open_engine(model, quantized, dtype=getattr(torch, activations), device=device)
+    shape = read_shape(model)
+    # What `measure_costs` holds where the model runs: log-probabilities of every token of the windows.
+    held = 4 * shape.vocab_size * sum(len(piece.inputs) for piece in pieces)
+    engine = open_engine(model, quantized, dtype=getattr(torch, activations), device=device, beside_bytes=held)
     # A GPU has no kernel for 8 bits.
     precisions = bits or sorted({QuantizedExperts(quantized).bits, 8} & {*engine.store.source.precisions})
-    write_csv(output, measure_costs(engine, pieces, read_shape(model).plan_shape, precisions), COLUMNS)
+    write_csv(output, measure_costs(engine, pieces, shape.plan_shape, precisions), COLUMNS)
 
 
 @app.command("perplexity-table")
