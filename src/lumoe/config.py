@@ -95,6 +95,9 @@ class Quantization(Section):
         ],
         description="quantisers held side by side: METHOD-BITSbit-groupSIZE, methods gptq, rtn, nf4",
     )
+    threads: int = Field(
+        default=1, ge=1, description="the last digits depend on their number; a large model wants all there are"
+    )
 
 
 class Placement(Section):

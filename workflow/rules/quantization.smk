@@ -25,7 +25,7 @@ rule quantize_experts:
     priority: LONG_CHAIN
     conda:
         "../../envs/lumoe.yaml"
-    threads: 1
+    threads: config["quantization"]["threads"]
     params:
         corpora=expand(
             f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
