@@ -17,6 +17,7 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
 
 from lumoe.files import atomic_path, write_csv
 from lumoe.resources import package_path
@@ -86,9 +87,22 @@ def basis_note(figure: Figure, text: str) -> None:
     figure.text(0.995, 0.005, text, ha="right", va="bottom", fontsize=6, color="0.35")
 
 
+def settle(figure: Figure) -> None:
+    """Lay out once and for all, to nine decimals: the solver's last digits depend on where its variables lie in memory.
+
+    They would be seen: names in an SVG are hashes of the rectangles that they stand for.
+    """
+    figure.set_dpi(mpl.rcParams["savefig.dpi"])  # the size of text depends on it a little
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        axes.set_position(Bbox(axes.get_position(original=True).get_points().round(9)))
+
+
 def save(figure: Figure, path: str | Path, table: pd.DataFrame) -> None:
     """Write `path` with the suffixes .svg, .png and .csv (the plotted table), each whole or not at all."""
     stem = Path(path).with_suffix("")
+    settle(figure)
     # A null date and a fixed hash salt (in the style) keep the bytes the same from run to run.
     clean = {".svg": {"Date": None, "Creator": None}, ".png": {"Software": None}}
     for suffix, metadata in clean.items():
