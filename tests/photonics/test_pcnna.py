@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,19 @@ WHOLE = load_network("alexnet-ungrouped")
 SHAPES = convolution_shapes(WHOLE.convolutions())
 PAPER = pcnna.Design()
 HONEST = PAPER.with_bounds(*pcnna.BOUNDS)
+
+# A layer with numbers all of its own, in two groups: 72 locations under 90 inputs, 4 kernels of 3 x 5 x 3 = 45 weights.
+ODD = Layer("odd", "conv", 6, 4, (3, 5), stride=(1, 2), groups=2, in_side=(10, 21), out_side=(8, 9))
+ODD_SHAPES = convolution_shapes([ODD])
+# 20 wavelengths hold 4 of a kernel's 9 rows of 5: 3 groups.
+GROUPED = pcnna.Design(batch=5.0, channels=20.0, adcs=3.0)
+ROUND = dict.fromkeys(pcnna.PARAMETERS, 1.0) | {
+    "clock": 2e9, "input_dacs": 3.0, "weight_dacs": 2.0, "dac_rate": 5e8, "adc_rate": 4e9, "data_bits": 16.0,
+    "sram_width": 64.0, "sram_access": 4e-9, "dram_bandwidth": 1e9, "thermo_optic_settling": 6e-6, "ring_pitch": 3e-5,
+    "laser_channel_power": 2e-3, "ring_power": 3e-3, "tia_power": 5e-3, "adc_power": 7e-3, "dac_energy": 1e-12,
+    "modulator_energy": 2e-12, "sram_energy": 3e-12, "dram_energy": 4e-12, "modulator_area": 2e-9, "laser_area": 3e-9,
+    "dac_area": 5e-9, "tia_area": 7e-9, "adc_area": 11e-9, "sram_area": 13e-9,
+}  # fmt: skip
 
 # From the paper's equations by hand: rings, kernel locations, new inputs, optical core (ns), full system (us), and the
 # speed-ups over Eyeriss' processing latency per image (Chen et al., JSSC 2017, Table V).
@@ -228,3 +241,135 @@ def test_a_dilated_window_meets_its_columns_again_only_at_multiples() -> None:
 def test_a_rate_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match="input_dacs is 0"):
         pcnna.check_values({**VALUES, "input_dacs": 0.0})
+
+
+@pytest.mark.parametrize("bounded_by_dram", [False, True])
+@pytest.mark.parametrize(("in_time", "sweeps"), [(0.0, 1), (1.0, 3)])
+def test_times_by_hand(in_time: float, sweeps: int, bounded_by_dram: bool) -> None:
+    design = replace(GROUPED, in_time=in_time, bounds=frozenset({"dram"} if bounded_by_dram else ()))
+    # 72 locations convert 6 x 3 x 2 new inputs each; 288 outputs are written at each sweep and read before all but one.
+    cached = 72 * 36 + 288 * {1: 1, 3: 5}[sweeps]
+    # 180 weights: through two converters at 0.5 GS/s in 180 ns, from a memory at 1 GB/s in 360 ns.
+    by_hand = {
+        "optical_core": 72 * sweeps / 2e9,
+        "input_dacs": 72 * 36 / (3 * 5e8),
+        "adcs": 288 * sweeps / (3 * 4e9),
+        "sram": cached * 2 / 8 * 4e-9,
+        "dram": (10 * 21 * 6 + 288) * 2 / 1e9,
+        "weight_dacs": (360e-9 if bounded_by_dram else 180e-9) / 5,
+        "settling": sweeps * 6e-6 / 5,
+    }
+    times = pcnna.resource_times(ODD_SHAPES, ROUND, design)
+    assert {name: time.item() for name, time in times.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
+
+
+def test_weights_take_as_long_as_their_converters_where_the_memory_is_faster() -> None:
+    fast = ROUND | {"dram_bandwidth": 4e9}
+    times = pcnna.resource_times(ODD_SHAPES, fast, GROUPED.with_bounds("dram"))
+    assert times["weight_dacs"].item() == pytest.approx(180e-9 / 5, rel=1e-9, abs=0)
+
+
+def test_there_are_no_more_converters_than_kernels() -> None:
+    many = replace(GROUPED, adcs=99.0)
+    seconds = pcnna.resource_times(ODD_SHAPES, ROUND, many)["adcs"].item()
+    square_metres = pcnna.area(ODD_SHAPES, ROUND, many)["adcs"].item()
+    assert (seconds, square_metres) == pytest.approx((288 / (4 * 4e9), 4 * 11e-9), rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(("in_time", "held", "banks", "samples"), [(0.0, 180, 3, 288), (1.0, 60, 1, 864)])
+def test_energy_of_groups_by_hand(in_time: float, held: int, banks: int, samples: int) -> None:
+    joules = pcnna.energy(ODD_SHAPES, ROUND, replace(GROUPED, in_time=in_time), np.array([[1e-6]]))
+    converted, inputs, outputs = 72 * 36, 10 * 21 * 6, 288
+    by_hand = {
+        "laser": held * 2e-3 * 1e-6,
+        "rings": held * 3e-3 * 1e-6,
+        "input_dacs": converted * 1e-12,
+        "weight_dacs": 180 / 5 * 1e-12,
+        "modulators": 72 * 90 * 2e-12,
+        "amplifiers": 4 * banks * 5e-3 * 1e-6,
+        "adcs": samples * 7e-3 / 4e9,
+        "sram": (converted + inputs + 2 * samples) * 16 * 3e-12,
+        "dram": (inputs + outputs + 180 / 5) * 16 * 4e-12,
+    }
+    assert {name: part.item() for name, part in joules.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("channels", "in_time", "rings", "modulators", "lasers", "banks"),
+    [
+        (20.0, 0.0, 180, 90, 20, 3),
+        (20.0, 1.0, 60, 2 * 20, 20, 1),
+        (np.inf, 0.0, 180, 90, 45, 1),
+        (np.inf, 1.0, 180, 90, 45, 1),
+    ],
+)
+def test_area_by_hand(channels: float, in_time: float, rings: int, modulators: int, lasers: int, banks: int) -> None:
+    square_metres = pcnna.area(ODD_SHAPES, ROUND, replace(GROUPED, channels=channels, in_time=in_time))
+    by_hand = {
+        "rings": rings * 30e-6**2, "modulators": modulators * 2e-9, "lasers": lasers * 3e-9, "dacs": (3 + 2) * 5e-9,
+        "amplifiers": 4 * banks * 7e-9, "adcs": 3 * 11e-9, "sram": 13e-9,
+    }  # fmt: skip
+    assert {name: part.item() for name, part in square_metres.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
+
+
+# 9 rows of 5 inputs: fewer wavelengths than a row cut each row, more hold whole rows.
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [(1, 45), (2, 27), (4, 18), (5, 9), (9, 9), (10, 5), (40, 2), (44, 2), (45, 1), (46, 1), (np.inf, 1)],
+)
+def test_groups_of_wavelengths_by_hand(channels: float, groups: int) -> None:
+    assert pcnna.wavelength_groups(ODD_SHAPES, pcnna.Design(channels=float(channels))).item() == groups
+
+
+def test_rings_with_and_without_filtering() -> None:
+    assert pcnna.rings(ODD_SHAPES).item() == 180
+    assert pcnna.rings(ODD_SHAPES, filtered=False).item() == 180 * 10 * 21 * 6
+
+
+@pytest.mark.parametrize(
+    ("bounds", "total_s", "limit"),
+    [
+        ((), 3.0, "input_dacs"),
+        (("adcs",), 4.0, "adcs"),
+        (("weight_dacs",), 3.0 + 2.5, "input_dacs"),
+        (("weight_dacs", "settling"), 3.0 + 2.5 + 7.0, "settling"),
+        (pcnna.BOUNDS, 6.0 + 2.5 + 7.0, "settling"),
+    ],
+)
+def test_streams_overlap_and_preparations_add(bounds: tuple[str, ...], total_s: float, limit: str) -> None:
+    alone = {"optical_core": 1, "input_dacs": 3, "adcs": 4, "sram": 5, "dram": 6, "weight_dacs": 2.5, "settling": 7}
+    times = {name: np.array([[float(seconds)]]) for name, seconds in alone.items()}
+    total, name = pcnna.total_time(times, PAPER.with_bounds(*bounds))
+    assert (total.item(), name.item()) == (total_s, limit)
+
+
+def test_the_design_by_default_is_the_papers() -> None:
+    assert pcnna.Design().check() == pcnna.Design(
+        batch=1.0, channels=np.inf, in_time=0.0, adcs=np.inf, bounds=frozenset()
+    )
+
+
+def test_a_design_cannot_be_changed_in_place() -> None:
+    with pytest.raises(FrozenInstanceError):
+        pcnna.Design().batch = 2.0  # type: ignore[misc]
+
+
+def test_an_endless_batch_is_refused() -> None:
+    with pytest.raises(UserError, match="batch is inf, but must be a whole number of at least 1"):
+        replace(PAPER, batch=np.inf).check()
+
+
+def test_a_switch_is_off_or_on() -> None:
+    with pytest.raises(UserError, match=r"in_time is 0.5, but must be 0 \(off\) or 1 \(on\)"):
+        replace(PAPER, in_time=0.5).check()
+
+
+def test_a_device_set_that_lacks_a_parameter_is_refused() -> None:
+    without = {name: value for name, value in ROUND.items() if name != "dram_energy"}
+    with pytest.raises(UserError, match="lacks 'dram_energy', which PCNNA needs"):
+        pcnna.check_values(without)
+
+
+def test_how_rings_are_counted_is_said_by_name() -> None:
+    with pytest.raises(TypeError):
+        pcnna.rings(ODD_SHAPES, False)  # type: ignore[misc]

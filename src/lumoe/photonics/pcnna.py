@@ -100,8 +100,7 @@ def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
     A group holds whole rows of the kernel where it can: a value that the window keeps when it moves on goes to another
     wavelength of its row, so that it stays within its group, and splitting costs no further conversions.
     """
-    # A tiny positive quotient rounds up to 1, so an infinite number of channels needs no case of its own.
-    channels = np.minimum(np.asarray(design.channels, dtype=float), 1e12)
+    channels = _colours(shapes, design)
     rows = shapes.kernel_height * shapes.in_channels / shapes.groups
     whole_rows = np.ceil(rows / np.maximum(np.floor(channels / shapes.kernel_width), 1))
     cut_rows = rows * np.ceil(shapes.kernel_width / channels)
@@ -127,7 +126,9 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
     cache_bytes = (shapes.locations * new_inputs(shapes) + partial_sums) * byte
     cache_rate = np.asarray(values["sram_width"]) / 8 / np.asarray(values["sram_access"])
     weight_time = shapes.weights / (np.asarray(values["weight_dacs"]) * np.asarray(values["dac_rate"]))
-    weight_load = shapes.weights * byte / np.asarray(values["dram_bandwidth"])
+    # Weights come from DRAM while the DACs write them; without the DRAM bound they wait in a cache of any size.
+    if "dram" in design.bounds:
+        weight_time = np.maximum(weight_time, shapes.weights * byte / np.asarray(values["dram_bandwidth"]))
     times = {
         "optical_core": shapes.locations * sweeps / np.asarray(values["clock"]),
         "input_dacs": (
@@ -137,8 +138,7 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
         "adcs": shapes.outputs * sweeps / (converters * np.asarray(values["adc_rate"])),
         "sram": cache_bytes / cache_rate,
         "dram": (shapes.inputs + shapes.outputs) * byte / np.asarray(values["dram_bandwidth"]),
-        # Weights come from DRAM while the DACs write them; without the DRAM bound they wait in a cache of any size.
-        "weight_dacs": np.maximum(weight_time, weight_load if "dram" in design.bounds else 0.0) / batch,
+        "weight_dacs": weight_time / batch,
         "settling": sweeps * np.asarray(values["thermo_optic_settling"]) / batch,
     }  # fmt: skip
     width = np.broadcast_shapes(*(time.shape for time in times.values()))
@@ -194,7 +194,7 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
     The accelerator itself needs the largest of its layers, component by component. Groups that follow in time share
     the modulators; groups side by side share the lasers.
     """
-    colours = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
+    colours = _colours(shapes, design)
     driven = np.where(np.asarray(design.in_time) > 0, colours * shapes.groups, shapes.window)
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     parts = {
@@ -208,6 +208,12 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
     }
     width = np.broadcast_shapes(*(np.shape(part) for part in parts.values()))
     return {name: np.broadcast_to(part, width) for name, part in parts.items()}
+
+
+def _colours(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Wavelengths that a kernel uses, [L, P]: of more than it has inputs the rest stay dark."""
+    colours: Array = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
+    return colours
 
 
 def _banks(shapes: ConvolutionShapes, design: Design) -> Array:
