@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError, replace
 from itertools import product
 from pathlib import Path
 
@@ -36,6 +37,19 @@ from lumoe.photonics.winograd_report import layer_table, summary_table
 SETS = ("conservative", "moderate", "aggressive")
 MODERATE = load_devices("moderate").values()
 VGG16 = convolution_shapes(load_network("vgg16").convolutions())
+
+# A layer with numbers all of its own, in two groups of 6 channels and 5 kernels: F(4x4, 3x3) covers its 8 x 12 outputs
+# with 2 x 3 tiles. Buses of 2 channels and 3 kernels take 3 x 2 passes a group.
+ODD = convolution_shapes([Layer("odd", "conv", 12, 10, (3, 3), groups=2, in_side=(10, 14), out_side=(8, 12))])
+DESIGN = winograd.Design(tile=4.0, batch=5.0, memory=1.0)
+ROUND = dict.fromkeys(winograd.PARAMETERS, 1.0) | {
+    "channels": 2.0, "kernels": 3.0, "signed_rails": 2.0, "clock": 2e9, "dram_bandwidth": 3e9, "sram_bandwidth": 5e9,
+    "adc_bits": 6.0, "data_bits": 12.0, "weight_settling": 7e-6, "laser_channel_power": 2e-3, "ring_power": 3e-3,
+    "modulator_power": 5e-3, "dac_energy": 2e-12, "tia_energy": 3e-12, "adc_fom": 5e-15, "adder_energy": 7e-12,
+    "sram_energy": 11e-12, "dram_energy": 13e-12, "laser_area": 2e-9, "modulator_area": 3e-9, "dac_area": 5e-9,
+    "ring_area": 7e-9, "tia_area": 11e-9, "adc_area": 13e-9, "sram_area": 17e-9, "sram_capacity": 6.0,
+    "sram_macro": 4.0,
+}  # fmt: skip
 
 
 def layer(channels=3, kernels=5, kernel=3, stride=1, side=13, groups=1, dilation=1) -> Layer:
@@ -308,3 +322,146 @@ def test_strides_may_differ_by_side() -> None:
     shapes = convolution_shapes([Layer("x", "conv", 2, 4, (1, 7), (1, 2), in_side=(9, 20), out_side=(9, 7))])
     assert phases(shapes).item() == 2
     assert phase_kernel(shapes).item() == 4
+
+
+# Each of 2 rows of tiles reads 6 rows of 14 pixels, for each of 2 groups of kernels; an output is written once and, for
+# 2 of the 3 groups of channels, written and read in double width.
+BUFFER_BITS = (2 * 6 * 14 * 12 * 2 + 8 * 12 * 10 * (1 + 2 * 4)) * 12
+IMAGE_BITS = (10 * 14 * 12 + 8 * 12 * 10) * 12
+WEIGHT_BITS = 10 * 6 * 9 * 12 / 5
+
+
+@pytest.mark.parametrize("memory", [0.0, 1.0])
+def test_times_of_many_passes_by_hand(memory: float) -> None:
+    times = winograd.resource_times(ODD, ROUND, replace(DESIGN, memory=memory))
+    by_hand = {
+        "optical_core": 6 * 12 / 2e9,
+        "sram": BUFFER_BITS / 8 / 5e9,
+        "dram": memory * (IMAGE_BITS + WEIGHT_BITS) / 8 / 3e9,
+        "settling": 12 * 7e-6 / 5,
+    }
+    assert {name: time.item() for name, time in times.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(("analog_inverse", "samples"), [(1.0, 16), (0.0, 36)])
+def test_energy_of_many_passes_by_hand(analog_inverse: float, samples: int) -> None:
+    joules = winograd.energy(ODD, ROUND, replace(DESIGN, analog_inverse=analog_inverse), np.array([[1e-6]]))
+    # Lavin and Gray's matrices of F(4x4, 3x3) have rows of 3, 4, 4, 4, 4, 3 numbers (input) and 5, 4, 4, 5 (inverse).
+    into, back = (2 + 3 + 3 + 3 + 3 + 2) * (6 + 6), (4 + 3 + 3 + 4) * (6 + 4)
+    rings, modulated, detected = 36 * 2 * 3, 36 * 2, 6 * 3 * 10
+    by_hand = {
+        "laser": rings * 2 * 2e-3 * 1e-6,
+        "rings": rings * 3e-3 * 1e-6,
+        "modulators": modulated * 2 * 5e-3 * 1e-6,
+        "dacs": (6 * 36 * 12 * 2 * 2 + 36 * 6 * 10 / 5) * 2e-12,
+        "amplifiers": detected * 36 * 3e-12,
+        "adcs": detected * samples * 5e-15 * 64,
+        "transforms": (6 * 12 * 2 * into + detected * back + 960 * 2) * 7e-12,
+        "sram": (BUFFER_BITS + IMAGE_BITS) * 11e-12,
+        "dram": (IMAGE_BITS + WEIGHT_BITS) * 13e-12,
+    }
+    assert {name: part.item() for name, part in joules.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("tile", "analog_inverse", "points", "rails", "samples"),
+    [(4.0, 1.0, 36, 2, 16), (4.0, 0.0, 36, 2, 36), (1.0, 1.0, 9, 1, 1)],
+)
+def test_area_by_hand(tile: float, analog_inverse: float, points: int, rails: int, samples: int) -> None:
+    square_metres = winograd.area(ODD, ROUND, replace(DESIGN, tile=tile, analog_inverse=analog_inverse))
+    by_hand = {
+        "lasers": 2 * 2e-9,
+        "modulators": points * 2 * rails * 3e-9,
+        "dacs": points * 2 * rails * 5e-9,
+        "rings": points * 2 * 3 * 7e-9,
+        "amplifiers": points * 3 * 11e-9,
+        "adcs": samples * 3 * 13e-9,
+        "sram": 17e-9 * 6 / 4,
+    }
+    assert {name: part.item() for name, part in square_metres.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
+
+
+def test_direct_convolution_lights_one_rail() -> None:
+    joules = winograd.energy(ODD, ROUND, replace(DESIGN, tile=1.0, memory=0.0), np.array([[1e-6]]))
+    assert joules["laser"].item() == pytest.approx(9 * 2 * 3 * 2e-3 * 1e-6, rel=1e-9, abs=0)
+    # 96 outputs, each under 9 taps of 12 channels, for 2 groups of kernels.
+    assert joules["dacs"].item() == pytest.approx(96 * 9 * 12 * 2 * 2e-12, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 6), (2, 3), (3, 2), (5, 2), (6, 1), (7, 1)])
+def test_channels_of_a_group_are_swept_in_groups_of_the_bus(channels: int, groups: int) -> None:
+    work = winograd.divide(ODD, ROUND | {"channels": float(channels)}, DESIGN)
+    assert work.channel_groups.item() == groups
+
+
+@pytest.mark.parametrize(("kernels", "groups"), [(1, 5), (2, 3), (4, 2), (5, 1), (6, 1)])
+def test_kernels_of_a_group_are_swept_in_groups_of_the_splitter(kernels: int, groups: int) -> None:
+    work = winograd.divide(ODD, ROUND | {"kernels": float(kernels)}, DESIGN)
+    assert work.kernel_groups.item() == groups
+
+
+def test_phases_of_a_stride_are_channels() -> None:
+    work = winograd.divide(convolution_shapes([layer(channels=3, kernel=5, stride=2, side=15)]), ROUND, DESIGN)
+    # 6 x 6 outputs: 2 x 2 tiles of 4 x 4 under phases of up to 3 x 3; a row of tiles reads 6 rows of 4 + 4 + 2 values.
+    assert (work.channels.item(), work.n.item(), work.tiles.item()) == (3 * 4, 6, 4)
+    assert work.fresh_inputs.item() == 6 * (4 + 4 + 2) / 2
+
+
+@pytest.mark.parametrize(
+    ("settling", "total_s", "limit"), [(0.0, 3.0, "sram"), (2.0, 5.0, "sram"), (4.0, 7.0, "settling")]
+)
+def test_streams_overlap_and_settling_adds(settling: float, total_s: float, limit: str) -> None:
+    alone = {"optical_core": 1.0, "sram": 3.0, "dram": 2.0, "settling": settling}
+    total, name = winograd.total_time({name: np.array([[seconds]]) for name, seconds in alone.items()})
+    assert (total.item(), name.item()) == (total_s, limit)
+
+
+@pytest.mark.parametrize(
+    ("detector", "memristor", "adc", "bits"), [(4.0, 9.0, 9.0, 4.0), (9.0, 5.0, 9.0, 5.0), (9.0, 9.0, 6.0, 6.0)]
+)
+def test_the_bluntest_part_sets_the_bits_of_direct_convolution(detector, memristor, adc, bits) -> None:
+    values = ROUND | {"memristor_bits": memristor, "adc_bits": adc}
+    assert winograd.output_bits(ODD, values, replace(DESIGN, tile=1.0), detector).item() == bits
+
+
+def test_the_design_by_default_is_a_chip_with_the_smallest_tile() -> None:
+    assert winograd.Design().check() == winograd.Design(tile=2.0, batch=1.0, analog_inverse=1.0, memory=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tile": 0.0}, "tile is 0, but must be a whole number of at least 1"),
+        ({"batch": 1.5}, "batch is 1.5, but must be a whole number"),
+        ({"batch": np.inf}, "batch is inf, but must be a whole number"),
+        ({"analog_inverse": 2.0}, r"analog_inverse is 2, but must be 0 \(off\) or 1 \(on\)"),
+        ({"memory": -1.0}, "memory is -1, but must be 0"),
+    ],
+)
+def test_an_impossible_design_is_refused(change: dict[str, float], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        winograd.Design(**change).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kernels": 2.5}, "kernels is 2.5, but must be a whole number of at least 1"),
+        ({"clock": 0.0}, "clock is 0, but must be positive"),
+    ],
+)
+def test_an_impossible_device_is_refused(change: dict[str, float], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        winograd.check_values(ROUND | change)
+
+
+def test_a_device_set_that_lacks_a_parameter_is_refused() -> None:
+    without = {name: value for name, value in ROUND.items() if name != "adder_energy"}
+    with pytest.raises(UserError, match="lacks 'adder_energy', which the Winograd accelerator needs"):
+        winograd.check_values(without)
+
+
+@pytest.mark.parametrize(("thing", "name"), [(DESIGN, "batch"), (winograd.divide(ODD, ROUND, DESIGN), "tiles")])
+def test_designs_and_their_work_cannot_be_changed_in_place(thing: object, name: str) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(thing, name, 2.0)
