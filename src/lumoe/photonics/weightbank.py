@@ -170,8 +170,9 @@ def _inverse_denominators(sine: Tensor, cosine: Tensor, bank: WeightBank) -> Ite
 
 def _newton(target: Tensor, bank: WeightBank, tolerance: float, iterations: int) -> Tensor:
     gain, excess = _numerators(bank.ring)
-    # Rings late on the bus get less light and need more than their weight; the lower limit only stops wild steps.
-    floor, ceiling = -(1 + bank.full_scale) / 2, bank.ring.weight_range[1] * (1 - 1e-6)
+    # What neighbours take from the through port goes to the drop port and can only raise a weight: alone, a ring needs
+    # its weight or less. The lower limit only stops wild steps.
+    floor = -(1 + bank.full_scale) / 2
     alone = target.clone()
     sine = _half_sine(alone, bank.ring)
     for _ in range(iterations):
@@ -188,6 +189,6 @@ def _newton(target: Tensor, bank: WeightBank, tolerance: float, iterations: int)
         error = seen.sub_(target)
         if float(error.abs().max()) < tolerance:
             break
-        alone = alone.sub_(error / slope.mul_(kept)).clamp_(floor, ceiling)
+        alone = alone.sub_(error / slope.mul_(kept)).clamp_(min=floor)
         sine = _half_sine(alone, bank.ring)
     return 2 * torch.asin(sine)
