@@ -143,8 +143,9 @@ def _generate(
     token = out.logits[:, -1].argmax(-1, keepdim=True)
     _settle(device)
     first = time.perf_counter()
+    kept = "cache" if hasattr(out, "cache") else "past_key_values"  # so named in later versions 5 of transformers
     for _ in range(new_tokens - 1):
-        out = network(token, past_key_values=out.past_key_values, use_cache=True, logits_to_keep=1)
+        out = network(token, use_cache=True, logits_to_keep=1, **{kept: getattr(out, kept)})
         token = out.logits[:, -1].argmax(-1, keepdim=True)
     _settle(device)
     return time.perf_counter() - began, first - began

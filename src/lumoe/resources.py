@@ -14,7 +14,11 @@ SUMS = "SHA256SUMS"
 
 def data_path(*parts: str) -> Path:
     """Return the path of a shipped data file, such as ``data_path("devices", "aggressive.yaml")``."""
-    return Path(str(files("lumoe.data").joinpath(*parts)))
+    try:
+        root = Path(str(files("lumoe.data")))
+    except ModuleNotFoundError:
+        root = Path(__file__).parents[2] / "data"  # a checkout on the path of a Python that has not installed it
+    return root.joinpath(*parts)
 
 
 def package_path(*parts: str) -> Path:

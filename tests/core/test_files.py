@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import site
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,18 @@ def test_sha256_matches_hashlib(tmp_path: Path) -> None:
 def test_nearest_word_or_the_list() -> None:
     assert nearest("througput", ["throughput", "seed"]) == "; did you mean 'throughput'?"
     assert nearest("zzz", ["b", "a"]) == "; known: a, b"
+
+
+def test_a_checkout_that_is_not_installed_finds_and_checks_its_data() -> None:
+    """`python -m benchmarks.true_scale` is run so, on machines with a torch of their own."""
+    root = Path(__file__).parents[2]
+    code = (
+        "from lumoe.resources import data_path, verify_shipped\n"
+        "from lumoe.files import read_yaml\n"
+        "print(read_yaml(data_path('shapes', 'mixtral-8x7b.yaml'))['num_local_experts'])"
+    )
+    # Without `site`, what is installed in editable form is not found; packages are, by their folder.
+    paths = [str(root / "src"), *site.getsitepackages()]
+    run = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
