@@ -109,3 +109,11 @@ def test_sources_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
     file.write_text("a: {value: 1, source: X}\nb: [{source: Y}, {source: X}]\n")
     assert sources(file) == ["X", "Y"]
     assert sources(tmp_path / "model.safetensors") == []
+
+
+def test_the_chain_is_an_option_too(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkout)
+    as_option, as_command = (CliRunner().invoke(app, [word, "pcnna-optical-core"]) for word in ("--explain", "explain"))
+    assert as_option.exit_code == as_command.exit_code == 0
+    assert as_option.stdout == as_command.stdout
+    assert "data/devices/pcnna.yaml" in as_option.stdout

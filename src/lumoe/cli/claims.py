@@ -78,6 +78,22 @@ def show_claims(
     console.print(", ".join(f"{count} {name}" for name, count in judged.items()) + f"; details in {table}")
 
 
+def _explain(claim: str | None) -> None:
+    if claim is not None:
+        explain_claim(claim)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    explain: Annotated[
+        str | None,
+        typer.Option(callback=_explain, is_eager=True, metavar="CLAIM", help="as `lumoe claims explain CLAIM`"),
+    ] = None,
+) -> None:
+    pass
+
+
 @app.command("explain")
 def explain_claim(
     claim: Annotated[str, typer.Argument(help="name of a claim, such as pcnna-optical-core")],
