@@ -7,8 +7,8 @@ per process, 2 GiB of memory that it may allocate; the second has all cores.
 
 Measured ones are held to a test. Throughput is measured again in both clones under the same conditions, `--rounds`
 times in turn; each round gives one number, the median over all configurations of the logarithm of the ratio of tokens
-per second. The clones count as equal if the Wilcoxon signed-rank test of these numbers has a p-value above 0.01. (Pairs of
-configurations within one round are no repetitions: a machine that is slower for a minute is so for all of them.)
+per second. The clones count as equal if the Wilcoxon signed-rank test of these numbers has a p-value above 0.01.
+Pairs of configurations within one round are no repetitions: a machine that is slower for a minute is so for all.
 `--seconds` bounds one call: the next goes on.
 """
 
