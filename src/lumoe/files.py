@@ -67,12 +67,15 @@ def _scratch(target: Path) -> tuple[Path, int]:
     """Make a folder beside `target` for its temporary; return it with a lock that goes when this process does."""
     while True:
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent))
-        lock = os.open(scratch, os.O_RDONLY)
+        try:
+            lock = os.open(scratch, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # swept between its making and its opening
         with suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         if scratch.is_dir():
             return scratch, lock
-        os.close(lock)  # swept between its making and its locking
+        os.close(lock)  # swept before it was locked
 
 
 def _sweep(target: Path) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import site
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,24 @@ def test_what_a_killed_writer_left_goes_with_the_next_write_and_a_live_ones_stay
     write_text(target, "second")
     assert sorted(tmp_path.iterdir()) == sorted([other, target])
     assert target.read_text(encoding="utf-8") == "second"
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    original = tempfile.mkdtemp
+
+    def swept_once(**options: Any) -> str:
+        made.append(original(**options))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", swept_once)
+    write_text(tmp_path / "table.csv", "whole")
+    assert len(made) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lumoe.cli.moe_plan import DeviceOption
+
 app = typer.Typer()
 
 
@@ -43,7 +45,7 @@ def serve(
         float, typer.Option(min=0.1, help="seconds within which a request must have arrived; then 408")
     ] = 60.0,
     dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
-    device: Annotated[str, typer.Option(help="where the model runs: cpu, cuda or cuda:N")] = "cpu",
+    device: DeviceOption = "cpu",
     threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
     seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
     state: Annotated[
