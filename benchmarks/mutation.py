@@ -36,10 +36,10 @@ TESTS = {
     "lumoe.moe.plan": ["tests/moe/test_plan.py"],
     "lumoe.moe.cost": ["tests/moe/test_cost.py"],
     "lumoe.moe.frontier": ["tests/moe/test_frontier.py"],
-    "lumoe.photonics.microring": ["tests/photonics/test_microring.py"],
-    "lumoe.photonics.weightbank": ["tests/photonics/test_weightbank.py"],
-    "lumoe.photonics.pcnna": ["tests/photonics/test_pcnna.py"],
-    "lumoe.photonics.winograd": ["tests/photonics/test_winograd.py"],
+    "lumoe.photonics.physics.microring": ["tests/photonics/physics/test_microring.py"],
+    "lumoe.photonics.physics.weightbank": ["tests/photonics/physics/test_weightbank.py"],
+    "lumoe.photonics.accelerators.pcnna": ["tests/photonics/accelerators/test_pcnna.py"],
+    "lumoe.photonics.accelerators.winograd": ["tests/photonics/accelerators/test_winograd.py"],
 }
 # Each operator becomes its opposite or its neighbour; every pair would count one gap of the tests ten times.
 OPERATORS = (

@@ -24,11 +24,11 @@ import torch
 from torch import nn
 
 from lumoe.files import write_csv
-from lumoe.photonics.accuracy import detector_samples
-from lumoe.photonics.conv import to_photonic
-from lumoe.photonics.core import Core, hold
-from lumoe.photonics.parameters import load_physics
-from lumoe.photonics.zoo import NETWORKS
+from lumoe.photonics.accuracy.evaluate import detector_samples
+from lumoe.photonics.core.core import Core, hold
+from lumoe.photonics.core.layers import to_photonic
+from lumoe.photonics.network.zoo import NETWORKS
+from lumoe.photonics.physics.parameters import load_physics
 
 HERE = Path(__file__).parent
 
@@ -106,7 +106,7 @@ def calibration() -> list[dict[str, object]]:
 
 def spectra(repeats: int) -> list[dict[str, object]]:
     """A ring's spectrum of 20 001 points beside sax's circuit of the same ring, plain and compiled by jax."""
-    sys.path.insert(0, str(HERE.parent / "tests" / "photonics"))
+    sys.path.insert(0, str(HERE.parent / "tests" / "photonics" / "physics"))
     import jax
     from sax_ring import add_drop_circuit, spectrum
 

@@ -28,8 +28,9 @@ import typer
 
 from lumoe.errors import UserError
 from lumoe.files import write_csv
-from lumoe.photonics.baselines import eyeriss_layers
-from lumoe.photonics.network import Layer, load_network
+from lumoe.photonics.network.layers import Layer
+from lumoe.photonics.network.load import load_network
+from lumoe.photonics.studies.baselines import eyeriss_layers
 
 ROWS, COLUMNS, CLOCK_HZ = 12, 14, 200e6
 DATAFLOWS = {"os": "output stationary", "ws": "weight stationary", "is": "input stationary"}

@@ -88,7 +88,7 @@ def test_both_forms_at_once_are_a_mistake() -> None:
         ("lumoe.plots.moe, lumoe.plots.photonics, lumoe.plots.winograd, lumoe.plots.training", "torch scipy seaborn"),
         ("lumoe.claims, lumoe.provenance, lumoe.cli.plot, lumoe.cli.photonics, lumoe.cli.moe", "torch matplotlib"),
         ("lumoe.moe.engine, lumoe.moe.quality, lumoe.moe.calibration", "transformers sklearn auto_gptq"),
-        ("lumoe.photonics.pcnna_report, lumoe.photonics.metrics", "torch transformers"),
+        ("lumoe.photonics.studies.pcnna, lumoe.photonics.studies.metrics", "torch transformers"),
     ],
 )
 def test_a_command_starts_without_what_it_does_not_need(modules: str, heavy: str) -> None:

@@ -52,7 +52,7 @@ def test_the_optical_core_rests_on_eyeriss_and_names_the_source(checkout: Path, 
     table = record["quantities"][0]["tables"][0]
     read = {item["file"]: item["sources"] for item in table["data"]}
     assert any("Chen et al." in source for source in read["data/eyeriss_layers.csv"])
-    assert "src/lumoe/photonics/pcnna.py" in table["code"]
+    assert "src/lumoe/photonics/accelerators/pcnna.py" in table["code"]
     assert record["quantities"][0]["verdict"] is None, "nothing was judged in this checkout"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -26,12 +27,15 @@ def wanted(name: str) -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def test_every_package_on_disk_is_in_the_wheel() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    on_disk = {
-        ".".join(path.parent.relative_to(ROOT / "src").parts) for path in (ROOT / "src/lumoe").rglob("__init__.py")
-    }
-    assert set(project["tool"]["setuptools"]["packages"]) == on_disk | {"lumoe.data"}
+def test_every_folder_of_modules_is_a_package() -> None:
+    # Packages are found by their `__init__.py`: a folder without one would be missing from the wheel.
+    folders = {path.parent for path in (ROOT / "src/lumoe").rglob("*.py")}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_every_package_says_what_its_room_is_for() -> None:
+    for path in (ROOT / "src/lumoe").rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 
 def test_every_shipped_number_is_in_the_wheel() -> None:

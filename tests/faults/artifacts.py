@@ -29,7 +29,7 @@ from lumoe.moe.tokenizer import encode, load_tokenizer
 from lumoe.moe.traces import read_trace
 from lumoe.moe.training_state import load_state, save_state
 from lumoe.photonics.devices import load_devices
-from lumoe.photonics.uncertainty import read_studies
+from lumoe.photonics.studies.uncertainty import read_studies
 
 DATA = Path(__file__).parents[2] / "data"
 TOKENS = torch.arange(48).view(3, 16)

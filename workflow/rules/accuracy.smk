@@ -86,7 +86,7 @@ rule evaluate_accuracy:
             "photonics/microring",
             "photonics/parameters",
         )
-        + ["src/lumoe/photonics/readout.cpp"],
+        + ["src/lumoe/photonics/core/readout.cpp"],
     output:
         f"{RESULTS}/photonics/accuracy/tile-{{tile}}.csv",
     log:
@@ -156,7 +156,7 @@ rule fine_tune_digits:
             "photonics/readout",
             "photonics/core",
         )
-        + ["src/lumoe/photonics/readout.cpp"],
+        + ["src/lumoe/photonics/core/readout.cpp"],
     output:
         f"{RESULTS}/photonics/accuracy_fine_tuned.csv",
     log:

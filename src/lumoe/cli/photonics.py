@@ -35,7 +35,8 @@ def show_layers(
     """
     from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
-    from lumoe.photonics.network import load_network, parse_shape
+    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.load import load_network
 
     traced = load_network(network, parse_shape(image))
     table = traced.table()
@@ -58,7 +59,8 @@ def trace_networks(
 
     Example: `lumoe photonics trace --network alexnet --network vgg16 --output networks`
     """
-    from lumoe.photonics.network import load_network, parse_shape, write_network
+    from lumoe.photonics.network.layers import parse_shape, write_network
+    from lumoe.photonics.network.load import load_network
 
     for name in network:
         write_network(output / f"{name}.json", load_network(name, parse_shape(image)))
@@ -77,10 +79,11 @@ def model_pcnna(
     Example: `lumoe photonics pcnna --network alexnet --output layers.csv --summary summary.csv`
     """
     from lumoe.files import write_csv
+    from lumoe.photonics.accelerators.pcnna import Design
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network import load_network, parse_shape
-    from lumoe.photonics.pcnna import Design
-    from lumoe.photonics.pcnna_report import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
+    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.studies.pcnna import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
 
     traced = load_network(network, parse_shape(image))
     layers = layer_table(traced, load_devices(devices).values(), Design())
@@ -107,9 +110,10 @@ def model_waterfall(
     """
     from lumoe.files import write_csv
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network import load_network, parse_shape
-    from lumoe.photonics.parameters import load_physics
-    from lumoe.photonics.waterfall import COLUMNS, Remedies, waterfall
+    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.physics.parameters import load_physics
+    from lumoe.photonics.studies.waterfall import COLUMNS, Remedies, waterfall
 
     found = load_devices(devices)
     shape = parse_shape(image)

@@ -23,8 +23,8 @@ def crosscheck(
     Example: `lumoe photonics crosscheck --output crosscheck.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics.crosscheck import COLUMNS
-    from lumoe.photonics.crosscheck import crosscheck as compare
+    from lumoe.photonics.studies.crosscheck import COLUMNS
+    from lumoe.photonics.studies.crosscheck import crosscheck as compare
     from lumoe.resources import data_path
 
     table = compare(

@@ -38,11 +38,12 @@ def estimate(
     """
     from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
-    from lumoe.photonics.accelerators import accelerator
-    from lumoe.photonics.choices import apply_choices
+    from lumoe.photonics.accelerators.choices import apply_choices
+    from lumoe.photonics.accelerators.registry import accelerator
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.estimate import COLUMNS, estimate_table, warnings
-    from lumoe.photonics.network import load_network, parse_shape
+    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.studies.estimate import COLUMNS, estimate_table, warnings
 
     chosen_design = accelerator(design)
     found, chosen = apply_choices(
@@ -77,12 +78,14 @@ def simulate(
 
     from lumoe.errors import UserError
     from lumoe.files import write_csv
-    from lumoe.photonics.accelerators import accelerator
-    from lumoe.photonics.choices import apply_choices
+    from lumoe.photonics.accelerators.choices import apply_choices
+    from lumoe.photonics.accelerators.registry import accelerator
     from lumoe.photonics.devices import UNITS, load_devices
-    from lumoe.photonics.network import load_network, parse_shape
-    from lumoe.photonics.pipeline_jobs import COLUMNS, comparison
-    from lumoe.photonics.shapes import convolution_shapes
+    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.network.shapes import convolution_shapes
+    from lumoe.photonics.simulation.comparison import COLUMNS, comparison
+    from lumoe.photonics.simulation.jobs import jobs_of
 
     chosen_design = accelerator(design)
     found, chosen = apply_choices(
@@ -96,7 +99,7 @@ def simulate(
     for kilobits in cache or [found["sram_capacity"].value]:
         if not kilobits > 0:
             raise UserError(f"--cache is {kilobits:g}, but must be positive")
-        jobs = chosen_design.jobs(layers, {**values, "sram_capacity": kilobits * UNITS["kb"]}, complete)
+        jobs = jobs_of(design, layers, {**values, "sram_capacity": kilobits * UNITS["kb"]}, complete)
         table = comparison(traced, jobs, closed, depth=depth)
         table.insert(0, "sram_kb", kilobits)
         table.insert(0, "design", design)
@@ -131,10 +134,11 @@ def explore(
     import pandas as pd
 
     from lumoe.files import write_csv
-    from lumoe.photonics import explore as sweep
-    from lumoe.photonics.accelerators import ACCELERATORS, accelerator
+    from lumoe.photonics.accelerators.registry import ACCELERATORS, accelerator
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network import load_network, parse_shape
+    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.studies import explore as sweep
 
     traced = load_network(network, parse_shape(image))
     changes = dict(sweep.parse_levels(text) for text in vary or [])
@@ -163,9 +167,9 @@ def batches(
     Example: `lumoe photonics batches --network alexnet --batch 1 --batch 64 --output batches.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics.batches import COLUMNS, batch_table
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network import load_network
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.studies.batches import COLUMNS, batch_table
 
     networks = [load_network(name) for name in network or ["alexnet-ungrouped", "alexnet"]]
     table = batch_table(

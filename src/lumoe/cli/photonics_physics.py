@@ -41,8 +41,8 @@ def tabulate_physics(
     Example: `lumoe photonics physics --spectrum ring.csv --bits bits.csv --sizes sizes.csv --weights weights.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics import sweeps
-    from lumoe.photonics.parameters import load_physics
+    from lumoe.photonics.physics import tables as sweeps
+    from lumoe.photonics.physics.parameters import load_physics
 
     _settle(1)
     physics = load_physics(devices)
@@ -64,7 +64,7 @@ def train_digits(
 
     Example: `lumoe photonics train-digits --output digits.safetensors`
     """
-    from lumoe.photonics import digits
+    from lumoe.photonics.accuracy import digits
 
     _settle(threads)
     model = digits.trained(epochs=epochs, learning_rate=learning_rate, seed=seed)
@@ -93,7 +93,8 @@ def evaluate_accuracy(
     --noise 1 --output accuracy.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics import accuracy, digits
+    from lumoe.photonics.accuracy import digits
+    from lumoe.photonics.accuracy import evaluate as accuracy
 
     _settle(threads)
     settings = accuracy.grid(tile, weight_bits, channels, noise)
@@ -115,7 +116,7 @@ def join_accuracy(
     import pandas as pd
 
     from lumoe.files import read_csv, write_csv
-    from lumoe.photonics import accuracy
+    from lumoe.photonics.accuracy import evaluate as accuracy
 
     joined = pd.concat([read_csv(path, accuracy.COLUMNS) for path in table], ignore_index=True)
     write_csv(output, joined, accuracy.COLUMNS)
@@ -140,7 +141,8 @@ def fine_tune(
     Example: `lumoe photonics fine-tune --model digits.safetensors --table accuracy.csv --output fine-tuned.csv`
     """
     from lumoe.files import read_csv, write_csv
-    from lumoe.photonics import accuracy, digits
+    from lumoe.photonics.accuracy import digits
+    from lumoe.photonics.accuracy import evaluate as accuracy
 
     _settle(threads)
     worst = accuracy.spoiled(read_csv(table, accuracy.COLUMNS))

@@ -27,8 +27,8 @@ def uncertainty(
     import pandas as pd
 
     from lumoe.files import write_csv
-    from lumoe.photonics.network import load_network
-    from lumoe.photonics.uncertainty import COLUMNS, SUMMARY_COLUMNS, analyse, read_studies, summaries
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.studies.uncertainty import COLUMNS, SUMMARY_COLUMNS, analyse, read_studies, summaries
     from lumoe.progress import track
     from lumoe.resources import data_path
 

@@ -26,11 +26,11 @@ def winograd(
     --summary summary.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics.baselines import platforms
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network import load_network
-    from lumoe.photonics.winograd_link import link, with_links
-    from lumoe.photonics.winograd_report import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
+    from lumoe.photonics.network.load import load_network
+    from lumoe.photonics.studies.baselines import platforms
+    from lumoe.photonics.studies.winograd import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
+    from lumoe.photonics.studies.winograd_link import link, with_links
 
     sets = {Path(name).stem: load_devices(name) for name in device_set}
     traced = load_network(network)

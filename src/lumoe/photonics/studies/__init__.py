@@ -1,0 +1,1 @@
+"""Tables that answer a question: estimates, baselines, sweeps, uncertainty, cross-checks."""
