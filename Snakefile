@@ -3,7 +3,7 @@ import sys
 
 from snakemake.utils import min_version
 
-from lumoe.config import validate
+from lumoe.pipeline.settings import validate
 from lumoe.errors import UserError
 
 min_version("9.0")

@@ -9,7 +9,7 @@ import typer
 from typer.main import get_command
 
 from lumoe.cli import GROUPS, app
-from lumoe.config import default_yaml
+from lumoe.pipeline.settings import default_yaml
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

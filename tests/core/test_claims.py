@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumoe.claims import COLUMNS, Claims, Judgement, judge, overall, read_claims, view_of
 from lumoe.errors import UserError
+from lumoe.pipeline.claims import COLUMNS, Claims, Judgement, judge, overall, read_claims, view_of
 from lumoe.resources import data_path
 
 ABSTRACTS = {

@@ -85,8 +85,15 @@ def test_both_forms_at_once_are_a_mistake() -> None:
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("lumoe.plots.moe, lumoe.plots.photonics, lumoe.plots.winograd, lumoe.plots.training", "torch scipy seaborn"),
-        ("lumoe.claims, lumoe.provenance, lumoe.cli.plot, lumoe.cli.photonics, lumoe.cli.moe", "torch matplotlib"),
+        (
+            "lumoe.plots.moe.configurations, lumoe.plots.photonics.pcnna, lumoe.plots.photonics.winograd, "
+            "lumoe.plots.moe.training",
+            "torch scipy seaborn",
+        ),
+        (
+            "lumoe.pipeline.claims, lumoe.pipeline.provenance, lumoe.cli.plot, lumoe.cli.photonics, lumoe.cli.moe",
+            "torch matplotlib",
+        ),
         ("lumoe.moe.engine, lumoe.moe.quality, lumoe.moe.calibration", "transformers sklearn auto_gptq"),
         ("lumoe.photonics.studies.pcnna, lumoe.photonics.studies.metrics", "torch transformers"),
     ],

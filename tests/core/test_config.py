@@ -9,8 +9,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lumoe.config import Settings, default_yaml, validate
 from lumoe.errors import UserError
+from lumoe.pipeline.settings import Settings, default_yaml, validate
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lumoe import doctor, machine
+from lumoe import machine
 from lumoe.cli import app
 from lumoe.errors import UserError
+from lumoe.pipeline import doctor
 
 GIB = 2**30
 

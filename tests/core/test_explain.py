@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lumoe.claims import read_claims
 from lumoe.cli.claims import app
 from lumoe.errors import UserError
-from lumoe.explain import JUDGE, explain, find_claim, sources
+from lumoe.pipeline.claims import read_claims
+from lumoe.pipeline.explain import JUDGE, explain, find_claim, sources
+from lumoe.pipeline.graph import Graph, find_root, plan
 from lumoe.resources import data_path
-from lumoe.workflow import Graph, find_root, plan
 
 ROOT = Path(__file__).parents[2]
 

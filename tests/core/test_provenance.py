@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lumoe import provenance
 from lumoe.errors import UserError
 from lumoe.files import sha256, write_csv
+from lumoe.pipeline import provenance
 
 SNAKEFILE = """
 rule all:

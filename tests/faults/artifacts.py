@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from tiny_model import TEXTS, make_model
 
-from lumoe.claims import read_claims
-from lumoe.config import validate
 from lumoe.errors import about
 from lumoe.files import read_csv, read_json, read_yaml, write_json
 from lumoe.moe.checkpoint import Checkpoint, expected_shapes
@@ -30,6 +28,8 @@ from lumoe.moe.traces import read_trace
 from lumoe.moe.training_state import load_state, save_state
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.studies.uncertainty import read_studies
+from lumoe.pipeline.claims import read_claims
+from lumoe.pipeline.settings import validate
 
 DATA = Path(__file__).parents[2] / "data"
 TOKENS = torch.arange(48).view(3, 16)

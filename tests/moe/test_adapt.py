@@ -17,7 +17,7 @@ from lumoe.moe.adapt import COLUMNS, STRATEGIES, Scale, compare, events, replay,
 from lumoe.moe.engine import Engine
 from lumoe.moe.plan import Plan
 from lumoe.moe.traces import budgets, multi_tenant, read_trace, sawtooth, steps
-from lumoe.plots.adaptation import draw_adaptation
+from lumoe.plots.moe.adaptation import draw_adaptation
 
 ROOT = Path(__file__).parents[2]
 BARE = Plan.uniform(3, 4, resident=False)

@@ -13,7 +13,7 @@ from lumoe.moe.cost import Workload
 from lumoe.moe.frontier import enumerate_configurations, pareto, predict_anchors, with_perplexity
 from lumoe.moe.hardware import read_hardware
 from lumoe.moe.shape import read_shape
-from lumoe.plots.moe import draw_pareto, draw_perplexity, draw_prediction, draw_throughput_memory
+from lumoe.plots.moe.configurations import draw_pareto, draw_perplexity, draw_prediction, draw_throughput_memory
 from lumoe.resources import data_path
 
 MIXTRAL, A100, WORKLOAD = read_shape("mixtral-8x7b"), read_hardware("a100-80gb"), Workload()

@@ -28,8 +28,8 @@ def judge_claims(
 
     Example: `lumoe claims judge --results results --name pcnna_network=alexnet-ungrouped --output claims.csv`
     """
-    from lumoe.claims import COLUMNS, judge, read_claims
     from lumoe.files import write_csv
+    from lumoe.pipeline.claims import COLUMNS, judge, read_claims
 
     pairs = [item.partition("=") for item in name or []]
     for key, separator, _ in pairs:
@@ -52,8 +52,8 @@ def show_claims(
     from rich.markup import escape
     from rich.table import Table
 
-    from lumoe.claims import COLUMNS, overall, view_of
     from lumoe.files import read_csv, write_csv
+    from lumoe.pipeline.claims import COLUMNS, overall, view_of
 
     rows = read_csv(table, COLUMNS)
     if for_programs(rows if all_rows else overall(rows), as_json, as_csv):
@@ -109,10 +109,10 @@ def explain_claim(
 
     from rich.console import Console
 
-    from lumoe.claims import read_claims
     from lumoe.cli.explain_view import tree
-    from lumoe.explain import JUDGE, explain, find_claim
-    from lumoe.workflow import find_root, plan
+    from lumoe.pipeline.claims import read_claims
+    from lumoe.pipeline.explain import JUDGE, explain, find_claim
+    from lumoe.pipeline.graph import find_root, plan
 
     wanted = find_claim(read_claims(claims or data_path("claims.yaml")), claim)
     root = find_root()

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from lumoe.config import Settings, default_yaml, validate
 from lumoe.errors import UserError, about
 from lumoe.files import read_yaml, write_json, write_text
+from lumoe.pipeline.settings import Settings, default_yaml, validate
 from lumoe.resources import SUMS, data_sums
 
 app = typer.Typer(no_args_is_help=True)
@@ -36,7 +36,7 @@ def write(
     schema: Annotated[Path, typer.Option(help="where the JSON schema goes")] = Path("config/schema.json"),
     data: Annotated[Path, typer.Option(help="folder of data files whose sums are recorded")] = Path("data"),
 ) -> None:
-    """Write the default configuration and its JSON schema from `lumoe.config`, and the SHA-256 of the data files.
+    """Write the default configuration and its JSON schema from `lumoe.pipeline.settings`, and the sums of the data files.
 
     Example: `lumoe config write`
     """

@@ -26,7 +26,7 @@ def doctor(
     from rich.console import Console
     from rich.table import Table
 
-    from lumoe.doctor import examine
+    from lumoe.pipeline.doctor import examine
 
     findings = examine(folder)
     if not for_programs(pd.DataFrame([asdict(finding) for finding in findings]), as_json, as_csv):

@@ -7,13 +7,13 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from lumoe.explain import Record
+from lumoe.pipeline.explain import Record
 
 RULES = {"at-least": "at least", "at-most": "at most", "within": "within"}
 
 
 def tree(record: Record) -> Tree:
-    """Return the chain of `lumoe.explain.explain` as a tree: claim, quantities, tables, rules, inputs, sources."""
+    """Return the chain of `lumoe.pipeline.explain` as a tree: claim, quantities, tables, rules, inputs, sources."""
     root = Tree(f"[bold]{escape(record['claim'])}[/]: {escape(record['statement'])}")
     root.add(f"paper: {escape(record['paper'])}, {record['paper_url']}")
     shown: set[str] = set()

@@ -30,8 +30,8 @@ def claims(
 
     Example: `lumoe plot claims --table results/claims.csv --output claims.svg`
     """
-    from lumoe.claims import COLUMNS
     from lumoe.files import read_csv
+    from lumoe.pipeline.claims import COLUMNS
     from lumoe.plots.claims import draw_claims
 
     draw_claims(read_csv(table, COLUMNS), output)

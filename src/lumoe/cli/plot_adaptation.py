@@ -20,6 +20,6 @@ def adaptation(
     Example: `lumoe plot adaptation --table results/moe/mini-mixtral/adaptation.csv --output adaptation.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.adaptation import COLUMNS, draw_adaptation
+    from lumoe.plots.moe.adaptation import COLUMNS, draw_adaptation
 
     draw_adaptation(read_csv(table, COLUMNS), output)

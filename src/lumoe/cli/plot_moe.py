@@ -30,7 +30,7 @@ def throughput_memory(
     results/moe/mixtral-8x7b/anchors.csv --share 0 --share 1 --output speed.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe import draw_throughput_memory
+    from lumoe.plots.moe.configurations import draw_throughput_memory
 
     needed = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
     columns = ["published_tokens_per_s", "predicted_tokens_per_s", "basis"]
@@ -47,7 +47,7 @@ def pareto(table: Annotated[Path, typer.Option(help="the frontier within each bu
     Example: `lumoe plot moe pareto --table results/moe/mixtral-8x7b/pareto.csv --output pareto.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe import draw_pareto
+    from lumoe.plots.moe.configurations import draw_pareto
 
     columns = [
         "hardware",
@@ -67,7 +67,7 @@ def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")
     Example: `lumoe plot moe perplexity --table results/moe/mini-mixtral/perplexity.csv --output perplexity.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe import draw_perplexity
+    from lumoe.plots.moe.configurations import draw_perplexity
 
     columns = ["corpus", "policy", "seed", "equivalent_experts", "expert_bytes", "increase", "increase_low"]
     draw_perplexity(read_csv(table, [*columns, "increase_high"]), output)
@@ -88,7 +88,7 @@ def true_scale(
     """
     from lumoe.files import read_csv
     from lumoe.moe.true_scale import read_measurements
-    from lumoe.plots.true_scale import PEER_COLUMNS, draw_true_scale
+    from lumoe.plots.moe.true_scale import PEER_COLUMNS, draw_true_scale
 
     columns = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
     draw_true_scale(
@@ -107,7 +107,7 @@ def prediction(table: Annotated[Path, typer.Option(help="measured throughput")],
     Example: `lumoe plot moe prediction --table results/moe/mini-mixtral/throughput.csv --output prediction.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe import draw_prediction
+    from lumoe.plots.moe.configurations import draw_prediction
 
     columns = ["quantized_experts", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "predicted_tokens_per_s"]
     draw_prediction(read_csv(table, [*columns, "device"]), output)

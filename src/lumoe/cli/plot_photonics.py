@@ -30,7 +30,7 @@ def pcnna(
     results/photonics/pcnna/summary/alexnet.csv --output speedup.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonics import KINDS, draw_pcnna
+    from lumoe.plots.photonics.pcnna import KINDS, draw_pcnna
 
     layers = read_csv(table, ["layer", *(f"speedup_{kind}" for kind in KINDS)])
     totals = read_csv(summary, ["quantity", "baseline", *KINDS]) if summary else None
@@ -44,7 +44,7 @@ def waterfall(table: Annotated[Path, typer.Option(help="the steps")], output: Ou
     Example: `lumoe plot photonics waterfall --table figures/pcnna-waterfall.csv --output waterfall.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonics import draw_waterfall
+    from lumoe.plots.photonics.pcnna import draw_waterfall
 
     columns = ["step", "kind", "speedup_network", "speedup_max", "speedup_alone", "limit"]
     draw_waterfall(read_csv(table, columns), output)
@@ -57,7 +57,7 @@ def resources(table: Annotated[Path, typer.Option(help="PCNNA layer by layer")],
     Example: `lumoe plot photonics resources --table figures/pcnna-resources.csv --output resources.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonics import RESOURCES, draw_resources
+    from lumoe.plots.photonics.pcnna import RESOURCES, draw_resources
 
     columns = ["layer", "all_bounds_s", "all_bounds_limit", *(f"{name}_s" for name in RESOURCES)]
     draw_resources(read_csv(table, columns), output)
@@ -75,7 +75,7 @@ def stall(
     import pandas as pd
 
     from lumoe.files import read_csv
-    from lumoe.plots.pipeline import draw_stall
+    from lumoe.plots.photonics.stall import draw_stall
 
     columns = ["design", "sram_kb", "layer", "closed_form_s", "simulated_s", "difference", "refetches"]
     draw_stall(pd.concat([read_csv(path, columns) for path in table], ignore_index=True), output)
@@ -88,7 +88,7 @@ def exploration(table: Annotated[Path, typer.Option(help="the Pareto designs")],
     Example: `lumoe plot photonics exploration --table figures/photonics-pareto.csv --output pareto.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.exploration import FIGURES, draw_pareto
+    from lumoe.plots.photonics.exploration import FIGURES, draw_pareto
 
     draw_pareto(read_csv(table, ["design", "device_set", "network", *FIGURES]), output)
 
@@ -100,7 +100,7 @@ def batches(table: Annotated[Path, typer.Option(help="speed-ups by batch")], out
     Example: `lumoe plot photonics batches --table figures/pcnna-batches.csv --output batches.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.exploration import draw_batches
+    from lumoe.plots.photonics.exploration import draw_batches
 
     columns = ["network", "memory", "tuning", "weight_dacs", "batch", "speedup_network"]
     draw_batches(read_csv(table, columns), output)

@@ -20,7 +20,7 @@ def ring_spectrum(table: TableOption, output: OutputOption) -> None:
     Example: `lumoe plot physics ring-spectrum --table figures/ring_spectrum.csv --output ring.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonic_physics import draw_ring_spectrum
+    from lumoe.plots.photonics.physics import draw_ring_spectrum
 
     draw_ring_spectrum(read_csv(table, ("detuning_linewidths", "through", "drop", "weight")), output)
 
@@ -32,7 +32,7 @@ def detector_bits(table: TableOption, output: OutputOption) -> None:
     Example: `lumoe plot physics detector-bits --table figures/detector_bits.csv --output bits.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonic_physics import draw_detector_bits
+    from lumoe.plots.photonics.physics import draw_detector_bits
 
     columns = ("rate_hz", "received_power_dbm", "effective_bits", "ceiling_bits")
     draw_detector_bits(read_csv(table, columns), output)
@@ -45,7 +45,7 @@ def weight_errors(table: TableOption, output: OutputOption) -> None:
     Example: `lumoe plot physics weight-errors --table figures/weight_errors.csv --output errors.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonic_physics import draw_weight_errors
+    from lumoe.plots.photonics.physics import draw_weight_errors
 
     columns = ("spacing_linewidths", "method", "rms_error", "lorentzian_sum")
     draw_weight_errors(read_csv(table, columns), output)
@@ -58,7 +58,7 @@ def accuracy(table: TableOption, output: OutputOption) -> None:
     Example: `lumoe plot physics accuracy --table figures/accuracy.csv --output accuracy.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.photonic_physics import draw_accuracy
+    from lumoe.plots.photonics.physics import draw_accuracy
 
     columns = ("tile", "channels", "weight_bits", "noise", "accuracy", "accuracy_float", "samples")
     draw_accuracy(read_csv(table, columns), output)

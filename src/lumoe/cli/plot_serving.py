@@ -20,7 +20,7 @@ def throughput(table: TableOption, output: OutputOption) -> None:
     Example: `lumoe plot serving throughput --table results/moe/mini-mixtral/throughput.csv --output throughput.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.serving import THROUGHPUT_COLUMNS, draw_throughput
+    from lumoe.plots.moe.serving import THROUGHPUT_COLUMNS, draw_throughput
 
     draw_throughput(read_csv(table, THROUGHPUT_COLUMNS), output)
 
@@ -32,6 +32,6 @@ def residency(table: TableOption, output: OutputOption) -> None:
     Example: `lumoe plot serving residency --table results/moe/mini-mixtral/residency.csv --output residency.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.serving import draw_residency
+    from lumoe.plots.moe.serving import draw_residency
 
     draw_residency(read_csv(table, ("policy", "resident_share", "hit_rate")), output)

@@ -23,7 +23,7 @@ def loss(model: ModelOption, output: OutputOption) -> None:
     import pandas as pd
 
     from lumoe.files import read_csv, read_json
-    from lumoe.plots.training import draw_training_loss
+    from lumoe.plots.moe.training import draw_training_loss
 
     rows = read_json(model / "training.json")["held_out"].values()
     tokens = [row["tokens"] for row in rows]
@@ -48,7 +48,7 @@ def load(model: ModelOption, output: OutputOption) -> None:
     import pandas as pd
 
     from lumoe.files import read_json
-    from lumoe.plots.training import draw_expert_load
+    from lumoe.plots.moe.training import draw_expert_load
 
     shares = read_json(model / "training.json")["expert_shares"]
     loads = [

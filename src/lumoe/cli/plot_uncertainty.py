@@ -23,7 +23,7 @@ def tornado(
     """
     from lumoe.errors import UserError
     from lumoe.files import read_csv
-    from lumoe.plots.uncertainty import COLUMNS, draw_tornado
+    from lumoe.plots.photonics.uncertainty import COLUMNS, draw_tornado
 
     if len(claim) != len(output):
         raise UserError(f"{len(claim)} --claim but {len(output)} --output: give each claim its figure")

@@ -21,7 +21,7 @@ def winograd(
     Example: `lumoe plot photonics winograd --table figures/winograd.csv --output winograd.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.winograd import FIGURES_OF_MERIT, NEEDED_LASER, draw_winograd
+    from lumoe.plots.photonics.winograd import FIGURES_OF_MERIT, NEEDED_LASER, draw_winograd
 
     merits = [*FIGURES_OF_MERIT, *(f"baseline_{name}" for name in FIGURES_OF_MERIT)]
     columns = [
@@ -44,6 +44,6 @@ def winograd_power(table: Annotated[Path, typer.Option(help="layers of every des
     Example: `lumoe plot photonics winograd-power --table results/photonics/winograd/vgg16.csv --output power.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.winograd import draw_winograd_power
+    from lumoe.plots.photonics.winograd import draw_winograd_power
 
     draw_winograd_power(read_csv(table, ["device_set", "tile", "scope", "layer", "power_w", "power_rings_w"]), output)

@@ -24,7 +24,7 @@ def record_provenance(
     Example: `lumoe provenance record --results results --output results/provenance.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.provenance import COLUMNS, record
+    from lumoe.pipeline.provenance import COLUMNS, record
 
     write_csv(output, record(Path.cwd(), results, seed), COLUMNS)
 
@@ -44,7 +44,7 @@ def show_provenance(
     from rich.table import Table
 
     from lumoe.files import read_csv
-    from lumoe.provenance import COLUMNS, describe
+    from lumoe.pipeline.provenance import COLUMNS, describe
 
     rows = read_csv(table, COLUMNS)
     row = describe(rows, file)

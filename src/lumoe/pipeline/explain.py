@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from lumoe.claims import Claim, Claims, Quantity, Value
 from lumoe.errors import UserError, nearest
 from lumoe.files import read_csv, read_yaml
-from lumoe.workflow import Graph, Job
+from lumoe.pipeline.claims import Claim, Claims, Quantity, Value
+from lumoe.pipeline.graph import Graph, Job
 
 Record = dict[str, Any]
 # The rule whose inputs are everything a claim can rest on.

@@ -301,7 +301,7 @@ def _keys(path: list[str]) -> list[str]:
 def default_yaml() -> str:
     """Return the defaults as commented YAML: the text of `config/default.yaml`."""
     head = [
-        "# Made from lumoe.config by `lumoe config write`. Edit a copy and lay it over this file:",
+        "# Made from lumoe.pipeline.settings by `lumoe config write`. Edit a copy and lay it over this file:",
         "#   snakemake --cores all --configfile my.yaml",
     ]
     return "\n".join([*head, *_commented(Settings(), "")]) + "\n"

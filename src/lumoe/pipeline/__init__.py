@@ -1,0 +1,1 @@
+"""What the artifact needs besides the domain: settings, claims, provenance, the graph of rules."""

@@ -1,0 +1,1 @@
+"""Figures of Mixture-of-Experts serving."""
