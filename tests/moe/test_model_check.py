@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lumoe.cli.model import app
-from lumoe.cli.plot_training import app as plot_app
+from lumoe.cli.plot.training import app as plot_app
 from lumoe.errors import UserError
 from lumoe.files import read_csv
 from lumoe.moe.corpora import write_corpus

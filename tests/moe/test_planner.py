@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lumoe.cli.moe_plan import app
+from lumoe.cli.moe.plan import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv
 from lumoe.moe.cost import Workload

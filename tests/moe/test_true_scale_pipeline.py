@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from benchmarks.true_scale.sweep import COLUMNS
 from lumoe.cli.moe import app
-from lumoe.cli.plot_moe import app as plots
+from lumoe.cli.plot.moe import app as plots
 from lumoe.errors import UserError
 from lumoe.moe.true_scale import SUMMARY, describe, read_measurements, summarize
 from lumoe.pipeline.claims import judge, overall, read_claims

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.tables import CsvOption, JsonOption, for_programs
+from lumoe.cli.options import CsvOption, JsonOption
+from lumoe.cli.tables import for_programs
 from lumoe.errors import UserError
 from lumoe.resources import data_path
 

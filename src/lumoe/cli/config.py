@@ -36,7 +36,7 @@ def write(
     schema: Annotated[Path, typer.Option(help="where the JSON schema goes")] = Path("config/schema.json"),
     data: Annotated[Path, typer.Option(help="folder of data files whose sums are recorded")] = Path("data"),
 ) -> None:
-    """Write the default configuration and its JSON schema from `lumoe.pipeline.settings`, and the sums of the data files.
+    """Write the default configuration and its JSON schema from the models of settings, and the sums of the data files.
 
     Example: `lumoe config write`
     """

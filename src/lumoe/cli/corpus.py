@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
+from lumoe.cli.options import CsvOption, JsonOption
+from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import typer
 
-from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
+from lumoe.cli.options import CsvOption, JsonOption
+from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.tables import CsvOption, for_programs
+from lumoe.cli.options import CsvOption
+from lumoe.cli.tables import for_programs
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.moe_plan import DeviceOption
+from lumoe.cli.options import DeviceOption
 
 app = typer.Typer()
 

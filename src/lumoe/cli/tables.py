@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PIPED_WIDTH = 150
-JsonOption = Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")]
-CsvOption = Annotated[bool, typer.Option("--csv", help="rows as CSV, for programs")]
 
 
 def for_programs(table: pd.DataFrame, as_json: bool, as_csv: bool) -> bool:

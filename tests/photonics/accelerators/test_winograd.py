@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate2d
 from typer.testing import CliRunner
 
-from lumoe.cli.photonics_winograd import app
+from lumoe.cli.photonics.winograd import app
 from lumoe.errors import UserError
 from lumoe.photonics.accelerators import winograd
 from lumoe.photonics.accelerators.tiling import check_tiles, phase_kernel, phases

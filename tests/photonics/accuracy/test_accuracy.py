@@ -119,7 +119,7 @@ def test_weight_error_table_shows_what_calibration_buys() -> None:
 
 
 def test_command_line_writes_the_tables(tmp_path) -> None:
-    from lumoe.cli.photonics_physics import app
+    from lumoe.cli.photonics.physics import app
 
     names = ("spectrum", "bits", "sizes", "weights")
     options = [word for name in names for word in (f"--{name}", str(tmp_path / f"{name}.csv"))]

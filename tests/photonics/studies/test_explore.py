@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from typer.testing import CliRunner
 
-from lumoe.cli.photonics_explore import app
+from lumoe.cli.photonics.design import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv
 from lumoe.photonics.accelerators.choices import apply_choices

@@ -28,6 +28,20 @@ GB = 1e9
 PAPER_PLACEMENT = "quantized-first"
 PUBLISHED = "published"
 SPEED_LABEL = "throughput (new tokens/s)"
+# What each figure reads of its table.
+CONFIGURATION_COLUMNS = (
+    "hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s",
+)  # fmt: skip
+ANCHOR_COLUMNS = ("published_tokens_per_s", "predicted_tokens_per_s", "basis")
+PARETO_COLUMNS = (
+    "hardware", "budget_bytes", "quantized_experts", "resident_experts", "predicted_tokens_per_s", "perplexity",
+)  # fmt: skip
+PERPLEXITY_COLUMNS = (
+    "corpus", "policy", "seed", "equivalent_experts", "expert_bytes", "increase", "increase_low", "increase_high",
+)  # fmt: skip
+PREDICTION_COLUMNS = (
+    "quantized_experts", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "predicted_tokens_per_s", "device",
+)  # fmt: skip
 
 
 def draw_throughput_memory(

@@ -14,6 +14,7 @@ THROUGHPUT_COLUMNS = (
     "quantized_experts", "budget_bytes", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max",
     "predicted_tokens_per_s",
 )  # fmt: skip
+RESIDENCY_COLUMNS = ("policy", "resident_share", "hit_rate")
 
 
 def draw_throughput(table: pd.DataFrame, output: str | Path) -> None:

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from lumoe.plots.style import COLUMN_WIDTH_IN, OKABE_ITO, basis_note, heatmap, save, use_style
 
 _SMOOTHING_STEPS = 25
+LOSS_COLUMNS = ("tokens", "loss")
+
+
+def held_out_losses(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Return `predictor` and `nll` (nats per token, over all corpora) of the model and the trigram."""
+    rows = record["held_out"].values()
+    tokens = [row["tokens"] for row in rows]
+    return pd.DataFrame(
+        {
+            "predictor": ["model", "trigram"],
+            "nll": [
+                np.average([np.log(row[key]) for row in rows], weights=tokens)
+                for key in ("perplexity", "trigram_perplexity")
+            ],
+        }
+    )
+
+
+def expert_loads(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Return `layer`, `expert` and `share` of the routed tokens, of a training record."""
+    loads = [
+        {"layer": layer, "expert": expert, "share": share}
+        for layer, row in enumerate(record["expert_shares"])
+        for expert, share in enumerate(row)
+    ]
+    return pd.DataFrame(loads)
 
 
 def draw_training_loss(losses: pd.DataFrame, held_out: pd.DataFrame, output: Path) -> None:

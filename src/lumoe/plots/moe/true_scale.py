@@ -16,6 +16,7 @@ GB = 1e9
 PAPER, OVERLAP, ENGINE = "paper", "overlap", "engine"
 PAPER_PLACEMENT = "quantized-first"
 PEER_COLUMNS = ("peer", "batch", "budget_bytes", "tokens_per_s")
+ANCHOR_COLUMNS = ("budget_bytes", "published_tokens_per_s")
 PLAIN = "uniform"
 
 

@@ -11,6 +11,8 @@ from matplotlib.lines import Line2D
 from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
 
 FIGURES = ("time_s", "energy_j", "area_mm2", "bits")
+PARETO_COLUMNS = ("design", "device_set", "network", *FIGURES)
+BATCH_COLUMNS = ("network", "memory", "tuning", "weight_dacs", "batch", "speedup_network")
 
 
 def draw_pareto(front: pd.DataFrame, output: str | Path) -> None:

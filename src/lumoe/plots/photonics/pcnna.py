@@ -28,6 +28,10 @@ PART_COLOURS = (*OKABE_ITO[:6], "#999999", *OKABE_ITO[6:])
 LEAST_SHARE = 0.01
 NARROW = 3.0
 CLAIMS = {1e5: "claim for the\noptical core", 1e3: "claim for the\nfull system"}
+LAYER_COLUMNS = ("layer", *(f"speedup_{kind}" for kind in KINDS))
+SUMMARY_COLUMNS = ("quantity", "baseline", *KINDS)
+WATERFALL_COLUMNS = ("step", "kind", "speedup_network", "speedup_max", "speedup_alone", "limit")
+RESOURCE_COLUMNS = ("layer", "all_bounds_s", "all_bounds_limit", *(f"{name}_s" for name in RESOURCES))
 
 
 def draw_pcnna(layers: pd.DataFrame, summary: pd.DataFrame | None, output: str | Path) -> None:

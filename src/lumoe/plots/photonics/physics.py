@@ -10,6 +10,11 @@ from matplotlib.figure import Figure
 
 from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, heatmap, save, use_style
 
+SPECTRUM_COLUMNS = ("detuning_linewidths", "through", "drop", "weight")
+DETECTOR_COLUMNS = ("rate_hz", "received_power_dbm", "effective_bits", "ceiling_bits")
+WEIGHT_COLUMNS = ("spacing_linewidths", "method", "rms_error", "lorentzian_sum")
+ACCURACY_COLUMNS = ("tile", "channels", "weight_bits", "noise", "accuracy", "accuracy_float", "samples")
+
 
 def _note(figure: Figure, text: str) -> None:
     # Room below the axes' labels for the note.

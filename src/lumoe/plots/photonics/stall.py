@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
 
 AGREEMENT_PERCENT = 1.0
+COLUMNS = ("design", "sram_kb", "layer", "closed_form_s", "simulated_s", "difference", "refetches")
 
 
 def draw_stall(comparison: pd.DataFrame, output: str | Path) -> None:

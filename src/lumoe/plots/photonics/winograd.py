@@ -20,6 +20,11 @@ FIGURES_OF_MERIT = {"gop_per_s": "GOP/s", "power_w": "W", "gop_per_s_per_w": "GO
 NEEDED_LASER = {"power_w": "power_with_needed_laser_w", "gop_per_s_per_w": "gop_per_s_per_w_with_needed_laser"}
 # Whether a published number was read in its source, and the shade of its mark.
 SHADES = {True: "0.25", False: "0.65"}
+COLUMNS = (
+    "device_set", "tile", "scope", "feasible_bits", "baseline", "confidence",
+    *FIGURES_OF_MERIT, *(f"baseline_{name}" for name in FIGURES_OF_MERIT), *NEEDED_LASER.values(),
+)  # fmt: skip
+POWER_COLUMNS = ("device_set", "tile", "scope", "layer", "power_w", "power_rings_w")
 
 
 def _note(figure: Figure, text: str) -> None:

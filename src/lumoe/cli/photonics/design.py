@@ -1,4 +1,4 @@
-"""`lumoe photonics estimate|simulate|explore`: any network on either accelerator."""
+"""`lumoe photonics estimate`, `simulate`, `explore`: any network on either accelerator."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.tables import CsvOption, JsonOption
+from lumoe.cli.options import CsvOption, ImageOption, JsonOption, NetworkOption, OutputOption, SeedOption
+from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
 
-NetworkOption = Annotated[str, typer.Option(help="a shipped network, or your own MODULE:FACTORY")]
-InputOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
 DesignOption = Annotated[str, typer.Option(help="pcnna or winograd")]
-DevicesOption = Annotated[str | None, typer.Option(help="a device set or .yaml file  [default: the design's own]")]
+OwnDevicesOption = Annotated[
+    str | None, typer.Option("--devices", help="a device set or .yaml file  [default: the design's own]")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE of a design choice or device parameter (its file's unit); may be repeated"),
@@ -25,9 +26,9 @@ SetOption = Annotated[
 def estimate(
     network: NetworkOption = "alexnet",
     design: DesignOption = "pcnna",
-    devices: DevicesOption = None,
+    devices: OwnDevicesOption = None,
     choices: SetOption = None,
-    image: InputOption = "3x224x224",
+    image: ImageOption = "3x224x224",
     output: Annotated[Path | None, typer.Option(help="write every column here")] = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
@@ -36,7 +37,6 @@ def estimate(
 
     Example: `lumoe photonics estimate --network alexnet --design pcnna --set dacs=20`
     """
-    from lumoe.cli.tables import for_programs, show
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators.choices import apply_choices
     from lumoe.photonics.accelerators.registry import accelerator
@@ -61,14 +61,14 @@ def estimate(
 
 @app.command()
 def simulate(
-    output: Annotated[Path, typer.Option(help="the table to write")],
+    output: OutputOption,
     network: NetworkOption = "alexnet",
     design: DesignOption = "pcnna",
-    devices: DevicesOption = None,
+    devices: OwnDevicesOption = None,
     choices: SetOption = None,
     cache: Annotated[list[float] | None, typer.Option(help="SRAM in kb, `inf` is unlimited; may be repeated")] = None,
     depth: Annotated[int, typer.Option(min=1, help="items that each FIFO holds")] = 256,
-    image: InputOption = "3x224x224",
+    image: ImageOption = "3x224x224",
 ) -> None:
     """Check the closed form by discrete-event simulation with finite buffers; show where they stall.
 
@@ -123,9 +123,9 @@ def explore(
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="designs for each accelerator")] = 100_000,
     least_bits: Annotated[float, typer.Option(min=0, help="designs with fewer attainable bits are refused")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
     all_points: Annotated[Path | None, typer.Option(help="write every design here")] = None,
-    image: InputOption = "3x224x224",
+    image: ImageOption = "3x224x224",
 ) -> None:
     """Sweep a design space and keep what no other design beats in time, energy, area and attainable bits.
 
@@ -152,27 +152,3 @@ def explore(
     write_csv(output, pd.concat(fronts, ignore_index=True), sweep.COLUMNS)
     if all_points:
         write_csv(all_points, pd.concat(tables, ignore_index=True), sweep.COLUMNS)
-
-
-@app.command()
-def batches(
-    output: Annotated[Path, typer.Option(help="the table to write")],
-    network: Annotated[list[str] | None, typer.Option(help="may be repeated  [default: both forms of AlexNet]")] = None,
-    devices: Annotated[str, typer.Option(help="a device set or .yaml file")] = "pcnna",
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="images per programming; may be repeated")] = None,
-    weight_dacs: Annotated[list[int] | None, typer.Option(min=1, help="converters; may be repeated")] = None,
-) -> None:
-    """See how far a batch hides PCNNA's weight programming, by converters, tuning, memory and grouped convolution.
-
-    Example: `lumoe photonics batches --network alexnet --batch 1 --batch 64 --output batches.csv`
-    """
-    from lumoe.files import write_csv
-    from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network.load import load_network
-    from lumoe.photonics.studies.batches import COLUMNS, batch_table
-
-    networks = [load_network(name) for name in network or ["alexnet-ungrouped", "alexnet"]]
-    table = batch_table(
-        networks, load_devices(devices), batches=batch or [1, 4, 16, 64, 256], weight_dacs=weight_dacs or [1, 10, 100]
-    )
-    write_csv(output, table, COLUMNS)

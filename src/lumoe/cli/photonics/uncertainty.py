@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.options import SeedOption
+
 app = typer.Typer(no_args_is_help=True)
 
 
@@ -18,7 +20,7 @@ def uncertainty(
     pcnna_network: Annotated[str, typer.Option(help="network of PCNNA's claims")] = "alexnet-ungrouped",
     winograd_network: Annotated[str, typer.Option(help="network of the Winograd accelerator's claims")] = "vgg16",
     samples: Annotated[int, typer.Option(min=16, help="base samples of the Sobol sequence")] = 512,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Sobol indices, swings and the fraction of the assumed space in which each claim holds.
 

@@ -1,4 +1,4 @@
-"""`lumoe photonics`: the physics of the core, and a network's accuracy on it."""
+"""`lumoe photonics train-digits`, `accuracy`, `join-accuracy`, `fine-tune`: digits through the noisy core."""
 
 from __future__ import annotations
 
@@ -7,49 +7,15 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.options import DevicesOption, ExactThreadsOption, OutputOption, SeedOption, use_exact_threads
+
 app = typer.Typer(no_args_is_help=True)
 
-DevicesOption = Annotated[str, typer.Option(help="a device set, or a .yaml file of your own")]
-OutputOption = Annotated[Path, typer.Option(help="the table to write")]
-ModelOption = Annotated[Path, typer.Option(help="the trained digits network (.safetensors)")]
+DigitsOption = Annotated[Path, typer.Option("--model", help="the trained digits network (.safetensors)")]
 SeedsOption = Annotated[int, typer.Option(min=1, help="noise seeds")]
 ImagesOption = Annotated[int, typer.Option(min=1, help="test images")]
-SeedOption = Annotated[int, typer.Option(min=0)]
 RateOption = Annotated[float, typer.Option(min=1e-9)]
 EpochsOption = Annotated[int, typer.Option(min=1)]
-ThreadsOption = Annotated[int, typer.Option(min=1, help="of torch: results depend on it in their last bits")]
-
-
-def _settle(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-
-
-@app.command("physics")
-def tabulate_physics(
-    spectrum: Annotated[Path, typer.Option(help="through, drop and weight of the ring")],
-    bits: Annotated[Path, typer.Option(help="effective bits over power and rate")],
-    sizes: Annotated[Path, typer.Option(help="largest N = M of the link")],
-    weights: Annotated[Path, typer.Option(help="weight error over channel spacing")],
-    devices: DevicesOption = "moderate",
-    seed: SeedOption = 0,
-) -> None:
-    """Tabulate ring, detector, link and weight bank of a device set.
-
-    Example: `lumoe photonics physics --spectrum ring.csv --bits bits.csv --sizes sizes.csv --weights weights.csv`
-    """
-    from lumoe.files import write_csv
-    from lumoe.photonics.physics import tables as sweeps
-    from lumoe.photonics.physics.parameters import load_physics
-
-    _settle(1)
-    physics = load_physics(devices)
-    write_csv(spectrum, sweeps.ring_spectrum(physics))
-    write_csv(bits, sweeps.detector_bits(physics))
-    write_csv(sizes, sweeps.link_sizes(physics))
-    write_csv(weights, sweeps.weight_errors(physics, seed=seed))
 
 
 @app.command("train-digits")
@@ -58,7 +24,7 @@ def train_digits(
     epochs: EpochsOption = 40,
     learning_rate: RateOption = 5e-3,
     seed: SeedOption = 0,
-    threads: ThreadsOption = 1,
+    threads: ExactThreadsOption = 1,
 ) -> None:
     """Train a CNN on scikit-learn's digits and print its accuracy.
 
@@ -66,7 +32,7 @@ def train_digits(
     """
     from lumoe.photonics.accuracy import digits
 
-    _settle(threads)
+    use_exact_threads(threads)
     model = digits.trained(epochs=epochs, learning_rate=learning_rate, seed=seed)
     shown = digits.load()
     accuracy = digits.correct(model, shown.test_images, shown.test_labels).float().mean()
@@ -76,7 +42,7 @@ def train_digits(
 
 @app.command("accuracy")
 def evaluate_accuracy(
-    model: ModelOption,
+    model: DigitsOption,
     output: OutputOption,
     weight_bits: Annotated[list[int], typer.Option(min=1, help="one or more")],
     channels: Annotated[list[int], typer.Option(min=1, help="one or more")],
@@ -85,7 +51,7 @@ def evaluate_accuracy(
     devices: DevicesOption = "moderate",
     seeds: SeedsOption = 3,
     images: ImagesOption = 599,
-    threads: ThreadsOption = 1,
+    threads: ExactThreadsOption = 1,
 ) -> None:
     """Evaluate the digits network over every combination of the options.
 
@@ -96,7 +62,7 @@ def evaluate_accuracy(
     from lumoe.photonics.accuracy import digits
     from lumoe.photonics.accuracy import evaluate as accuracy
 
-    _settle(threads)
+    use_exact_threads(threads)
     settings = accuracy.grid(tile, weight_bits, channels, noise)
     table = accuracy.evaluate(digits.read(model), settings, devices, seeds=seeds, images=images)
     write_csv(output, table, accuracy.COLUMNS)
@@ -125,7 +91,7 @@ def join_accuracy(
 
 @app.command("fine-tune")
 def fine_tune(
-    model: ModelOption,
+    model: DigitsOption,
     table: Annotated[Path, typer.Option(help="accuracy of every setting; the worst of each tile is trained")],
     output: OutputOption,
     devices: DevicesOption = "moderate",
@@ -134,7 +100,7 @@ def fine_tune(
     seeds: SeedsOption = 3,
     images: ImagesOption = 599,
     seed: SeedOption = 0,
-    threads: ThreadsOption = 1,
+    threads: ExactThreadsOption = 1,
 ) -> None:
     """Train the digits network through the noisy core and tell how much of the lost accuracy comes back.
 
@@ -144,7 +110,7 @@ def fine_tune(
     from lumoe.photonics.accuracy import digits
     from lumoe.photonics.accuracy import evaluate as accuracy
 
-    _settle(threads)
+    use_exact_threads(threads)
     worst = accuracy.spoiled(read_csv(table, accuracy.COLUMNS))
     trained = accuracy.fine_tune(
         digits.read(model),

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from lumoe.cli.options import FigureOption
+
 app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def adaptation(
     table: Annotated[Path, typer.Option(help="the record of `lumoe moe adapt`")],
-    output: Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")],
+    output: FigureOption,
 ) -> None:
     """Draw budget, memory, speed, precision and time of changes on one time axis.
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.moe_plan import DeviceOption
-from lumoe.cli.tables import CsvOption, JsonOption, for_programs, show
+from lumoe.cli.options import CsvOption, DeviceOption, JsonOption
+from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
 

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True)
+from lumoe.cli.options import FigureOption
 
-OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")]
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command()
 def throughput_memory(
     table: Annotated[Path, typer.Option(help="all configurations")],
-    output: OutputOption,
+    output: FigureOption,
     anchors: Annotated[
         Path | None, typer.Option(help="published speeds with their predictions; the figure's own table has them")
     ] = None,
@@ -30,47 +30,36 @@ def throughput_memory(
     results/moe/mixtral-8x7b/anchors.csv --share 0 --share 1 --output speed.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe.configurations import draw_throughput_memory
+    from lumoe.plots.moe.configurations import ANCHOR_COLUMNS, CONFIGURATION_COLUMNS, draw_throughput_memory
 
-    needed = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
-    columns = ["published_tokens_per_s", "predicted_tokens_per_s", "basis"]
-    configurations = read_csv(table, [*needed, *([] if anchors else columns)])
-    draw_throughput_memory(
-        configurations, read_csv(anchors, ["budget_bytes", *columns]) if anchors else None, output, share or ()
-    )
+    # The figure's own table holds the published speeds too.
+    configurations = read_csv(table, [*CONFIGURATION_COLUMNS, *(() if anchors else ANCHOR_COLUMNS)])
+    published = read_csv(anchors, ["budget_bytes", *ANCHOR_COLUMNS]) if anchors else None
+    draw_throughput_memory(configurations, published, output, share or ())
 
 
 @app.command()
-def pareto(table: Annotated[Path, typer.Option(help="the frontier within each budget")], output: OutputOption) -> None:
+def pareto(table: Annotated[Path, typer.Option(help="the frontier within each budget")], output: FigureOption) -> None:
     """Draw the Pareto frontier of speed and quality.
 
     Example: `lumoe plot moe pareto --table results/moe/mixtral-8x7b/pareto.csv --output pareto.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe.configurations import draw_pareto
+    from lumoe.plots.moe.configurations import PARETO_COLUMNS, draw_pareto
 
-    columns = [
-        "hardware",
-        "budget_bytes",
-        "quantized_experts",
-        "resident_experts",
-        "predicted_tokens_per_s",
-        "perplexity",
-    ]
-    draw_pareto(read_csv(table, columns), output)
+    draw_pareto(read_csv(table, PARETO_COLUMNS), output)
 
 
 @app.command()
-def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")], output: OutputOption) -> None:
+def perplexity(table: Annotated[Path, typer.Option(help="measured perplexities")], output: FigureOption) -> None:
     """Draw the perplexity increase against the number of quantised experts.
 
     Example: `lumoe plot moe perplexity --table results/moe/mini-mixtral/perplexity.csv --output perplexity.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe.configurations import draw_perplexity
+    from lumoe.plots.moe.configurations import PERPLEXITY_COLUMNS, draw_perplexity
 
-    columns = ["corpus", "policy", "seed", "equivalent_experts", "expert_bytes", "increase", "increase_low"]
-    draw_perplexity(read_csv(table, [*columns, "increase_high"]), output)
+    draw_perplexity(read_csv(table, PERPLEXITY_COLUMNS), output)
 
 
 @app.command()
@@ -78,7 +67,7 @@ def true_scale(
     table: Annotated[Path, typer.Option(help="the sweep that was measured on a GPU")],
     configurations: Annotated[Path, typer.Option(help="all configurations of the published hardware")],
     anchors: Annotated[Path, typer.Option(help="published speeds")],
-    output: OutputOption,
+    output: FigureOption,
     peers: Annotated[Path | None, typer.Option(help="other software on the same GPU")] = None,
 ) -> None:
     """Draw the speed measured at true scale beside the published range and the model of the published hardware.
@@ -88,26 +77,25 @@ def true_scale(
     """
     from lumoe.files import read_csv
     from lumoe.moe.true_scale import read_measurements
-    from lumoe.plots.moe.true_scale import PEER_COLUMNS, draw_true_scale
+    from lumoe.plots.moe.configurations import CONFIGURATION_COLUMNS
+    from lumoe.plots.moe.true_scale import ANCHOR_COLUMNS, PEER_COLUMNS, draw_true_scale
 
-    columns = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
     draw_true_scale(
         read_measurements(table),
-        read_csv(configurations, columns),
-        read_csv(anchors, ["budget_bytes", "published_tokens_per_s"]),
+        read_csv(configurations, CONFIGURATION_COLUMNS),
+        read_csv(anchors, ANCHOR_COLUMNS),
         None if peers is None else read_csv(peers, PEER_COLUMNS),
         output,
     )
 
 
 @app.command()
-def prediction(table: Annotated[Path, typer.Option(help="measured throughput")], output: OutputOption) -> None:
+def prediction(table: Annotated[Path, typer.Option(help="measured throughput")], output: FigureOption) -> None:
     """Draw measured against predicted throughput.
 
     Example: `lumoe plot moe prediction --table results/moe/mini-mixtral/throughput.csv --output prediction.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe.configurations import draw_prediction
+    from lumoe.plots.moe.configurations import PREDICTION_COLUMNS, draw_prediction
 
-    columns = ["quantized_experts", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max", "predicted_tokens_per_s"]
-    draw_prediction(read_csv(table, [*columns, "device"]), output)
+    draw_prediction(read_csv(table, PREDICTION_COLUMNS), output)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
+
+from lumoe.cli.options import FigureOption, TableOption
 
 app = typer.Typer(no_args_is_help=True)
 
-TableOption = Annotated[Path, typer.Option(help="the table to draw")]
-OutputOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")]
-
 
 @app.command()
-def throughput(table: TableOption, output: OutputOption) -> None:
+def throughput(table: TableOption, output: FigureOption) -> None:
     """Draw measured and predicted speed against fast-tier memory.
 
     Example: `lumoe plot serving throughput --table results/moe/mini-mixtral/throughput.csv --output throughput.svg`
@@ -26,12 +22,12 @@ def throughput(table: TableOption, output: OutputOption) -> None:
 
 
 @app.command()
-def residency(table: TableOption, output: OutputOption) -> None:
+def residency(table: TableOption, output: FigureOption) -> None:
     """Draw the hit rates of residency policies.
 
     Example: `lumoe plot serving residency --table results/moe/mini-mixtral/residency.csv --output residency.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.plots.moe.serving import draw_residency
+    from lumoe.plots.moe.serving import RESIDENCY_COLUMNS, draw_residency
 
-    draw_residency(read_csv(table, ("policy", "resident_share", "hit_rate")), output)
+    draw_residency(read_csv(table, RESIDENCY_COLUMNS), output)

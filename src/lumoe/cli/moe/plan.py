@@ -1,0 +1,157 @@
+"""`lumoe moe plan`, `enumerate`, `anchors`: precision and place of every expert, and what that will give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lumoe.cli.options import NewOption, PromptOption
+
+app = typer.Typer(no_args_is_help=True)
+
+ShapeOption = Annotated[str, typer.Option(help="a model folder, its config.json, or the name of a shipped shape")]
+HardwareOption = Annotated[str, typer.Option(help="a profile file (.yaml, .json) or the name of a shipped profile")]
+BitsOption = Annotated[int, typer.Option(help="bits per weight of a quantised expert")]
+GroupOption = Annotated[int, typer.Option(help="weights that share a scale")]
+BufferOption = Annotated[int, typer.Option(min=0, help="swap buffer, in 16-bit experts")]
+
+
+@app.command()
+def plan(
+    model: ShapeOption,
+    budget: Annotated[str, typer.Option(help="bytes of the fast tier: 24GB, 22.5GiB, or a % of the 16-bit model")],
+    prefer: Annotated[str, typer.Option(help="throughput or quality")],
+    min_tokens_per_s: Annotated[float | None, typer.Option(min=0, help="new tokens/s that must be reached")] = None,
+    max_perplexity_increase: Annotated[
+        float | None, typer.Option(min=0, help="relative increase that must not be exceeded, such as 0.02")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="profile; machine.json of --measurements by default")] = None,
+    quantized: Annotated[Path | None, typer.Option(help="folder of quantised experts: true sizes and use")] = None,
+    measurements: Annotated[
+        Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
+    ] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="perplexities instead of those of --measurements")] = None,
+    bits: BitsOption = 4,
+    group_size: GroupOption = 64,
+    buffer_experts: BufferOption = 2,
+    prompt_tokens: PromptOption = 16,
+    new_tokens: NewOption = 16,
+    seed: Annotated[int, typer.Option(help="of the random choice of experts, where sensitivities are unknown")] = 0,
+    output: Annotated[Path | None, typer.Option(help="write the plan as JSON")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the plan and its prediction as JSON, for programs")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="one row per expert as CSV, for programs")] = False,
+) -> None:
+    """Choose precision and place of every expert for a budget, and say what that will give.
+
+    Example: `lumoe moe plan --model mixtral-8x7b --hardware a100-80gb --budget 30GB --prefer quality`
+    """
+    import json
+
+    import numpy as np
+    import pandas as pd
+
+    from lumoe.cli.tables import for_programs, one_format
+    from lumoe.files import write_json
+    from lumoe.moe.budget import parse_budget
+    from lumoe.moe.cost import Workload
+    from lumoe.moe.plan import parse_preference
+    from lumoe.moe.planner import Wish
+    from lumoe.moe.planner_inputs import Known, build_planner, describe
+    from lumoe.moe.shape import read_shape
+
+    one_format(as_json, as_csv)
+    shape = read_shape(model)
+    wish = Wish(
+        parse_budget(budget, shape.bytes_full), parse_preference(prefer), min_tokens_per_s, max_perplexity_increase
+    )
+    known = Known.find(model, measurements, hardware, quantized, perplexity)
+    planner = build_planner(shape, known, Workload(prompt_tokens, new_tokens), bits, group_size, buffer_experts, seed)
+    proposal = planner.propose(wish)
+    result = {"model": model, "hardware": planner.hardware.name, "budget_bytes": wish.budget_bytes} | proposal.to_dict()
+    if output:
+        write_json(output, result)
+    if as_csv:
+        rows = pd.DataFrame(list(np.ndindex(proposal.plan.bits.shape)), columns=["layer", "expert"])
+        rows["bits"], rows["resident"] = proposal.plan.bits.ravel(), proposal.plan.resident.ravel()
+        for_programs(rows, as_json, as_csv)
+    else:
+        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))
+
+
+@app.command("enumerate")
+def enumerate_command(
+    model: ShapeOption,
+    hardware: HardwareOption,
+    configurations: Annotated[Path, typer.Option(help="table of all configurations")],
+    pareto: Annotated[Path, typer.Option(help="table of the frontier within each budget")],
+    sweep: Annotated[Path, typer.Option(help="table of what either preference gives at each budget")],
+    budget: Annotated[list[str], typer.Option(help="fast-tier bytes: 27.68GB, 20GiB, or a % of the 16-bit model")],
+    share: Annotated[list[float] | None, typer.Option(min=0, max=1, help="shares of quantised experts")] = None,
+    perplexity: Annotated[Path | None, typer.Option(help="measured perplexities of this model, if any")] = None,
+    bits: BitsOption = 4,
+    group_size: GroupOption = 64,
+    buffer_experts: BufferOption = 1,
+    prompt_tokens: PromptOption = 16,
+    new_tokens: NewOption = 16,
+) -> None:
+    """Enumerate all (quantised x resident) configurations and their Pareto frontier.
+
+    Example: `lumoe moe enumerate --model mixtral-8x7b --hardware a100-80gb --budget 30GB --budget 50%
+    --configurations all.csv --pareto pareto.csv --sweep sweep.csv`
+    """
+    from lumoe.files import read_csv, write_csv
+    from lumoe.moe import frontier
+    from lumoe.moe.budget import parse_budget
+    from lumoe.moe.cost import Workload
+    from lumoe.moe.hardware import read_hardware
+    from lumoe.moe.shape import read_shape
+
+    shape, profile, workload = read_shape(model), read_hardware(hardware), Workload(prompt_tokens, new_tokens)
+    memory = shape.memory([bits], group_size, buffer_experts)
+    budgets = [parse_budget(text, shape.bytes_full) for text in budget]
+    counts = sorted({round(value * shape.experts) for value in (share or [0.0, 1.0])})
+    table = frontier.enumerate_configurations(shape, memory, profile, workload, bits)
+    measured = read_csv(perplexity, frontier.PERPLEXITY_COLUMNS) if perplexity else None
+    table = frontier.with_perplexity(table, measured, bits)
+    best = frontier.pareto(table, budgets)
+    planned = frontier.sweep(shape, memory, profile, workload, budgets, counts, bits)
+    write_csv(configurations, table, frontier.COLUMNS)
+    write_csv(pareto, best, [*frontier.COLUMNS, "budget_bytes"])
+    write_csv(sweep, planned)
+
+
+@app.command()
+def anchors(
+    model: ShapeOption,
+    hardware: HardwareOption,
+    published: Annotated[Path, typer.Option(help="published speeds with budget and preference")],
+    output: Annotated[Path, typer.Option(help="table of predictions beside the published speeds")],
+    bits: BitsOption = 4,
+    group_size: GroupOption = 64,
+    buffer_experts: BufferOption = 1,
+    prompt_tokens: PromptOption = 16,
+    new_tokens: NewOption = 16,
+) -> None:
+    """Hold the cost model against published speeds.
+
+    Example: `lumoe moe anchors --model mixtral-8x7b --hardware a100-80gb --published data/moe-anchors.csv --output
+    anchors.csv`
+    """
+    from lumoe.files import read_csv, write_csv
+    from lumoe.moe import frontier
+    from lumoe.moe.cost import Workload
+    from lumoe.moe.hardware import read_hardware
+    from lumoe.moe.shape import read_shape
+
+    shape, profile = read_shape(model), read_hardware(hardware)
+    table = frontier.predict_anchors(
+        read_csv(published, frontier.ANCHOR_COLUMNS),
+        shape,
+        shape.memory([bits], group_size, buffer_experts),
+        profile,
+        Workload(prompt_tokens, new_tokens),
+        bits,
+    )
+    write_csv(output, table)

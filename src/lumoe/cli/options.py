@@ -1,0 +1,49 @@
+"""Options that several commands share: each is named, explained and bounded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+# Tables and figures.
+JsonOption = Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")]
+CsvOption = Annotated[bool, typer.Option("--csv", help="rows as CSV, for programs")]
+TableOption = Annotated[Path, typer.Option(help="the table to draw")]
+FigureOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")]
+OutputOption = Annotated[Path, typer.Option(help="the table to write")]
+
+# Running a model.
+ModelOption = Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint")]
+CorpusOption = Annotated[list[Path], typer.Option(help="corpus folder; repeat for several")]
+QuantizedOption = Annotated[list[Path] | None, typer.Option(help="folder of quantised experts; repeat for several")]
+DtypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")]
+DeviceOption = Annotated[str, typer.Option(help="where the model runs: cpu, cuda or cuda:N")]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")]
+# Where a table's last digits depend on the number of threads, it is always stated.
+ExactThreadsOption = Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")]
+SeedOption = Annotated[int, typer.Option(min=0)]
+PromptOption = Annotated[int, typer.Option(min=1, help="tokens in")]
+NewOption = Annotated[int, typer.Option(min=1, help="tokens out")]
+
+# Photonic accelerators.
+NetworkOption = Annotated[str, typer.Option(help="a shipped network, your own MODULE:FACTORY, or a traced .json")]
+ImageOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
+DevicesOption = Annotated[str, typer.Option(help="a device set, or a .yaml file of your own")]
+
+
+def use_threads(threads: int) -> None:
+    """Let torch use that many threads; 0 leaves the choice to it."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def use_exact_threads(threads: int) -> None:
+    """Let torch use that many threads and deterministic algorithms only: the same digits each time."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
