@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from lumoe.files import atomic_path
-from lumoe.moe.checkpoint import Checkpoint, expert_name
+from lumoe.moe.checkpoint.weights import Checkpoint, expert_name
 
 # What matrices are stored as -> (their type, the type of the file).
 TYPES = {

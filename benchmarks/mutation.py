@@ -33,9 +33,9 @@ from lumoe.files import read_csv, read_json, write_csv, write_json
 
 ROOT = Path(__file__).parents[1]
 TESTS = {
-    "lumoe.moe.plan": ["tests/moe/test_plan.py"],
-    "lumoe.moe.cost": ["tests/moe/test_cost.py"],
-    "lumoe.moe.frontier": ["tests/moe/test_frontier.py"],
+    "lumoe.moe.planning.plan": ["tests/moe/planning/test_plan.py"],
+    "lumoe.moe.planning.cost": ["tests/moe/planning/test_cost.py"],
+    "lumoe.moe.planning.frontier": ["tests/moe/planning/test_frontier.py"],
     "lumoe.photonics.physics.microring": ["tests/photonics/physics/test_microring.py"],
     "lumoe.photonics.physics.weightbank": ["tests/photonics/physics/test_weightbank.py"],
     "lumoe.photonics.accelerators.pcnna": ["tests/photonics/accelerators/test_pcnna.py"],

@@ -32,8 +32,8 @@ import pandas as pd
 from served import Answer, Served, free_port, lumoe
 
 from lumoe.files import write_csv
-from lumoe.moe.profile import describe_device
-from lumoe.moe.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.measurement.profile import describe_device
 
 COLUMNS = (
     "contender",

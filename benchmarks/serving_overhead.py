@@ -21,8 +21,8 @@ import torch
 from served import Served, free_port, lumoe
 from true_width_model import build
 
-from lumoe.moe.engine import Engine
-from lumoe.moe.plan import Plan
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.planning.plan import Plan
 
 PROMPT_TOKENS = 16
 

@@ -28,8 +28,8 @@ from mixed_load import Other, disturb, slope, watch
 from served import Served, free_port, lumoe
 
 from lumoe.files import write_csv
-from lumoe.moe.engine import Engine
-from lumoe.moe.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.engine.engine import Engine
 
 PROMPTS = [
     "Return the",

@@ -88,7 +88,7 @@ def run_heat(names: list[str], tasks: list[str], arguments: argparse.Namespace) 
 
 def compare(arguments: argparse.Namespace) -> pd.DataFrame:
     """Run every heat; times of a heat are also given as multiples of those of its first contender."""
-    from lumoe.moe.profile import describe_device
+    from lumoe.moe.measurement.profile import describe_device
 
     device = describe_device().rsplit(",", 1)[0]
     tasks = ["decode", *(f"prefill {size}" for size in arguments.prefill)]

@@ -28,8 +28,8 @@ def ours(arguments: argparse.Namespace, bits: int, resident: float, **options: A
     """The engine with every expert at `bits` and a share of each layer's experts resident."""
     import numpy as np
 
-    from lumoe.moe.engine import Engine
-    from lumoe.moe.plan import Plan
+    from lumoe.moe.engine.engine import Engine
+    from lumoe.moe.planning.plan import Plan
 
     model, quantized = build(arguments.folder)
     near = np.tile(np.arange(EXPERTS) < resident * EXPERTS, (LAYERS, 1))

@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from lumoe.files import write_csv, write_json
-from lumoe.moe.affine import pack_nibbles
-from lumoe.moe.checkpoint import INDEX, Architecture, expected_shapes
-from lumoe.moe.quantize import TABLE
-from lumoe.moe.quantized import save_expert, write_manifest
+from lumoe.moe.checkpoint.weights import INDEX, Architecture, expected_shapes
+from lumoe.moe.kernels.affine import pack_nibbles
+from lumoe.moe.quantization.folder import TABLE, save_expert, write_manifest
 
 GROUP = 64
 WIDE = {

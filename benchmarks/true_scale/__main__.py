@@ -30,10 +30,10 @@ from benchmarks.true_scale.routing import shares_of  # noqa: E402
 from benchmarks.true_scale.table import Table  # noqa: E402
 from lumoe.errors import UserError  # noqa: E402
 from lumoe.files import read_csv  # noqa: E402
-from lumoe.moe.budget import parse_budget  # noqa: E402
-from lumoe.moe.checkpoint import Architecture  # noqa: E402
-from lumoe.moe.device_engine import device_of  # noqa: E402
-from lumoe.moe.plan import FULL_BITS  # noqa: E402
+from lumoe.moe.checkpoint.weights import Architecture  # noqa: E402
+from lumoe.moe.engine.device_engine import device_of  # noqa: E402
+from lumoe.moe.planning.budget import parse_budget  # noqa: E402
+from lumoe.moe.planning.plan import FULL_BITS  # noqa: E402
 
 MORE = 3  # exit code: something is left for the next command
 # Left free on the device for activations, keys and values, and recorded graphs.
@@ -175,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code: 0, or MORE where the same command should run again."""
     options = parser().parse_args(arguments)
     if options.command == "report":
-        from lumoe.moe.true_scale import describe, read_measurements, summarize
+        from lumoe.moe.measurement.true_scale import describe, read_measurements, summarize
 
         print(describe(summarize(read_measurements(options.output / "true_scale.csv"))))
         return 0

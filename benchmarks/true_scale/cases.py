@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.true_scale.model import BITS
 from lumoe.errors import UserError
-from lumoe.moe.plan import FULL_BITS, Memory, Plan, fill, place, quantize_first, random_order
+from lumoe.moe.planning.placement import fill, place, quantize_first, random_order
+from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan
 
 # paper: a random fixed choice of residents, one swap buffer, copies and computation in turn, no recorded graphs.
 # overlap: the most used experts resident, copies beside computation, two swap buffers, recorded graphs.

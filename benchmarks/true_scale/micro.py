@@ -13,13 +13,13 @@ import torch
 from benchmarks.true_scale import machine
 from benchmarks.true_scale.model import BITS, check_kernel
 from lumoe.files import read_json, write_csv, write_json
-from lumoe.moe.device_engine import DeviceEngine, assemble
-from lumoe.moe.device_experts import DeviceExperts
-from lumoe.moe.hardware import Hardware, Seconds, Sourced
-from lumoe.moe.plan import FULL_BITS, Plan
-from lumoe.moe.profile import measure_hardware, median_seconds
-from lumoe.moe.recording import recorder_for
-from lumoe.moe.static_decoder import StaticDecoder
+from lumoe.moe.engine.device_engine import DeviceEngine, assemble
+from lumoe.moe.measurement.profile import measure_hardware, median_seconds
+from lumoe.moe.model.cuda_graphs import recorder_for
+from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.offload.host_experts import DeviceExperts
+from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced
+from lumoe.moe.planning.plan import FULL_BITS, Plan
 
 COLUMNS = ("quantity", "tokens", "value", "unit", *machine.COLUMNS, "basis")
 TOKENS = (1, 2, 4, 8, 16, 32, 64)

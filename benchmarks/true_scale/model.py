@@ -14,15 +14,15 @@ import torch
 from lumoe.errors import UserError
 from lumoe.files import read_yaml
 from lumoe.machine import memory_bytes
-from lumoe.moe.checkpoint import Architecture, expected_shapes
-from lumoe.moe.device_experts import DeviceExperts, HostMemory, Writer
-from lumoe.moe.device_kernels import int4_matmul, int4_packed
-from lumoe.moe.device_tier import pin_memory
-from lumoe.moe.model import Decoder
-from lumoe.moe.plan import FULL_BITS
-from lumoe.moe.recording import recorder_for
-from lumoe.moe.slow_tier import aligned
-from lumoe.moe.static_decoder import StaticDecoder
+from lumoe.moe.checkpoint.weights import Architecture, expected_shapes
+from lumoe.moe.kernels.torch_kernels import int4_matmul, int4_packed
+from lumoe.moe.model.cuda_graphs import recorder_for
+from lumoe.moe.model.decoder import Decoder
+from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.offload.device_tier import pin_memory
+from lumoe.moe.offload.host_experts import DeviceExperts, HostMemory, Writer
+from lumoe.moe.offload.storage import aligned
+from lumoe.moe.planning.plan import FULL_BITS
 
 BITS = 4
 SPREAD = 0.02  # standard deviation of the weights
@@ -191,8 +191,8 @@ def check_kernel(device: torch.device) -> float:
     Raises:
         UserError: it is not the product of the weights.
     """
-    from lumoe.moe.affine import nearest
-    from lumoe.moe.device_kernels import pack_int4
+    from lumoe.moe.kernels.affine import nearest
+    from lumoe.moe.kernels.torch_kernels import pack_int4
 
     generator = torch.Generator().manual_seed(0)
     matrix = nearest(torch.randn(256, 512, generator=generator), 4, 64)

@@ -16,14 +16,14 @@ from benchmarks.true_scale.cases import Case, plan_of
 from benchmarks.true_scale.model import BITS
 from benchmarks.true_scale.routing import DrawnRouting, expected_misses, shares_of
 from benchmarks.true_scale.table import Table
-from lumoe.moe.cost import step_seconds
-from lumoe.moe.device_engine import DeviceEngine, assemble
-from lumoe.moe.device_experts import DeviceExperts
-from lumoe.moe.hardware import Hardware
-from lumoe.moe.miss_cost import MissCosts, split_misses
-from lumoe.moe.plan import FULL_BITS, Plan
-from lumoe.moe.recording import recorder_for
-from lumoe.moe.static_decoder import StaticDecoder
+from lumoe.moe.engine.device_engine import DeviceEngine, assemble
+from lumoe.moe.model.cuda_graphs import recorder_for
+from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.offload.host_experts import DeviceExperts
+from lumoe.moe.offload.miss_cost import MissCosts, split_misses
+from lumoe.moe.planning.cost import step_seconds
+from lumoe.moe.planning.hardware import Hardware
+from lumoe.moe.planning.plan import FULL_BITS, Plan
 
 KEY = ("scheme", "routing", "batch", "point", "quantized_experts")
 COLUMNS = (

@@ -94,7 +94,10 @@ def test_both_forms_at_once_are_a_mistake() -> None:
             "lumoe.pipeline.claims, lumoe.pipeline.provenance, lumoe.cli.plot, lumoe.cli.photonics, lumoe.cli.moe",
             "torch matplotlib",
         ),
-        ("lumoe.moe.engine, lumoe.moe.quality, lumoe.moe.calibration", "transformers sklearn auto_gptq"),
+        (
+            "lumoe.moe.engine.engine, lumoe.moe.evaluation.quality, lumoe.moe.quantization.calibration",
+            "transformers sklearn auto_gptq",
+        ),
         ("lumoe.photonics.studies.pcnna, lumoe.photonics.studies.metrics", "torch transformers"),
     ],
 )

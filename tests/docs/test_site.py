@@ -37,4 +37,4 @@ def test_the_reference_is_filled_from_the_program(site: Path) -> None:
     assert "lumoe claims explain" in cli
     assert "--sensitivity" in cli
     assert "calibration_tokens" in (site / "reference/settings/index.html").read_text(encoding="utf-8")
-    assert "lumoe.moe.plan" in (site / "reference/moe/index.html").read_text(encoding="utf-8")
+    assert "lumoe.moe.planning.plan" in (site / "reference/moe/index.html").read_text(encoding="utf-8")

@@ -14,18 +14,18 @@ from tiny_model import TEXTS, make_model
 
 from lumoe.errors import about
 from lumoe.files import read_csv, read_json, read_yaml, write_json
-from lumoe.moe.checkpoint import Checkpoint, expected_shapes
-from lumoe.moe.corpora import SPLITS, read_text, write_corpus
-from lumoe.moe.docstrings import Document
-from lumoe.moe.engine import Engine
-from lumoe.moe.hardware import read_hardware
-from lumoe.moe.manifest import write_manifest
-from lumoe.moe.plan import Plan
-from lumoe.moe.quantize import Recipe, quantize
-from lumoe.moe.quantized import QuantizedExperts
-from lumoe.moe.tokenizer import encode, load_tokenizer
-from lumoe.moe.traces import read_trace
-from lumoe.moe.training_state import load_state, save_state
+from lumoe.moe.checkpoint.manifest import write_manifest
+from lumoe.moe.checkpoint.tokenizer import encode, load_tokenizer
+from lumoe.moe.checkpoint.weights import Checkpoint, expected_shapes
+from lumoe.moe.corpora.corpus import SPLITS, read_text, write_corpus
+from lumoe.moe.corpora.docstrings import Document
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.measurement.budget_traces import read_trace
+from lumoe.moe.planning.hardware import read_hardware
+from lumoe.moe.planning.plan import Plan
+from lumoe.moe.quantization.folder import QuantizedExperts
+from lumoe.moe.quantization.quantize import Recipe, quantize
+from lumoe.moe.training.state import load_state, save_state
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.studies.uncertainty import read_studies
 from lumoe.pipeline.claims import read_claims

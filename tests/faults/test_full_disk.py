@@ -18,11 +18,11 @@ from tiny_model import make_model
 
 from lumoe.errors import UserError
 from lumoe.files import read_csv, write_csv, write_json, write_text
-from lumoe.moe.checkpoint import Checkpoint
-from lumoe.moe.corpora import write_corpus
-from lumoe.moe.docstrings import Document
-from lumoe.moe.quantize import Recipe, quantize
-from lumoe.moe.quantized import QuantizedExperts
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.corpora.corpus import write_corpus
+from lumoe.moe.corpora.docstrings import Document
+from lumoe.moe.quantization.folder import QuantizedExperts
+from lumoe.moe.quantization.quantize import Recipe, quantize
 
 SIZE = 256 << 10
 

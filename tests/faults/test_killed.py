@@ -16,9 +16,9 @@ from tiny_model import make_model
 
 from lumoe.errors import UserError
 from lumoe.files import read_csv
-from lumoe.moe.checkpoint import Checkpoint
-from lumoe.moe.quantize import Recipe, quantize
-from lumoe.moe.quantized import QuantizedExperts
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.quantization.folder import QuantizedExperts
+from lumoe.moe.quantization.quantize import Recipe, quantize
 from lumoe.sealed_tensors import load_tensors
 
 RECIPE = Recipe("rtn", 4, 32)
@@ -27,8 +27,8 @@ PROGRAM = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from lumoe.moe.checkpoint import Checkpoint
-from lumoe.moe.quantize import Recipe, quantize
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.quantization.quantize import Recipe, quantize
 
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)

@@ -14,10 +14,10 @@ import torch
 from tiny_model import make_model
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint import SINGLE, Checkpoint
-from lumoe.moe.engine import Engine
-from lumoe.moe.tokenizer import load_tokenizer
-from lumoe.moe.training_state import load_state
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.weights import SINGLE, Checkpoint
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.training.state import load_state
 
 ROOT = Path(__file__).parents[2]
 # Modules and functions that turn bytes into live objects.

@@ -13,10 +13,10 @@ from lumoe import resources
 from lumoe.cli.model import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv, read_json, read_yaml
-from lumoe.moe.checkpoint import Checkpoint
-from lumoe.moe.hardware import read_hardware
-from lumoe.moe.manifest import verify_manifest
-from lumoe.moe.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.manifest import verify_manifest
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.planning.hardware import read_hardware
 from lumoe.photonics.devices import load_devices
 from lumoe.resources import SUMS, data_path, data_sums
 

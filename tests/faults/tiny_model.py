@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from lumoe.files import write_json
-from lumoe.moe.checkpoint import INDEX, SINGLE, Architecture, expected_shapes
-from lumoe.moe.tokenizer import train_tokenizer
+from lumoe.moe.checkpoint.tokenizer import train_tokenizer
+from lumoe.moe.checkpoint.weights import INDEX, SINGLE, Architecture, expected_shapes
 
 CONFIG = {
     "model_type": "mixtral",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_mixtral import TINY, make_model
 
-from lumoe.moe.checkpoint import Checkpoint
-from lumoe.moe.quantize import Recipe, quantize
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.quantization.quantize import Recipe, quantize
 
 
 @pytest.fixture(scope="session", autouse=True)

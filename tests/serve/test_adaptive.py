@@ -12,8 +12,8 @@ import pytest
 import torch
 from running import Running, serving, settled
 
-from lumoe.moe.engine import Engine
-from lumoe.moe.plan import Plan
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.planning.plan import Plan
 from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup
 

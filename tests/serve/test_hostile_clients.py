@@ -21,7 +21,7 @@ import psutil
 import pytest
 from running import Running, serving
 
-from lumoe.moe import heap
+from lumoe.moe.engine import heap
 from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup
 

@@ -12,13 +12,13 @@ import torch
 from running import Running, serving, settled
 
 from lumoe.errors import UserError
-from lumoe.moe import device_engine
-from lumoe.moe.checkpoint import Checkpoint
-from lumoe.moe.device_engine import KEPT_FREE, DeviceEngine
-from lumoe.moe.quantize import Recipe, quantize
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.engine import device_engine
+from lumoe.moe.engine.device_engine import KEPT_FREE, DeviceEngine
+from lumoe.moe.quantization.quantize import Recipe, quantize
 from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup, load
-from lumoe.moe.tokenizer import load_tokenizer
 
 FREE = 2 << 20
 PROMPTS = ["the quick", "a stitch in", "lazy dog", "Zoë pays", "nine over"]

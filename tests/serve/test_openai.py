@@ -6,7 +6,7 @@ import openai
 import pytest
 from running import Running
 
-from lumoe.moe.engine import Engine
+from lumoe.moe.engine.engine import Engine
 
 
 @pytest.fixture(scope="module")

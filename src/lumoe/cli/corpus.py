@@ -34,7 +34,7 @@ def build(
     """
     import pandas as pd
 
-    from lumoe.moe.corpus_build import build_corpora, parse_assignments
+    from lumoe.moe.corpora.build import build_corpora, parse_assignments
 
     built = build_corpora(
         parse_assignments(source),
@@ -66,7 +66,7 @@ def show_corpora(
     """
     import json
 
-    from lumoe.moe.corpora import read_statistics, read_text
+    from lumoe.moe.corpora.corpus import read_statistics, read_text
 
     for path in folder:
         typer.echo(f"{path}: {json.dumps(read_statistics(path), indent=2, ensure_ascii=False)}")

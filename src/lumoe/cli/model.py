@@ -54,8 +54,8 @@ def train(
     import torch
 
     from lumoe.errors import UserError
-    from lumoe.moe.model_training import train_model
-    from lumoe.moe.train import Progress, TrainingSettings
+    from lumoe.moe.training.make_model import train_model
+    from lumoe.moe.training.train import Progress, TrainingSettings
     from lumoe.progress import quiet
 
     if hidden % heads or heads % key_value_heads:
@@ -114,7 +114,7 @@ def check(
     import torch
 
     from lumoe.files import write_json
-    from lumoe.moe.model_check import check_model, differences
+    from lumoe.moe.training.check_model import check_model, differences
 
     torch.set_num_threads(threads)
     corpora = {folder.name: folder for folder in corpus}
@@ -148,7 +148,7 @@ def fetch(
 
     from lumoe.errors import UserError
     from lumoe.files import atomic_path
-    from lumoe.moe.manifest import write_manifest
+    from lumoe.moe.checkpoint.manifest import write_manifest
 
     with atomic_path(output) as folder:
         try:
@@ -169,8 +169,8 @@ def record(
 
     Example: `lumoe model record my-model`
     """
-    from lumoe.moe.checkpoint import Checkpoint
-    from lumoe.moe.manifest import NAME, write_manifest
+    from lumoe.moe.checkpoint.manifest import NAME, write_manifest
+    from lumoe.moe.checkpoint.weights import Checkpoint
 
     if not (model / NAME).exists():
         Checkpoint(model)

@@ -60,7 +60,7 @@ def serve(
 
     import torch
 
-    from lumoe.moe.checkpoint import read_architecture
+    from lumoe.moe.checkpoint.weights import read_architecture
     from lumoe.moe.serve.app import Limits
     from lumoe.moe.serve.run import Setup
     from lumoe.moe.serve.run import serve as run

@@ -43,12 +43,12 @@ def adapt(
     import torch
 
     from lumoe.files import write_csv
-    from lumoe.moe.adapt import COLUMNS, Scale, compare, summarize
-    from lumoe.moe.calibration import held_out_prompts
-    from lumoe.moe.checkpoint import read_architecture
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.plan import Plan
-    from lumoe.moe.traces import read_trace
+    from lumoe.moe.checkpoint.weights import read_architecture
+    from lumoe.moe.corpora.sequences import held_out_prompts
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.measurement.adaptation import COLUMNS, Scale, compare, summarize
+    from lumoe.moe.measurement.budget_traces import read_trace
+    from lumoe.moe.planning.plan import Plan
 
     if threads:
         torch.set_num_threads(threads)
@@ -77,7 +77,7 @@ def trace(
     Example: `lumoe moe trace sawtooth --duration 30 --output sawtooth.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.moe import traces
+    from lumoe.moe.measurement import budget_traces as traces
 
     if kind == "multi-tenant":
         table = traces.multi_tenant(duration, seed)

@@ -40,14 +40,15 @@ def perplexity(
     import torch
 
     from lumoe.files import read_csv, write_csv
-    from lumoe.moe import quality
-    from lumoe.moe.corpora import read_text
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.perplexity import tokenize, whole_windows
-    from lumoe.moe.policy import plans_of
-    from lumoe.moe.quantized import QuantizedExperts
-    from lumoe.moe.sensitivity import COLUMNS
-    from lumoe.moe.shape import read_shape
+    from lumoe.moe.checkpoint.tokenize import tokenize
+    from lumoe.moe.corpora.corpus import read_text
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.evaluation import quality
+    from lumoe.moe.evaluation.perplexity import whole_windows
+    from lumoe.moe.planning.policy import plans_of
+    from lumoe.moe.planning.sensitivity import COLUMNS
+    from lumoe.moe.planning.shape import read_shape
+    from lumoe.moe.quantization.folder import QuantizedExperts
 
     torch.set_num_threads(threads)
     shape, experts = read_shape(model), QuantizedExperts(quantized)
@@ -97,13 +98,14 @@ def sensitivity(
     import torch
 
     from lumoe.files import write_csv
-    from lumoe.moe.corpora import read_text
-    from lumoe.moe.divergence import measure_costs
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.perplexity import tokenize, whole_windows
-    from lumoe.moe.quantized import QuantizedExperts
-    from lumoe.moe.sensitivity import COLUMNS
-    from lumoe.moe.shape import read_shape
+    from lumoe.moe.checkpoint.tokenize import tokenize
+    from lumoe.moe.corpora.corpus import read_text
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.evaluation.divergence import measure_costs
+    from lumoe.moe.evaluation.perplexity import whole_windows
+    from lumoe.moe.planning.sensitivity import COLUMNS
+    from lumoe.moe.planning.shape import read_shape
+    from lumoe.moe.quantization.folder import QuantizedExperts
 
     torch.set_num_threads(threads)
     pieces = []
@@ -134,7 +136,7 @@ def perplexity_table(
     import pandas as pd
 
     from lumoe.files import read_csv, write_csv
-    from lumoe.moe import quality
+    from lumoe.moe.evaluation import quality
 
     scored = pd.concat([read_csv(path, quality.WINDOW_COLUMNS) for path in windows], ignore_index=True)
     write_csv(output, quality.summarise(scored, bootstrap, seed), quality.COLUMNS)
@@ -160,10 +162,10 @@ def cross_check(
     from transformers import MixtralForCausalLM
 
     from lumoe.files import write_csv
-    from lumoe.moe import harness
-    from lumoe.moe.corpora import read_documents
-    from lumoe.moe.engine import Engine
-    from lumoe.moe.tokenizer import load_tokenizer
+    from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+    from lumoe.moe.corpora.corpus import read_documents
+    from lumoe.moe.engine.engine import Engine
+    from lumoe.moe.evaluation import lm_eval as harness
 
     torch.set_num_threads(threads)
     # Both in float32: bfloat16's rounding is larger than what is being checked.

@@ -42,11 +42,11 @@ def calibrate(
     import torch
 
     from lumoe.files import write_json
-    from lumoe.moe.checkpoint import read_architecture
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.plan import FULL_BITS, Plan
-    from lumoe.moe.profile import measure_hardware
-    from lumoe.moe.quantized import QuantizedExperts
+    from lumoe.moe.checkpoint.weights import read_architecture
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.measurement.profile import measure_hardware
+    from lumoe.moe.planning.plan import FULL_BITS, Plan
+    from lumoe.moe.quantization.folder import QuantizedExperts
 
     use_threads(threads)
     plan = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
@@ -80,13 +80,12 @@ def throughput(
     import torch
 
     from lumoe.files import write_csv
-    from lumoe.moe.calibration import held_out_prompts
-    from lumoe.moe.hardware import read_hardware
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.plan import Plan
-    from lumoe.moe.quantize import read_frequencies
-    from lumoe.moe.quantized import QuantizedExperts
-    from lumoe.moe.throughput import COLUMNS, configurations, measure, that_fit
+    from lumoe.moe.corpora.sequences import held_out_prompts
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.measurement.throughput import COLUMNS, configurations, measure, that_fit
+    from lumoe.moe.planning.hardware import read_hardware
+    from lumoe.moe.planning.plan import Plan
+    from lumoe.moe.quantization.folder import QuantizedExperts, read_frequencies
 
     use_threads(threads)
     profile = read_hardware(hardware)
@@ -126,11 +125,11 @@ def batching(
 
     from lumoe.errors import UserError
     from lumoe.files import write_csv
-    from lumoe.moe.calibration import held_out_prompts
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.plan import FULL_BITS, Plan
-    from lumoe.moe.quantized import QuantizedExperts
-    from lumoe.moe.throughput import BATCH_COLUMNS, measure_batches
+    from lumoe.moe.corpora.sequences import held_out_prompts
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.measurement.throughput import BATCH_COLUMNS, measure_batches
+    from lumoe.moe.planning.plan import FULL_BITS, Plan
+    from lumoe.moe.quantization.folder import QuantizedExperts
 
     use_threads(threads)
     prompts = held_out_prompts(model, corpus, prompt_tokens, max(batch), seed)
@@ -167,10 +166,10 @@ def residency(
     import torch
 
     from lumoe.files import write_csv
-    from lumoe.moe.calibration import draw_sequences
-    from lumoe.moe.engine import Engine
-    from lumoe.moe.quantize import read_frequencies
-    from lumoe.moe.residency import COLUMNS, compare, record_trace
+    from lumoe.moe.corpora.sequences import draw_sequences
+    from lumoe.moe.engine.engine import Engine
+    from lumoe.moe.measurement.residency import COLUMNS, compare, record_trace
+    from lumoe.moe.quantization.folder import read_frequencies
 
     use_threads(threads)
     engine = Engine.load(model, dtype=torch.float32)
@@ -195,7 +194,7 @@ def true_scale(
     import pandas as pd
 
     from lumoe.files import write_csv
-    from lumoe.moe.true_scale import SUMMARY, describe, read_measurements, summarize
+    from lumoe.moe.measurement.true_scale import SUMMARY, describe, read_measurements, summarize
 
     path = folder / "true_scale.csv"
     if not path.is_file():

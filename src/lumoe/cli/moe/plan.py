@@ -54,12 +54,14 @@ def plan(
 
     from lumoe.cli.tables import for_programs, one_format
     from lumoe.files import write_json
-    from lumoe.moe.budget import parse_budget
-    from lumoe.moe.cost import Workload
-    from lumoe.moe.plan import parse_preference
-    from lumoe.moe.planner import Wish
-    from lumoe.moe.planner_inputs import Known, build_planner, describe
-    from lumoe.moe.shape import read_shape
+    from lumoe.moe.offload.file_experts import expert_bytes
+    from lumoe.moe.planning.budget import parse_budget
+    from lumoe.moe.planning.cost import Workload
+    from lumoe.moe.planning.inputs import Known, build_planner, describe
+    from lumoe.moe.planning.plan import FULL_BITS, Memory, parse_preference
+    from lumoe.moe.planning.planner import Wish
+    from lumoe.moe.planning.shape import read_shape
+    from lumoe.moe.quantization.folder import read_frequencies
 
     one_format(as_json, as_csv)
     shape = read_shape(model)
@@ -67,7 +69,13 @@ def plan(
         parse_budget(budget, shape.bytes_full), parse_preference(prefer), min_tokens_per_s, max_perplexity_increase
     )
     known = Known.find(model, measurements, hardware, quantized, perplexity)
-    planner = build_planner(shape, known, Workload(prompt_tokens, new_tokens), bits, group_size, buffer_experts, seed)
+    memory, frequencies = shape.memory([bits], group_size, buffer_experts), None
+    if quantized:
+        sizes = expert_bytes(Path(model), quantized)
+        largest = max(sizes[bits], sizes[FULL_BITS])
+        memory = Memory({bits: sizes[bits], FULL_BITS: sizes[FULL_BITS]}, memory.non_expert, buffer_experts * largest)
+        frequencies = read_frequencies(quantized, shape.plan_shape)
+    planner = build_planner(shape, memory, known, Workload(prompt_tokens, new_tokens), bits, frequencies, seed)
     proposal = planner.propose(wish)
     result = {"model": model, "hardware": planner.hardware.name, "budget_bytes": wish.budget_bytes} | proposal.to_dict()
     if output:
@@ -102,11 +110,11 @@ def enumerate_command(
     --configurations all.csv --pareto pareto.csv --sweep sweep.csv`
     """
     from lumoe.files import read_csv, write_csv
-    from lumoe.moe import frontier
-    from lumoe.moe.budget import parse_budget
-    from lumoe.moe.cost import Workload
-    from lumoe.moe.hardware import read_hardware
-    from lumoe.moe.shape import read_shape
+    from lumoe.moe.planning import frontier
+    from lumoe.moe.planning.budget import parse_budget
+    from lumoe.moe.planning.cost import Workload
+    from lumoe.moe.planning.hardware import read_hardware
+    from lumoe.moe.planning.shape import read_shape
 
     shape, profile, workload = read_shape(model), read_hardware(hardware), Workload(prompt_tokens, new_tokens)
     memory = shape.memory([bits], group_size, buffer_experts)
@@ -140,10 +148,10 @@ def anchors(
     anchors.csv`
     """
     from lumoe.files import read_csv, write_csv
-    from lumoe.moe import frontier
-    from lumoe.moe.cost import Workload
-    from lumoe.moe.hardware import read_hardware
-    from lumoe.moe.shape import read_shape
+    from lumoe.moe.planning import frontier
+    from lumoe.moe.planning.cost import Workload
+    from lumoe.moe.planning.hardware import read_hardware
+    from lumoe.moe.planning.shape import read_shape
 
     shape, profile = read_shape(model), read_hardware(hardware)
     table = frontier.predict_anchors(

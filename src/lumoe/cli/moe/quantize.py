@@ -34,9 +34,9 @@ def quantize(
     import logging
     from functools import partial
 
-    from lumoe.moe.calibration import draw_sequences
-    from lumoe.moe.checkpoint import Checkpoint
-    from lumoe.moe.quantize import Recipe, quantize
+    from lumoe.moe.checkpoint.weights import Checkpoint
+    from lumoe.moe.corpora.sequences import draw_sequences
+    from lumoe.moe.quantization.quantize import Recipe, quantize
     from lumoe.progress import quiet
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
@@ -71,9 +71,10 @@ def quantizers(
     quantized-rtn --corpus corpora/scipy --output quantizers.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.moe.corpora import read_text
-    from lumoe.moe.perplexity import tokenize, whole_windows
-    from lumoe.moe.quantizers import COLUMNS, compare_quantizers
+    from lumoe.moe.checkpoint.tokenize import tokenize
+    from lumoe.moe.corpora.corpus import read_text
+    from lumoe.moe.evaluation.perplexity import whole_windows
+    from lumoe.moe.evaluation.quantizers import COLUMNS, compare_quantizers
 
     use_threads(threads)
     scored = {}

@@ -34,12 +34,12 @@ def generate(
 
     from lumoe.errors import about
     from lumoe.files import read_json
-    from lumoe.moe.budget import parse_budget
-    from lumoe.moe.checkpoint import read_architecture
-    from lumoe.moe.opening import open_engine
-    from lumoe.moe.perplexity import tokenize
-    from lumoe.moe.plan import Plan
-    from lumoe.moe.tokenizer import load_tokenizer
+    from lumoe.moe.checkpoint.tokenize import tokenize
+    from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+    from lumoe.moe.checkpoint.weights import read_architecture
+    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.planning.budget import parse_budget
+    from lumoe.moe.planning.plan import Plan
     from lumoe.progress import track
 
     use_threads(threads)

@@ -76,7 +76,7 @@ def true_scale(
     anchors.csv --output true-scale.svg`
     """
     from lumoe.files import read_csv
-    from lumoe.moe.true_scale import read_measurements
+    from lumoe.moe.measurement.true_scale import read_measurements
     from lumoe.plots.moe.configurations import CONFIGURATION_COLUMNS
     from lumoe.plots.moe.true_scale import ANCHOR_COLUMNS, PEER_COLUMNS, draw_true_scale
 

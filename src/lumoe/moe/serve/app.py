@@ -19,9 +19,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lumoe import __version__
 from lumoe.errors import UserError
-from lumoe.moe.budget import parse_budget
-from lumoe.moe.engine import Engine
-from lumoe.moe.plan import Preference
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.planning.budget import parse_budget
+from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.choices import Answer, GenerationError
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.generation import Generation

@@ -10,7 +10,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from lumoe.moe.plan import Preference
+from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.sampling import Draw, Sampler, Sampling
 from lumoe.moe.serve.text import TextStream
 

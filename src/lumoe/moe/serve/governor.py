@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from lumoe.moe import heap
-from lumoe.moe.engine import Engine
-from lumoe.moe.plan import FULL_BITS, IntArray, Plan, Preference
-from lumoe.moe.preference import plan_for
-from lumoe.moe.turnstile import Turnstile
+from lumoe.moe.engine import heap
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.fair_lock import Turnstile
+from lumoe.moe.planning.placement import plan_for
+from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
 
 log = logging.getLogger(__name__)
 

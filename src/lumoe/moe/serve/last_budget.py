@@ -7,7 +7,7 @@ from typing import get_args
 
 from lumoe.errors import UserError
 from lumoe.files import read_sealed_json, write_sealed_json
-from lumoe.moe.plan import Preference
+from lumoe.moe.planning.plan import Preference
 
 
 def write_last(path: Path, budget_bytes: int, preference: Preference) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lumoe.moe.engine import Engine
+from lumoe.moe.engine.engine import Engine
 from lumoe.moe.serve.generation import Generation, Times
 from lumoe.moe.serve.governor import Change
 

@@ -13,18 +13,19 @@ import torch
 import uvicorn
 
 from lumoe.errors import UserError, about
-from lumoe.moe.budget import parse_budget
-from lumoe.moe.checkpoint import read_architecture
-from lumoe.moe.opening import open_engine
-from lumoe.moe.plan import FULL_BITS, Plan, Preference, random_order
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.weights import read_architecture
+from lumoe.moe.engine.open import open_engine
+from lumoe.moe.offload.store import Policy
+from lumoe.moe.planning.budget import parse_budget
+from lumoe.moe.planning.placement import random_order
+from lumoe.moe.planning.plan import FULL_BITS, Plan, Preference
 from lumoe.moe.serve.app import Limits, Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.last_budget import read_last
 from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.prompts import Prompts
-from lumoe.moe.store import Policy
-from lumoe.moe.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

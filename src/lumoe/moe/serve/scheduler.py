@@ -16,8 +16,8 @@ from typing import TypeVar
 
 import torch
 
-from lumoe.moe.attention import KVCache
-from lumoe.moe.engine import Engine
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.model.attention import KVCache
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics

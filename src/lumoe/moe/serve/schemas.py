@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from lumoe.moe.plan import Preference
+from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.sampling import Sampling
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from lumoe.moe.engine import Engine
+from lumoe.moe.engine.engine import Engine
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.scheduler import Scheduler

@@ -34,7 +34,7 @@ def draw_true_scale(
     (solid), and other software as triangles.
 
     Args:
-        measured: the sweep, see `lumoe.moe.true_scale`.
+        measured: the sweep, see `lumoe.moe.measurement.true_scale`.
         configurations, anchors: the tables of `lumoe moe enumerate` and `lumoe moe anchors`.
     """
     use_style()

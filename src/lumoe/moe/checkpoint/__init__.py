@@ -1,0 +1,1 @@
+"""What lies in a model's folder: weights, architecture, manifest, tokenizer."""

@@ -1,0 +1,89 @@
+"""Token ids from a folder whose tokenizer is nothing but its tokenizer.json, without importing transformers.
+
+transformers takes longer to import than most commands take to run. Where its tokenizer class adds nothing to the file
+(`PreTrainedTokenizerFast`), the tokenizers library that stands behind it is asked directly: the same ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from lumoe.errors import UserError
+from lumoe.files import read_json
+from lumoe.moe.checkpoint.manifest import verify_recorded
+from lumoe.moe.checkpoint.weights import refuse_code
+
+PLAIN_CLASS = "PreTrainedTokenizerFast"
+
+
+@dataclass(frozen=True)
+class PlainTokenizer:
+    """A tokenizer and the ids of its beginning- and end-of-sequence tokens, None for one that it has not."""
+
+    backend: Tokenizer
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of `text`, with no token added and none cut off."""
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+
+def check_folder(folder: str | Path) -> None:
+    """Look at a model folder before a tokenizer is read from it.
+
+    Raises:
+        UserError: it names code, or a file is not the one that the folder's manifest records.
+    """
+    verify_recorded(Path(folder))
+    for name in ("config.json", "tokenizer_config.json"):
+        path = Path(folder, name)
+        values = read_json(path) if path.is_file() else {}
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: a mapping is expected")
+        refuse_code(path, values)
+
+
+def plain_tokenizer(folder: str | Path) -> PlainTokenizer | None:
+    """Return the tokenizer of a model folder, None where only transformers knows how to build it.
+
+    Raises:
+        UserError: see `check_folder`.
+    """
+    check_folder(folder)
+    path = Path(folder, "tokenizer.json")
+    settings = Path(folder, "tokenizer_config.json")
+    if not (path.is_file() and settings.is_file()):
+        return None
+    return _read(path, path.stat().st_mtime_ns, settings, settings.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, _changed: int, settings_path: Path, _settings_changed: int) -> PlainTokenizer | None:
+    settings = read_json(settings_path)
+    if settings.get("tokenizer_class") != PLAIN_CLASS:
+        return None
+    try:
+        backend = Tokenizer.from_file(str(path))
+    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise
+        return None  # transformers then says what is wrong with the file
+    named = [_content(settings.get(key)) for key in ("bos_token", "eos_token", "unk_token", "pad_token")]
+    added = [_content(entry) for entry in (settings.get("added_tokens_decoder") or {}).values()]
+    if any(token is not None and backend.token_to_id(token) is None for token in [*named, *added]):
+        return None  # a token that transformers would add to the vocabulary
+    backend.no_truncation()
+    backend.no_padding()
+    bos, eos = (None if token is None else backend.token_to_id(token) for token in named[:2])
+    return PlainTokenizer(backend, bos, eos)
+
+
+def _content(token: str | Mapping[str, Any] | None) -> str | None:
+    return token.get("content") if isinstance(token, Mapping) else token

@@ -1,0 +1,1 @@
+"""Texts to train, calibrate and score on."""

@@ -1,0 +1,1 @@
+"""A model that runs under a plan, and changes its plan while it runs."""

@@ -1,0 +1,1 @@
+"""Quality: perplexity, divergence, and a second opinion."""

@@ -1,0 +1,73 @@
+"""The compiled kernels of `experts.cpp`: built once per machine, left out where they cannot be.
+
+torch's int4 kernel and its bfloat16 product of one row reach about half of the memory bandwidth that decoding needs;
+these reach most of it, and a whole expert is one call. They are optional: without a compiler, AVX2 or a shared OpenMP
+runtime, everything runs on torch's kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from lumoe import compiled
+from lumoe.resources import package_path
+
+_SOURCES = ("experts.cpp", "layout.h", "simd_avx2.h", "simd_avx512.h")
+_FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-mavx2", "-mfma")
+_AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")
+_AVX512_FLAGS = ("-DLUMOE_AVX512", *("-m" + name.replace("_", "") for name in _AVX512))
+log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None (and say why in the log) where there are none."""
+    known = processor_flags()
+    if not {"avx2", "fma"} <= known:
+        log.info("no AVX2: experts run on torch's kernels")
+        return None
+    wide = _AVX512_FLAGS if known.issuperset(_AVX512) and os.environ.get(compiled.CHOICE) != "avx2" else ()
+    sources = [package_path("moe", "kernels", "csrc", name) for name in _SOURCES]
+    for flags in dict.fromkeys(((*_FLAGS, *wide), _FLAGS)):  # an old compiler may know AVX2 only
+        found = compiled.load(sources, flags)
+        if found is not None:
+            return _declare(found)
+    return None
+
+
+def processor_flags() -> frozenset[str]:
+    """Names of the processor's instruction sets, as Linux lists them; empty where it does not."""
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.split(":", 1)[1].split())
+    return frozenset()
+
+
+@lru_cache(maxsize=1)
+def expands() -> bool:
+    """Whether this processor multiplies bfloat16 matrices so fast that expanding int4 weights for it pays."""
+    found = library()
+    return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in processor_flags()
+
+
+def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    found.lumoe_expands.argtypes, found.lumoe_expands.restype = [], number
+    for name in ("lumoe_expert_scratch", "lumoe_linear4_scratch"):
+        function = getattr(found, name)
+        function.argtypes, function.restype = [number] * 4, number
+    for name, arguments in {
+        "lumoe_expert": [pointer] * 2 + [number] * 4 + [pointer] * 7,
+        "lumoe_linear4": [pointer] * 2 + [number] * 4 + [pointer] * 4,
+        "lumoe_linear16": [pointer] * 2 + [number] * 2 + [pointer],
+        "lumoe_expand": [pointer] + [number] * 3 + [pointer] * 3,
+    }.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, None
+    return found

@@ -1,0 +1,1 @@
+"""Speed: this machine's profile, throughput, residency, replayed budgets."""

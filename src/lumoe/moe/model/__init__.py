@@ -1,0 +1,1 @@
+"""The decoder written out: attention, router, experts, with and without recorded graphs."""

@@ -1,0 +1,173 @@
+"""One expert: `w2 · (silu(w1·x) ∘ (w3·x))` with its weights at a precision, wherever their bytes lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from threading import Lock
+
+import torch
+
+from lumoe.errors import UserError
+from lumoe.moe.checkpoint.weights import Checkpoint, check_finite, expert_name
+from lumoe.moe.kernels import native
+from lumoe.moe.kernels import torch_kernels as kernels
+from lumoe.moe.kernels.affine import AffineMatrix
+from lumoe.moe.model.expert import MATRICES, DenseExpert, Expert, Int4Expert, Int8Expert
+from lumoe.moe.offload.storage import DirectFile, Record, Spill, aligned, span, spill_folder
+from lumoe.moe.planning.plan import FULL_BITS
+from lumoe.moe.quantization.folder import QuantizedExperts
+
+
+class ExpertSource:
+    """All experts of a model at every precision that there is: their bytes on the slow tier, and what they become.
+
+    In bfloat16 the 4-, 3- and 2-bit experts run on int4 kernels and 8-bit ones on int8 kernels. In float32, the type
+    of reference runs, and for formats without a kernel, weights are expanded once and held in that type.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        quantized: Sequence[QuantizedExperts],
+        dtype: torch.dtype,
+        spill_folder: Path,
+        native: bool = True,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._native = native
+        self.dtype = dtype
+        self.quantized = {folder.bits: folder for folder in quantized}
+        for folder in quantized:
+            folder.check_fits(checkpoint)
+        self._spill = Spill(spill_folder)
+        self._files: dict[Path, DirectFile] = {}
+        self._records: dict[tuple[int, int, int], Record] = {}
+        self._checked: set[tuple[int, int]] = set()
+        self._sizes: dict[int, int] = {}
+        # Misses and a change of plan ask on threads of their own; the spill file and its list have one writer.
+        self._record_lock = Lock()
+
+    @property
+    def precisions(self) -> tuple[int, ...]:
+        """Bits per weight that a plan may ask for."""
+        return tuple(sorted({*self.quantized, 8, FULL_BITS}))
+
+    def require(self, bits: Sequence[int]) -> None:
+        """Raise UserError if experts at one of `bits` are not at hand."""
+        for value in sorted({*bits} - {*self.precisions}):
+            raise UserError(f"no experts at {value} bits: quantise them first with `lumoe moe quantize --bits {value}`")
+
+    def kernel(self, bits: int) -> str:
+        """Name of the arithmetic that experts at `bits` run on: dense, native (int4 of this package), int4 or int8."""
+        if bits == FULL_BITS or self.dtype != torch.bfloat16:
+            return "dense"
+        if bits in self.quantized:
+            shape, folder = self.checkpoint.architecture, self.quantized[bits]
+            sizes = (shape.hidden_size, shape.intermediate_size)
+            if not folder.affine or bits > 4:
+                return "dense"
+            if self._native and native.supported(*sizes, folder.group_size):
+                return "native"
+            fits = all(kernels.int4_supported(kernels.CPU, n, k, folder.group_size) for n, k in (sizes, sizes[::-1]))
+            return "int4" if fits else "dense"
+        return "int8"
+
+    def nbytes(self, bits: int) -> int:
+        """Bytes of memory that one expert at `bits` takes, the largest of them where alignment makes them differ."""
+        if bits not in self._sizes:
+            self.require([bits])
+            self._sizes[bits] = self._measure(bits)
+        return self._sizes[bits]
+
+    def _measure(self, bits: int) -> int:
+        shape, kernel = self.checkpoint.architecture, self.kernel(bits)
+        if self._direct(bits):
+            every = product(range(shape.num_hidden_layers), range(shape.num_local_experts))
+            return max(self.record(layer, expert, bits).nbytes for layer, expert in every)
+        hidden, wide = shape.hidden_size, shape.intermediate_size
+        if kernel in ("int4", "native"):
+            group = self.quantized[bits].group_size
+            first, second = 2 * wide * hidden // group * 2, hidden * wide // group * 2
+            if kernel == "native":
+                parts = [wide * hidden, first, first, hidden * wide // 2, second, second]
+            else:
+                parts = [wide * hidden, 2 * first, hidden * wide // 2, 2 * second]
+        elif kernel == "int8":
+            parts = [2 * wide * hidden, 2 * wide * 2, hidden * wide, hidden * 2]
+        else:
+            parts = [hidden * wide * self.dtype.itemsize] * 3
+        return aligned(sum(aligned(part, 64) for part in parts[:-1]) + parts[-1])
+
+    def record(self, layer: int, expert: int, bits: int) -> Record:
+        """Return where the expert lies on the slow tier, writing it there in its kernel's layout if need be."""
+        key = (layer, expert, bits)
+        with self._record_lock:
+            if key not in self._records:
+                if self._direct(bits):
+                    entries = [(name, self.checkpoint.entry(expert_name(layer, expert, name))) for name in MATRICES]
+                    self._records[key] = span(
+                        self._files, [(n, e.path, e.offset, e.dtype, e.shape) for n, e in entries]
+                    )
+                else:
+                    self._records[key] = self._spill.write(list(self._tensors(layer, expert, bits).items()))
+            return self._records[key]
+
+    def build(self, layer: int, expert: int, bits: int, tensors: Mapping[str, torch.Tensor]) -> Expert:
+        """Return the expert whose record was read into `tensors`.
+
+        Raises:
+            UserError: its weights hold NaN (looked for the first time that they are read).
+        """
+        if self._direct(bits) and (layer, expert) not in self._checked:
+            for name in MATRICES:
+                full = expert_name(layer, expert, name)
+                check_finite(tensors[name], self.checkpoint.entry(full).path, full)
+            self._checked.add((layer, expert))
+        kernel = self.kernel(bits)
+        if kernel == "native":
+            return native.NativeInt4Expert(tensors)
+        if kernel == "int4":
+            return Int4Expert(tensors, self.quantized[bits].group_size, kernels.int4_matmul(kernels.CPU))
+        return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors, self._native)
+
+    def _direct(self, bits: int) -> bool:
+        stored = self.checkpoint.entry(expert_name(0, 0, "w1")).dtype
+        return bits == FULL_BITS and stored == self.dtype
+
+    def _tensors(self, layer: int, expert: int, bits: int) -> dict[str, torch.Tensor]:
+        kernel = self.kernel(bits)
+        if bits in self.quantized:
+            folder = self.quantized[bits]
+            if kernel in ("int4", "native"):
+                w1, w2, w3 = (folder.matrix(layer, expert, name) for name in MATRICES)
+                return _packed(w1, w2, w3) if kernel == "int4" else _interleaved(w1, w2, w3)
+            return {name: folder.dequantized(layer, expert, name).to(self.dtype) for name in MATRICES}
+        full = self.checkpoint.expert(layer, expert)
+        if bits == FULL_BITS:
+            return {name: weight.to(self.dtype) for name, weight in zip(MATRICES, full, strict=True)}
+        w13, w13_scales = kernels.int8_rows(torch.cat((full[0], full[2])))
+        codes, w2_scales = kernels.int8_rows(full[1])
+        if kernel == "int8":
+            return {"w13": w13, "w13_scales": w13_scales, "w2": codes, "w2_scales": w2_scales}
+        first, third = (w13.to(self.dtype) * w13_scales.to(self.dtype).unsqueeze(1)).chunk(2)
+        return {"w1": first, "w2": codes.to(self.dtype) * w2_scales.to(self.dtype).unsqueeze(1), "w3": third}
+
+
+def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    w13, w13_scales = kernels.pack_int4(kernels.stack_rows(w1, w3), kernels.CPU)
+    packed, w2_scales = kernels.pack_int4(w2, kernels.CPU)
+    return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
+
+
+def _interleaved(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    both = kernels.stack_rows(w1, w3)
+    tensors = {"w13": native.interleave(both), "w13_scales": both.scales, "w13_zeros": both.zeros}
+    return {**tensors, "w2": native.interleave(w2), "w2_scales": w2.scales, "w2_zeros": w2.zeros}
+
+
+def expert_bytes(model: Path, quantized: Path, dtype: torch.dtype = torch.bfloat16) -> dict[int, int]:
+    """Return bits -> bytes that an expert really takes in RAM: whole pages, in the layout of its kernel."""
+    source = ExpertSource(Checkpoint(model), [QuantizedExperts(quantized)], dtype, spill_folder(None, [quantized]))
+    return {bits: source.nbytes(bits) for bits in source.precisions}

@@ -1,0 +1,102 @@
+"""The two tiers as the store sees them: where experts rest, and the memory that they are brought into.
+
+Without a GPU experts rest in files and are read past the page cache into RAM (`FileTier`); with one they rest in pinned
+host memory and are copied into GPU memory (`device_tier.DeviceTier`). The store and the layers above it know neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from lumoe.moe.model.expert import Expert
+from lumoe.moe.offload.storage import Place
+
+T = TypeVar("T")
+Held = TypeVar("Held", bound="Room")
+Stored_co = TypeVar("Stored_co", bound="Resting", covariant=True)
+Stored_contra = TypeVar("Stored_contra", bound="Resting", contravariant=True)
+
+
+class Room(Protocol):
+    """Memory of the fast tier; it is given back when the last reference is dropped."""
+
+    nbytes: int
+
+    def tensors(self, record: Any, /) -> dict[str, torch.Tensor]:
+        """Return views of the tensors that a record brings."""
+        ...
+
+
+class Resting(Protocol):
+    """One expert on the slow tier: the bytes that it takes in the fast one, and the tensors among them."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def places(self) -> tuple[Place, ...]: ...
+
+
+class Source(Protocol[Stored_co]):
+    """All experts of a model on the slow tier, at every precision that there is."""
+
+    @property
+    def precisions(self) -> tuple[int, ...]:
+        """Bits per weight that a plan may ask for."""
+        ...
+
+    def require(self, bits: Sequence[int]) -> None:
+        """Raise UserError if experts at one of `bits` are not at hand."""
+        ...
+
+    def nbytes(self, bits: int) -> int:
+        """Bytes of the fast tier that one expert at `bits` takes."""
+        ...
+
+    def record(self, layer: int, expert: int, bits: int) -> Stored_co:
+        """Return where the expert rests, putting it there first if need be."""
+        ...
+
+    def build(self, layer: int, expert: int, bits: int, tensors: Mapping[str, torch.Tensor]) -> Expert:
+        """Return the expert whose record was brought into `tensors`."""
+        ...
+
+
+class Tier(Protocol[Held, Stored_contra]):
+    """Memory that experts compute from, and the way into it.
+
+    Attributes:
+        overlapped: reads run beside computation; else each begins when computation is done and ends before it goes on.
+    """
+
+    overlapped: bool
+
+    def allocate(self, nbytes: int) -> Held:
+        """Return room for one expert."""
+        ...
+
+    def bring(self, room: Held, record: Stored_contra) -> None:
+        """Copy an expert into `room`; on return it is whole. Called from a thread of `submit`."""
+        ...
+
+    def submit(self, room: Held, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Run `work`, which brings an expert into `room`, beside the caller; what was begun before may still use it."""
+        ...
+
+    def near(
+        self, layer: int, missing: Sequence[int], bits: Sequence[int], tokens: Sequence[int]
+    ) -> Mapping[int, Expert]:
+        """Return those of the missed experts that had better compute where they rest than be brought.
+
+        Args:
+            bits, tokens: of each of `missing`: its precision, and how many tokens it will be given.
+        """
+        ...
+
+    def reclaim(self) -> None:
+        """Hand rooms that were given up back to the device."""
+        ...

@@ -1,0 +1,155 @@
+"""What a planner is built from: measurements found on disk and the sizes of a model's parts; its answer in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lumoe.errors import UserError
+from lumoe.files import read_csv, read_yaml
+from lumoe.moe.planning.cost import Workload
+from lumoe.moe.planning.frontier import PERPLEXITY_COLUMNS, random_choices
+from lumoe.moe.planning.hardware import read_hardware
+from lumoe.moe.planning.placement import quantize_first, random_order
+from lumoe.moe.planning.plan import Memory
+from lumoe.moe.planning.planner import (
+    Increase,
+    Planner,
+    Proposal,
+    Wish,
+    measured_increase,
+    summed_increase,
+    unknown_increase,
+)
+from lumoe.moe.planning.sensitivity import COLUMNS, cheapest_first, cost_table
+from lumoe.moe.planning.shape import ModelShape
+from lumoe.resources import data_path
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where each kind of knowledge about a model on a machine stands; None where there is none."""
+
+    model: str
+    hardware: str
+    quantized: Path | None
+    perplexity: Path | None
+    sensitivity: Path | None
+
+    @classmethod
+    def find(
+        cls,
+        model: str,
+        measurements: Path | None = None,
+        hardware: str | None = None,
+        quantized: Path | None = None,
+        perplexity: Path | None = None,
+    ) -> Known:
+        """Look for measurements in their folder (`results/moe/NAME` of the model); what is given goes first.
+
+        A shipped shape has its published profile and perplexities.
+
+        Raises:
+            UserError: there is no hardware profile.
+        """
+        name = Path(model).name if Path(model).is_dir() else Path(model).stem
+        folder = measurements or Path("results/moe") / name
+        published = data_path("measurements", f"{name}-perplexity.csv")
+        machine = folder / "machine.json"
+        if hardware is None:
+            hardware = str(machine) if machine.is_file() else _published_hardware(name)
+        if hardware is None:
+            raise UserError(
+                f"{machine}: no profile of this machine; measure one with `lumoe moe calibrate` or give --hardware"
+            )
+        if perplexity is None:
+            perplexity = _if_there(folder / "perplexity.csv") or _if_there(published)
+        return cls(model, hardware, quantized, perplexity, _if_there(folder / "sensitivity.csv"))
+
+
+def build_planner(
+    shape: ModelShape,
+    memory: Memory,
+    known: Known,
+    workload: Workload,
+    bits: int,
+    frequencies: NDArray[np.float64] | None = None,
+    seed: int = 0,
+) -> Planner:
+    """Return a planner whose candidates quantise 0, 1, … all experts: the least sensitive first, else in random order.
+
+    Args:
+        memory: what the parts of the model take.
+        frequencies: `[L, E]`, how often a token is routed to each expert; balanced if None.
+        seed: of the random order, where sensitivities are not known.
+
+    Raises:
+        UserError: a table or profile is damaged or belongs to another model.
+    """
+    order = random_order(*shape.plan_shape, seed)
+    increase: Increase = unknown_increase
+    if known.sensitivity:
+        costs = cost_table(read_csv(known.sensitivity, COLUMNS), shape.plan_shape)
+        if bits in costs:
+            order, increase = cheapest_first(costs[bits]), summed_increase(costs)
+    elif known.perplexity:
+        measured = random_choices(read_csv(known.perplexity, PERPLEXITY_COLUMNS))
+        increase = measured_increase(measured[measured["bits"] == bits])
+    counts = range(shape.experts + 1)
+    return Planner(
+        shape,
+        memory,
+        read_hardware(known.hardware),
+        workload,
+        [quantize_first(order, count, shape.plan_shape, bits) for count in counts],
+        increase,
+        frequencies,
+    )
+
+
+def describe(model: str, planner: Planner, wish: Wish, proposal: Proposal, known: Known) -> str:
+    """Return the proposal in words."""
+    plan, prediction, total = proposal.plan, proposal.prediction, planner.shape.experts
+    memory, work = planner.memory, planner.workload
+    precisions = ", ".join(f"{(plan.bits == bits).sum()} at {bits} bits" for bits in np.unique(plan.bits).tolist())
+    quality = "not known" if np.isnan(proposal.increase) else f"{proposal.increase:+.2%} ({_quality_basis(known)})"
+    residents = plan.bytes_resident(memory.expert)
+    buffer = proposal.bytes_fast - memory.non_expert - residents
+    lines = [
+        f"{model} on {planner.hardware.name}, {_bytes(wish.budget_bytes)}, prefers {wish.preference}",
+        f"  experts     {precisions}; {plan.resident_experts} of {total} resident",
+        f"  memory      {_bytes(proposal.bytes_fast)}: {_bytes(memory.non_expert)} outside the experts, "
+        f"{_bytes(residents)} resident experts, {_bytes(buffer)} swap buffer",
+        f"  speed       {prediction.tokens_per_s:.4g} new tokens/s predicted ({work.prompt_tokens} in, "
+        f"{work.new_tokens} out: prefill {prediction.prefill_s:.4g} s, then {prediction.decode_s:.4g} s a token)",
+        f"  perplexity  {quality}",
+        f"  {'why        ' if proposal.possible else 'impossible '} {proposal.why}",
+    ]
+    return "\n".join(lines)
+
+
+def _published_hardware(name: str) -> str | None:
+    shape = data_path("shapes", f"{name}.yaml")
+    return read_yaml(shape).get("hardware") if shape.is_file() else None
+
+
+def _quality_basis(known: Known) -> str:
+    if known.sensitivity:
+        return "modelled: sum of the experts' measured divergences"
+    if known.perplexity and known.perplexity.is_relative_to(data_path("measurements")):
+        return "published, interpolated over the number of quantised experts"
+    return "measured, interpolated over the number of quantised experts"
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.is_file() else None

@@ -1,0 +1,113 @@
+"""The shape of a Mixtral-architecture model and what its parts weigh in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lumoe.errors import UserError, nearest
+from lumoe.files import read_json, read_yaml
+from lumoe.moe.planning.plan import FULL_BITS, Memory
+from lumoe.resources import data_path
+
+BYTES_FULL = FULL_BITS // 8
+BYTES_PER_GROUP = 4  # scale and zero point of one group, bfloat16 each
+
+
+class ModelShape(BaseModel):
+    """Widths and counts, named as in a Hugging Face `config.json`; other keys of that file are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    num_hidden_layers: int = Field(ge=1)
+    num_local_experts: int = Field(ge=1)
+    num_experts_per_tok: int = Field(ge=1)
+    hidden_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    head_dim: int | None = Field(default=None, ge=1)
+    tie_word_embeddings: bool = False
+
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """(layers, experts per layer)."""
+        return self.num_hidden_layers, self.num_local_experts
+
+    @property
+    def experts(self) -> int:
+        """Experts in the whole model."""
+        return self.num_hidden_layers * self.num_local_experts
+
+    @property
+    def expert_parameters(self) -> int:
+        """Weights of one expert: w1 and w3 `[intermediate, hidden]`, w2 `[hidden, intermediate]`."""
+        return 3 * self.hidden_size * self.intermediate_size
+
+    @property
+    def non_expert_parameters(self) -> int:
+        """Embedding, head, attention, routers and norms."""
+        width = self.head_dim or self.hidden_size // self.num_attention_heads
+        attention = 2 * self.hidden_size * width * (self.num_attention_heads + self.num_key_value_heads)
+        layer = attention + self.num_local_experts * self.hidden_size + 2 * self.hidden_size
+        embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.num_hidden_layers * layer + embeddings + self.hidden_size
+
+    @property
+    def bytes_full(self) -> int:
+        """Bytes of the whole model at 16 bits."""
+        return BYTES_FULL * (self.non_expert_parameters + self.experts * self.expert_parameters)
+
+    def expert_bytes(self, bits: int, group_size: int) -> int:
+        """Bytes of one expert: 2 per weight at 16 bits, else packed codes plus scale and zero point of every group.
+
+        Args:
+            bits: bits per weight.
+            group_size: weights along the input that share a scale; 0 counts codes alone, as the paper does.
+        """
+        if bits == FULL_BITS:
+            return BYTES_FULL * self.expert_parameters
+        groups = self.expert_parameters // group_size if group_size else 0
+        return self.expert_parameters * bits // 8 + BYTES_PER_GROUP * groups
+
+    def memory(self, precisions: Iterable[int], group_size: int, buffer_experts: int = 0) -> Memory:
+        """Return the bytes of the model's parts, with a swap buffer of `buffer_experts` experts at 16 bits."""
+        bytes_of = {bits: self.expert_bytes(bits, group_size) for bits in sorted({*precisions, FULL_BITS})}
+        return Memory(bytes_of, BYTES_FULL * self.non_expert_parameters, buffer_experts * bytes_of[FULL_BITS])
+
+
+def read_shape(name_or_path: str | Path) -> ModelShape:
+    """Read a shape: a model folder, its `config.json`, or the name of a shipped one (`data/shapes/NAME.yaml`).
+
+    Raises:
+        UserError: there is none, it is not a Mixtral, or a field is missing or wrong.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json":
+        values = read_json(path)
+        if not isinstance(values, dict) or values.get("model_type") != "mixtral":
+            kind = values.get("model_type") if isinstance(values, dict) else values
+            raise UserError(f"{path}: the architecture is {kind!r}, only 'mixtral' is supported")
+    else:
+        path = path if path.suffix == ".yaml" else data_path("shapes", f"{name_or_path}.yaml")
+        if not path.is_file():
+            shipped = [file.stem for file in data_path("shapes").glob("*.yaml")]
+            raise UserError(
+                f"model '{name_or_path}' is neither a folder nor a shipped shape{nearest(path.stem, shipped)}"
+            )
+        values = read_yaml(path)
+    return _parse(path, values)
+
+
+def _parse(path: Path, values: Any) -> ModelShape:
+    try:
+        return ModelShape.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UserError(f"{path}: at '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None

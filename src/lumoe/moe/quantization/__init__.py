@@ -1,0 +1,1 @@
+"""How experts are made small: quantisers, calibration, and the folder that they leave."""

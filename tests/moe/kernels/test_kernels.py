@@ -1,0 +1,190 @@
+"""Quantised experts compute what their dequantised weights compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from lumoe import compiled
+from lumoe.errors import UserError
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.kernels import library as native_library
+from lumoe.moe.kernels import native
+from lumoe.moe.kernels import torch_kernels as kernels
+from lumoe.moe.kernels.affine import AffineMatrix, encode, nearest, pack_nibbles, unpack_nibbles
+from lumoe.moe.offload.file_experts import ExpertSource
+from lumoe.moe.offload.storage import Buffer, fill
+from lumoe.moe.quantization.folder import QuantizedExperts
+from lumoe.moe.quantization.quantize import Recipe, quantize
+
+
+def test_encode_reproduces_a_grid_exactly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.rand((32, 4), generator=generator).add(0.5).bfloat16()
+    codes = torch.randint(0, 16, (32, 128), generator=generator, dtype=torch.uint8)
+    exact = AffineMatrix(codes, scales, torch.zeros_like(scales), 4)
+    again = encode(exact.dequantize(), scales, torch.full_like(scales, 8.0), 4)
+    assert torch.equal(again.codes, codes)
+
+
+@given(bits=st.sampled_from([2, 3, 4, 8]), group=st.sampled_from([32, 64]), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=25)
+def test_rounding_error_is_at_most_half_a_step(bits: int, group: int, seed: int) -> None:
+    weight = torch.randn((16, 128), generator=torch.Generator().manual_seed(seed))
+    matrix = nearest(weight, bits, group)
+    steps = matrix.scales.float().repeat_interleave(group, dim=1)
+    # Scale and zero are rounded to 8 bits of mantissa; the zero can move by that share of the range.
+    slack = matrix.zeros.float().abs().repeat_interleave(group, dim=1) * 2**-8 + steps * 2**bits * 2**-8
+    assert ((matrix.dequantize() - weight).abs() <= steps / 2 + slack).all()
+    assert int(matrix.codes.max()) < 2**bits
+
+
+@given(rows=st.integers(1, 5), pairs=st.integers(1, 9), seed=st.integers(0, 9))
+def test_nibbles_round_trip(rows: int, pairs: int, seed: int) -> None:
+    codes = torch.randint(0, 16, (rows, 2 * pairs), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    assert torch.equal(unpack_nibbles(pack_nibbles(codes)), codes)
+
+
+def test_packing_in_blocks_equals_packing_at_once() -> None:
+    matrix = nearest(torch.randn(2048 + 64, 64), 4, 32)
+    packed, _ = kernels.pack_int4(matrix, kernels.CPU)
+    whole = torch.ops.aten._convert_weight_to_int4pack_for_cpu(matrix.codes.to(torch.int32), 1)
+    assert torch.equal(packed.flatten(), whole.flatten())
+
+
+def random_experts(folder: Path, model: Path, bits: int, group: int) -> QuantizedExperts:
+    quantize(Checkpoint(model), torch.zeros((1, 16), dtype=torch.int64), folder, Recipe("rtn", bits, group))
+    return QuantizedExperts(folder)
+
+
+@pytest.mark.parametrize("use_native", [True, False])
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_kernels_equal_the_dequantised_reference(
+    model_bf16: Path, tmp_path: Path, bits: int, group: int, use_native: bool
+) -> None:
+    checkpoint = Checkpoint(model_bf16)
+    folders = [random_experts(tmp_path, model_bf16, bits, group)] if bits < 8 else []
+    source = ExpertSource(checkpoint, folders, torch.bfloat16, tmp_path, use_native)
+    fast, exact = _expert(source, bits), _expert(ExpertSource(checkpoint, folders, torch.float32, tmp_path), bits)
+    for tokens in (1, 2, 5, 16, 33):
+        hidden = torch.randn((tokens, 64), generator=torch.Generator().manual_seed(tokens)).bfloat16()
+        got, expected = fast(hidden).float(), exact(hidden.float())
+        # bfloat16 keeps 8 bits: activations and the products between the matrices are rounded to 2^-9 of their size.
+        assert (got - expected).norm() <= 2**-7 * expected.norm()
+
+
+@pytest.fixture(params=["", "avx2"])
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The kernels built for this processor, and those that every processor with AVX2 gets."""
+    monkeypatch.setenv(compiled.CHOICE, request.param)
+    native_library.library.cache_clear()
+    if native_library.library() is None:
+        pytest.skip("needs AVX2 and a C++ compiler")
+    yield request.param
+    native_library.library.cache_clear()
+
+
+def test_native_kernel_rounds_its_output_alone(instructions: str, model_bf16: Path, tmp_path: Path) -> None:
+    checkpoint, folder = Checkpoint(model_bf16), random_experts(tmp_path, model_bf16, 4, 64)
+    source = ExpertSource(checkpoint, [folder], torch.bfloat16, tmp_path)
+    assert source.kernel(4) == "native"
+    exact = _expert(ExpertSource(checkpoint, [folder], torch.float32, tmp_path), 4)
+    hidden = torch.randn((7, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = exact(hidden.float())
+    error = (_expert(source, 4)(hidden).float() - expected).abs()
+    # One step of bfloat16, and 16-bit activations that add less.
+    assert (error <= expected.abs() * 2**-8 + expected.abs().mean() * 2**-10).all()
+
+
+def test_native_kernel_gives_a_token_the_same_bits_alone_and_in_company(
+    instructions: str, model_bf16: Path, tmp_path: Path
+) -> None:
+    folder = random_experts(tmp_path, model_bf16, 4, 64)
+    expert = _expert(ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path), 4)
+    hidden = torch.randn((9, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(expert(hidden), torch.cat([expert(row) for row in hidden.split(1)]))
+
+
+@pytest.mark.parametrize("switch", [{"LUMOE_NATIVE": "0"}, {"CXX": "no-such-compiler"}])
+def test_without_the_native_kernel_torchs_is_used(
+    model_bf16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: dict[str, str]
+) -> None:
+    for name, value in switch.items():
+        monkeypatch.setenv(name, value)
+    native_library.library.cache_clear()
+    try:
+        folder = random_experts(tmp_path, model_bf16, 4, 64)
+        assert ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path).kernel(4) == "int4"
+    finally:
+        native_library.library.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 16])
+def test_bytes_are_known_before_an_expert_is_laid_out(
+    model_bf16: Path, quantized: dict[int, Path], tmp_path: Path, bits: int, dtype: torch.dtype
+) -> None:
+    source = ExpertSource(Checkpoint(model_bf16), [QuantizedExperts(p) for p in quantized.values()], dtype, tmp_path)
+    sizes = [source.record(layer, expert, bits).nbytes for layer in range(3) for expert in range(4)]
+    assert max(sizes) == source.nbytes(bits)
+
+
+def test_sixteen_bits_are_the_checkpoints_own_bytes(model_bf16: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(model_bf16)
+    expert = _expert(ExpertSource(checkpoint, [], torch.bfloat16, tmp_path), 16, layer=2, index=3)
+    w1, w2, w3 = checkpoint.expert(2, 3)
+    hidden = torch.randn(12, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = functional.linear(functional.silu(functional.linear(hidden, w1)) * functional.linear(hidden, w3), w2)
+    assert torch.equal(expert(hidden), expected)
+    # A single token runs on a kernel that sums in another order.
+    assert close_in_bfloat16(expert(hidden[:1]), expected[:1])
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4, 8])
+def test_native_products_equal_float64(instructions: str, tokens: int) -> None:
+    generator = torch.Generator().manual_seed(tokens)
+    weight = torch.randn((70, 192), generator=generator).bfloat16()
+    hidden = torch.randn((tokens, 192), generator=generator).bfloat16()
+    single = native.linear16(hidden[:1], weight)
+    assert close_in_bfloat16(single, hidden[:1].double() @ weight.double().t())
+    rounded = nearest(weight, 4, 64)
+    matrix = native.Int4Matrix(native.interleave(rounded), rounded.scales, rounded.zeros)
+    assert close_in_bfloat16(matrix(hidden), hidden.double() @ rounded.dequantize().double().t())
+    assert matrix.nbytes == 70 * 96 + 2 * 2 * 70 * 3
+
+
+def test_expanded_pieces_are_the_dequantised_weights() -> None:
+    library = native_library.library()
+    if library is None or not library.lumoe_expands():
+        pytest.skip("needs AVX-512 with VNNI and BF16, and a C++ compiler")
+    weight = torch.randn((40, 192), generator=torch.Generator().manual_seed(0))
+    rounded = nearest(weight, 4, 64)
+    matrix = native.Int4Matrix(native.interleave(rounded), rounded.scales, rounded.zeros)
+    piece = matrix.expand(8, 30, torch.empty(30 * 192, dtype=torch.bfloat16))
+    assert torch.equal(piece, rounded.dequantize()[8:38].bfloat16())
+
+
+def close_in_bfloat16(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether values differ by one step of bfloat16, or by a small share of their mean size where terms cancel."""
+    error = (got.double() - expected.double()).abs()
+    return bool((error <= expected.double().abs() * 2**-7 + expected.double().abs().mean() * 2**-8).all())
+
+
+def test_absent_precision_is_refused(model_bf16: Path, tmp_path: Path) -> None:
+    source = ExpertSource(Checkpoint(model_bf16), [], torch.bfloat16, tmp_path)
+    with pytest.raises(UserError, match="no experts at 4 bits"):
+        source.nbytes(4)
+
+
+def _expert(source: ExpertSource, bits: int, layer: int = 1, index: int = 2):  # type: ignore[no-untyped-def]
+    record = source.record(layer, index, bits)
+    buffer = Buffer(record.nbytes)
+    fill(buffer, record)
+    return source.build(layer, index, bits, buffer.tensors(record))

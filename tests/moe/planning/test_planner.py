@@ -1,0 +1,174 @@
+"""The planner: what it proposes for a wish, and the nearest plan where the wish is impossible."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from lumoe.cli.moe.plan import app
+from lumoe.errors import UserError
+from lumoe.files import read_csv
+from lumoe.moe.planning.cost import Workload
+from lumoe.moe.planning.hardware import read_hardware
+from lumoe.moe.planning.inputs import Known
+from lumoe.moe.planning.placement import quantize_first, throughput_plan
+from lumoe.moe.planning.plan import Plan
+from lumoe.moe.planning.planner import Planner, Wish, choose, measured_increase, summed_increase, unknown_increase
+from lumoe.moe.planning.shape import read_shape
+from lumoe.resources import data_path
+
+MIXTRAL = read_shape("mixtral-8x7b")
+ORDER = np.arange(256)
+PLANNER = Planner(
+    MIXTRAL,
+    MIXTRAL.memory([4], 64, 1),
+    read_hardware("a100-80gb"),
+    Workload(),
+    [quantize_first(ORDER, count, MIXTRAL.plan_shape) for count in range(257)],
+    measured_increase(read_csv(data_path("measurements", "mixtral-8x7b-perplexity.csv"))),
+)
+
+
+@pytest.mark.parametrize("budget", [26_280_000_000, 36_130_000_000, 53_030_000_000])
+def test_throughput_without_limits_is_the_papers_plan(budget):
+    proposal = PLANNER.propose(Wish(budget, "throughput"))
+    expected = throughput_plan(budget, PLANNER.memory, MIXTRAL.plan_shape, ORDER)
+    assert proposal.plan.quantized_experts == expected.quantized_experts
+    assert proposal.plan.resident_experts == expected.resident_experts
+    assert proposal.possible
+
+
+def test_quality_without_limits_quantises_nothing():
+    assert PLANNER.propose(Wish(27_680_000_000, "quality")).plan.quantized_experts == 0
+
+
+@given(
+    budget=st.integers(5, 95),
+    speed=st.floats(0, 14),
+    increase=st.floats(0, 0.05),
+    preference=st.sampled_from(["throughput", "quality"]),
+)
+def test_a_possible_wish_is_met_and_an_impossible_one_names_what_is_missing(budget, speed, increase, preference):
+    wish = Wish(budget * 10**9, preference, speed, increase)
+    speeds = np.linspace(0.5, 13, 257) * budget / 95
+    increases = np.linspace(0, 0.04, 257)
+    index, missing = choose(wish, speeds, increases)
+    possible = ((speeds >= speed) & (increases <= increase)).any()
+    assert possible == (not missing)
+    if possible:
+        assert speeds[index] >= speed
+        assert increases[index] <= increase
+        better = (speeds >= speed) & (increases <= increase)
+        key = speeds if preference == "throughput" else -increases
+        assert key[index] == key[better].max()
+    else:
+        # Quality is always in reach here, so what is missing is speed, and no allowed plan is nearer.
+        assert missing == {"tokens_per_s": pytest.approx(speed - speeds[increases <= increase].max())}
+
+
+def test_quality_with_a_speed_limit_gives_up_no_more_than_it_must():
+    proposal = PLANNER.propose(Wish(27_680_000_000, "quality", min_tokens_per_s=2.0))
+    assert proposal.prediction.tokens_per_s >= 2
+    fewer = PLANNER.candidates(27_680_000_000)[proposal.plan.quantized_experts - 1]
+    assert fewer.quantized_experts == proposal.plan.quantized_experts - 1
+    tight = Wish(27_680_000_000, "quality", min_tokens_per_s=proposal.prediction.tokens_per_s + 1e-9)
+    assert PLANNER.propose(tight).plan.quantized_experts > proposal.plan.quantized_experts
+
+
+def test_of_equally_fast_plans_the_better_one_is_taken():
+    assert choose(Wish(1, "throughput"), [1.0, 2.0, 2.0], [0.0, 0.1, 0.2]) == (1, {})
+    assert choose(Wish(1, "quality"), [1.0, 2.0, 2.0], [0.1, 0.1, 0.2]) == (1, {})
+
+
+def test_an_unknown_quality_meets_no_limit_but_that_of_not_quantising():
+    nan = float("nan")
+    assert choose(Wish(1, "throughput", max_perplexity_increase=0.1), [1.0, 2.0, 3.0], [0.0, nan, nan]) == (0, {})
+    assert choose(Wish(1, "throughput"), [1.0, 2.0, 3.0], [0.0, nan, nan]) == (2, {})
+
+
+def test_published_perplexities_give_the_published_increase():
+    increase = PLANNER.increase
+    ratios = [4.00 / 3.81, 14.17 / 13.59, 7.40 / 7.24]
+    assert increase(np.full((32, 8), 4)) == pytest.approx(np.prod(ratios) ** (1 / 3) - 1)
+    assert increase(np.full((32, 8), 16)) == 0
+
+
+def test_costs_of_experts_add_up():
+    increase = summed_increase({4: [[0.1, 0.2]], 16: [[0.0, 0.0]]})
+    assert increase(np.array([[4, 4]])) == pytest.approx(np.expm1(0.3))
+    assert increase(np.array([[16, 4]])) == pytest.approx(np.expm1(0.2))
+    assert np.isnan(increase(np.array([[16, 8]])))
+    assert unknown_increase(np.array([[16, 16]])) == 0
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["plan", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_command_says_what_the_plan_will_give():
+    text = run("--model", "mixtral-8x7b", "--budget", "53.03GB", "--prefer", "throughput", "--buffer-experts", "1")
+    assert "160 at 4 bits, 96 at 16 bits; 256 of 256 resident" in text
+    assert "13 new tokens/s" in text
+    assert "swap buffer" in text
+
+
+def test_the_command_names_the_missing_number():
+    text = run("--model", "mixtral-8x7b", "--budget", "53.03GB", "--prefer", "quality", "--min-tokens-per-s", "20")
+    assert "impossible" in text
+    assert "7 tokens/s are missing" in text
+
+
+def test_json_is_a_plan(tmp_path):
+    path = tmp_path / "plan.json"
+    text = run(
+        "--model", "mixtral-8x7b", "--budget", "30%", "--prefer", "throughput", "--json", "--output", str(path)
+    )  # fmt: skip
+    value = json.loads(text)
+    assert value == json.loads(path.read_text())
+    plan = Plan.from_dict(value)
+    assert plan.resident_experts == value["resident_experts"]
+    assert value["missing"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--budget", "3GB", "--prefer", "quality"], "at least 3915915264"),
+        (["--budget", "24GB", "--prefer", "speed"], "'speed'"),
+        (["--budget", "lots", "--prefer", "quality"], "'lots'"),
+        (["--budget", "24GB", "--prefer", "quality", "--hardware", "h100"], "'h100'"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, message):
+    with pytest.raises(UserError, match=message):
+        CliRunner().invoke(app, ["plan", "--model", "mixtral-8x7b", *arguments], catch_exceptions=False)
+
+
+def test_a_profile_of_another_model_is_refused(tmp_path):
+    config = {"model_type": "mixtral", **MIXTRAL.model_dump(), "hidden_size": 2048}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"\(2048, 14336\)"):
+        CliRunner().invoke(
+            app,
+            ["plan", "--model", str(tmp_path), "--budget", "50%", "--prefer", "quality", "--hardware", "a100-80gb"],
+            catch_exceptions=False,
+        )
+
+
+def test_measurements_go_before_published_numbers(tmp_path):
+    assert Known.find("mixtral-8x7b", tmp_path).hardware == "a100-80gb"
+    pd.DataFrame({"corpus": [], "bits": []}).to_csv(tmp_path / "perplexity.csv")
+    (tmp_path / "machine.json").write_text("{}")
+    known = Known.find("mixtral-8x7b", tmp_path)
+    assert known.hardware == str(tmp_path / "machine.json")
+    assert known.perplexity == tmp_path / "perplexity.csv"
+    with pytest.raises(UserError, match="lumoe moe calibrate"):
+        Known.find(str(tmp_path), tmp_path / "nothing")
