@@ -31,7 +31,7 @@ from benchmarks.true_scale.table import Table  # noqa: E402
 from lumoe.errors import UserError  # noqa: E402
 from lumoe.files import read_csv  # noqa: E402
 from lumoe.moe.checkpoint.weights import Architecture  # noqa: E402
-from lumoe.moe.engine.device_engine import device_of  # noqa: E402
+from lumoe.moe.engine.device import device_of  # noqa: E402
 from lumoe.moe.planning.budget import parse_budget  # noqa: E402
 from lumoe.moe.planning.plan import FULL_BITS  # noqa: E402
 

@@ -13,10 +13,12 @@ import torch
 from benchmarks.true_scale import machine
 from benchmarks.true_scale.model import BITS, check_kernel
 from lumoe.files import read_json, write_csv, write_json
-from lumoe.moe.engine.device_engine import DeviceEngine, assemble
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import EngineConfig, OpenedModel
 from lumoe.moe.measurement.profile import measure_hardware, median_seconds
 from lumoe.moe.model.cuda_graphs import recorder_for
 from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.offload.device_tier import DeviceTier
 from lumoe.moe.offload.host_experts import DeviceExperts
 from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced
 from lumoe.moe.planning.plan import FULL_BITS, Plan
@@ -54,7 +56,8 @@ def measure(
     try:
         for kind, recorder in (("eager", None), ("recorded", recorder_for(device))):
             decoder.recorder = recorder
-            engine = assemble(decoder, experts, Plan.uniform(layers, count, resident=False))
+            model = OpenedModel(decoder, experts, DeviceTier(experts), EngineConfig())
+            engine = Engine(model, Plan.uniform(layers, count, resident=False))
             profile = measure_hardware(engine, [BITS, FULL_BITS], f"true-scale-{kind}", least_s, TOKENS, STEP_TOKENS)
             found[kind] = _complete(profile, engine, host, about, kind)
     finally:
@@ -123,7 +126,7 @@ def _seconds(work: Callable[[], object], device: torch.device, least_s: float) -
 
 
 def _complete(
-    profile: Hardware, engine: DeviceEngine, host: dict[int, Seconds], about: dict[str, str], kind: str
+    profile: Hardware, engine: Engine, host: dict[int, Seconds], about: dict[str, str], kind: str
 ) -> Hardware:
     """Say what was measured: the device's memory, not the host's; whose copies run beside computation."""
     changes: dict[str, object] = {"device": f"{about['device']}; host {about['host']}", "host": host}

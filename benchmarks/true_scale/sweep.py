@@ -16,9 +16,11 @@ from benchmarks.true_scale.cases import Case, plan_of
 from benchmarks.true_scale.model import BITS
 from benchmarks.true_scale.routing import DrawnRouting, expected_misses, shares_of
 from benchmarks.true_scale.table import Table
-from lumoe.moe.engine.device_engine import DeviceEngine, assemble
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import EngineConfig, OpenedModel
 from lumoe.moe.model.cuda_graphs import recorder_for
 from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.offload.device_tier import DeviceTier
 from lumoe.moe.offload.host_experts import DeviceExperts
 from lumoe.moe.offload.miss_cost import MissCosts, split_misses
 from lumoe.moe.planning.cost import step_seconds
@@ -114,18 +116,18 @@ class Bench:
         self.decoder.noise, self.decoder.experts = None, []  # lets go of the residents
         return row
 
-    def _engine(self, case: Case, plan: Plan, budget: int, routing: DrawnRouting) -> DeviceEngine:
+    def _engine(self, case: Case, plan: Plan, budget: int, routing: DrawnRouting) -> Engine:
         paper = case.scheme == "paper"
         self.decoder.recorder = None if paper else recorder_for(self.decoder.device)
         self.decoder.noise = routing
         costs = MissCosts(self.profiles["recorded"], self.sizes) if case.scheme == "engine" else None
         if self.decoder.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.decoder.device)
-        return assemble(
-            self.decoder, self.experts, plan, budget, "static", case.swap_buffers, overlapped=not paper, costs=costs
-        )
+        tier = DeviceTier(self.experts, overlapped=not paper, costs=costs)
+        config = EngineConfig(swap_buffers=case.swap_buffers)
+        return Engine(OpenedModel(self.decoder, self.experts, tier, config), plan, budget)
 
-    def _time(self, engine: DeviceEngine, case: Case, routing: DrawnRouting) -> list[Timing]:
+    def _time(self, engine: Engine, case: Case, routing: DrawnRouting) -> list[Timing]:
         scale, batch, recorded = self.scale, case.batch, self.decoder.recorder is not None
         if (recorded, batch) not in self._caches:
             self._caches[recorded, batch] = engine.cache(batch, scale.prompt_tokens + scale.new_tokens)
@@ -147,7 +149,7 @@ class Bench:
         return timings
 
     def _row(
-        self, case: Case, plan: Plan, budget: int, shares: np.ndarray, engine: DeviceEngine, timings: list[Timing]
+        self, case: Case, plan: Plan, budget: int, shares: np.ndarray, engine: Engine, timings: list[Timing]
     ) -> dict[str, Any]:
         scale, batch = self.scale, case.batch
         made = batch * scale.new_tokens
@@ -207,7 +209,7 @@ class Bench:
             torch.cuda.empty_cache()
 
 
-def generate(engine: DeviceEngine, cache: Any, prompts: torch.Tensor, new_tokens: int, routing: DrawnRouting) -> Timing:
+def generate(engine: Engine, cache: Any, prompts: torch.Tensor, new_tokens: int, routing: DrawnRouting) -> Timing:
     """Generate once and return times and traffic."""
     names = ("hits", "misses", "misses_in_place", "bytes_moved")
     cache.lengths[:] = [0] * len(cache.lengths)

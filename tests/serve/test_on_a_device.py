@@ -14,8 +14,12 @@ from running import Running, serving, settled
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.tokenizer import load_tokenizer
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.engine import device_engine
-from lumoe.moe.engine.device_engine import KEPT_FREE, DeviceEngine
+from lumoe.moe.engine import device
+from lumoe.moe.engine.device import KEPT_FREE
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import EngineConfig, open_on_device
+from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.quantization.folder import QuantizedExperts
 from lumoe.moe.quantization.quantize import Recipe, quantize
 from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup, load
@@ -38,13 +42,13 @@ def quantized(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def on_device(model: Path, quantized: Path) -> Iterator[Running]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(device_engine, "device_of", lambda name: torch.device("cpu"))
-        patch.setattr(device_engine, "free_bytes", lambda device: FREE + CACHE + KEPT_FREE)
+        patch.setattr(device, "device_of", lambda name: torch.device("cpu"))
+        patch.setattr(device, "free_bytes", lambda place: FREE + CACHE + KEPT_FREE)
         with serving(Setup(model, quantized, device="cuda"), LIMITS) as found:
             yield found
 
 
-def greedy(engine: DeviceEngine, ids: list[int], count: int) -> list[int]:
+def greedy(engine: Engine, ids: list[int], count: int) -> list[int]:
     """Return the likeliest tokens over a cache of the server's shape: others add up in another order."""
     cache, tokens, made = engine.cache(LIMITS.slots, LIMITS.context), torch.tensor([ids]), []
     for _ in range(count):
@@ -64,9 +68,10 @@ def test_answers_are_those_of_the_engine(on_device: Running, model: Path, quanti
     with on_device.client() as client:
         settled(client)
     alone = [answer(prompt) for prompt in PROMPTS]
-    engine = device_engine.load(model, [quantized], on_device.server.engine.plan, device="cpu")
+    opened = open_on_device(Checkpoint(model), [QuantizedExperts(quantized)], EngineConfig())
+    engine = Engine(opened, on_device.server.engine.plan)
     tokenizer = load_tokenizer(model)
-    assert isinstance(on_device.server.engine, DeviceEngine)
+    assert isinstance(on_device.server.engine.decoder, StaticDecoder)
     for prompt, found in zip(PROMPTS, alone, strict=True):
         ids = tokenizer.backend_tokenizer.encode(prompt).ids
         made = greedy(engine, ids, 12)
@@ -104,11 +109,9 @@ def test_tokens_are_drawn_and_reported(on_device: Running) -> None:
 
 def test_the_budget_ends_at_the_devices_memory(on_device: Running) -> None:
     engine = on_device.server.engine
-    sizes = engine.memory.expert
     with on_device.client() as client:
         state = settled(client)
-        # What was free, and the two swap buffers that the engine held when it looked.
-        most = engine.decoder.nbytes + FREE + 2 * sizes[16]
+        most = engine.decoder.nbytes + FREE
         assert state["most_bytes"] == min(most, state["whole_bytes"]) == state["budget_bytes"]
         refused = client.put("/v1/budget", json={"budget": most + 1})
         assert refused.status_code == 400
@@ -121,6 +124,6 @@ def test_the_budget_ends_at_the_devices_memory(on_device: Running) -> None:
 
 
 def test_experts_at_four_bits_are_asked_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_engine, "device_of", lambda name: torch.device("cpu"))
+    monkeypatch.setattr(device, "device_of", lambda name: torch.device("cpu"))
     with pytest.raises(UserError, match=r"cuda: give --quantized FOLDER"):
         load(Setup(model, device="cuda"), LIMITS)

@@ -1,4 +1,4 @@
-"""The turnstile excludes, and lets no one starve."""
+"""The lock excludes, and lets no one starve."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lumoe.moe.engine.fair_lock import Turnstile
+from lumoe.moe.engine.fair_lock import FairLock
 
 
 def test_one_at_a_time() -> None:
-    turnstile, inside, worst = Turnstile(), 0, 0
+    lock, inside, worst = FairLock(), 0, 0
 
     def work(_: int) -> None:
         nonlocal inside, worst
         for _ in range(200):
-            with turnstile:
+            with lock:
                 inside += 1
                 worst = max(worst, inside)
                 inside -= 1
@@ -27,29 +27,29 @@ def test_one_at_a_time() -> None:
 
 
 def test_a_waiting_thread_goes_before_one_that_comes_back() -> None:
-    turnstile, order = Turnstile(), []
+    lock, order = FairLock(), []
     entered = threading.Event()
 
     def wait() -> None:
         entered.set()
-        with turnstile:
+        with lock:
             order.append("waiting")
 
     other = threading.Thread(target=wait)
-    with turnstile:
+    with lock:
         other.start()
         entered.wait()
-        while not turnstile._waiting:
+        while not lock._waiting:
             pass
-    with turnstile:
+    with lock:
         order.append("again")
     other.join()
     assert order == ["waiting", "again"]
 
 
 def test_a_fault_inside_opens_it_again() -> None:
-    turnstile = Turnstile()
-    with pytest.raises(KeyError), turnstile:
+    lock = FairLock()
+    with pytest.raises(KeyError), lock:
         raise KeyError
-    with turnstile:
+    with lock:
         pass

@@ -17,11 +17,12 @@ from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.corpora.corpus import write_corpus
 from lumoe.moe.corpora.docstrings import Document
 from lumoe.moe.corpora.sequences import draw_sequences
-from lumoe.moe.engine import device_engine
-from lumoe.moe.engine.device_engine import KEPT_FREE, DeviceEngine
+from lumoe.moe.engine import device
+from lumoe.moe.engine.device import KEPT_FREE
 from lumoe.moe.engine.engine import Engine
-from lumoe.moe.engine.open import open_engine
 from lumoe.moe.measurement.throughput import that_fit
+from lumoe.moe.model.decoder import Decoder
+from lumoe.moe.model.static_decoder import StaticDecoder
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.plan import Plan
 from lumoe.moe.quantization.quantize import Recipe, quantize
@@ -40,27 +41,27 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.append(name)
         return torch.device("cpu")
 
-    monkeypatch.setattr(device_engine, "device_of", place)
+    monkeypatch.setattr(device, "device_of", place)
     return asked
 
 
 def holding(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    """Let the device have `free` bytes left beside the weights outside the experts and two swap buffers."""
-    monkeypatch.setattr(device_engine, "free_bytes", lambda device: free + KEPT_FREE)
+    """Let the device have `free` bytes for experts and swap buffers."""
+    monkeypatch.setattr(device, "free_bytes", lambda place: free + KEPT_FREE)
 
 
 @pytest.mark.usefixtures("gpu")
 def test_what_a_device_cannot_hold_stays_a_miss(
     model_bf16: Path, quantized: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unlimited = open_engine(model_bf16, quantized[4], device="cuda")
-    assert (unlimited.most_bytes, unlimited.store.resident().all()) == (None, True)
+    unlimited = Engine.load(model_bf16, quantized[4], device="cuda")
+    assert (unlimited.model.most_bytes, unlimited.store.resident().all()) == (None, True)
     small, large = (unlimited.store.source.nbytes(bits) for bits in (4, 16))
-    holding(monkeypatch, 3 * large + large // 2)
-    engine = open_engine(model_bf16, quantized[4], device="cuda")
-    assert isinstance(engine, DeviceEngine)
+    holding(monkeypatch, 5 * large + large // 2)
+    engine = Engine.load(model_bf16, quantized[4], device="cuda")
+    assert isinstance(engine.decoder, StaticDecoder)
     assert engine.store.resident().sum() == 3
-    assert engine.most_bytes == engine.decoder.nbytes + 5 * large + large // 2
+    assert engine.model.most_bytes == engine.decoder.nbytes + 5 * large + large // 2
     ids = [5, 9, 2, 7]
     assert torch.equal(engine.logits(ids), unlimited.logits(ids))
     # Small ones first, as many as there is room for beside two buffers for large ones.
@@ -78,19 +79,19 @@ def test_what_a_device_cannot_hold_stays_a_miss(
 def test_a_budget_beyond_a_devices_memory_is_refused(model_bf16: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     holding(monkeypatch, 1 << 20)
     bare = Plan.uniform(*SHAPE, resident=False)
-    engine = open_engine(model_bf16, plan=bare, device="cuda", beside_bytes=1 << 19)
-    most = engine.bytes_fast + (1 << 19)
-    assert engine.most_bytes == most
+    engine = Engine.load(model_bf16, plan=bare, device="cuda", beside_bytes=1 << 19)
+    most = engine.decoder.nbytes + (1 << 19)
+    assert engine.model.most_bytes == most
     engine.reconfigure(bare, most)
     with pytest.raises(UserError, match=f"a budget of {most + 1} bytes exceeds the {most} that cpu has for weights"):
         engine.reconfigure(bare, most + 1)
     with pytest.raises(UserError, match="exceeds"):
-        open_engine(model_bf16, plan=bare, budget_bytes=1 << 40, device="cuda", beside_bytes=1 << 19)
+        Engine.load(model_bf16, plan=bare, budget_bytes=1 << 40, device="cuda", beside_bytes=1 << 19)
 
 
 def test_the_processor_has_its_own_engine(model_bf16: Path, gpu: list[str]) -> None:
-    engine = open_engine(model_bf16, device="cpu")
-    assert (type(engine), engine.most_bytes, gpu) == (Engine, None, [])
+    engine = Engine.load(model_bf16, device="cpu")
+    assert (type(engine.decoder), engine.model.most_bytes, gpu) == (Decoder, None, [])
     assert that_fit(engine, [engine.plan]) == [engine.plan]
 
 
@@ -122,9 +123,9 @@ def test_windows_are_scored_on_either_device(corpus: Path, rounded: Path, gpu: l
     words = ["perplexity", "--model", MINI, "--quantized", rounded, "--corpus", corpus, "--count", 32]
     words += ["--window", 32, "--windows", 4, "--activations", "bfloat16"]
     tables = {}
-    for device in ("cpu", "cuda:1"):
-        lumoe(*words, "--device", device, "--output", tmp_path / "windows.csv")
-        tables[device] = read_csv(tmp_path / "windows.csv")
+    for name in ("cpu", "cuda:1"):
+        lumoe(*words, "--device", name, "--output", tmp_path / "windows.csv")
+        tables[name] = read_csv(tmp_path / "windows.csv")
     assert gpu == ["cuda:1"]
     one, other = tables.values()
     assert len(one) == 8  # none and all of the experts quantised
@@ -148,9 +149,9 @@ def test_sensitivities_are_those_of_the_precisions_a_device_has(corpus: Path, ro
 def test_speeds_of_what_fits_a_device(
     corpus: Path, rounded: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    sizes = open_engine(MINI, rounded, device="cuda").memory.expert
+    sizes = Engine.load(MINI, rounded, device="cuda").memory.expert
     # All at 4 bits fit, and half of those at 16; all at 16 bits do not.
-    holding(monkeypatch, 20 * sizes[16])
+    holding(monkeypatch, 22 * sizes[16])
     model = ["--model", MINI, "--quantized", rounded, "--device", "cuda", "--threads", 1]
     profile = tmp_path / "machine.json"
     lumoe("calibrate", *model, "--seconds", 0.01, "--output", profile)

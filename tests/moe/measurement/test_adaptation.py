@@ -13,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumoe.errors import UserError
-from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import open_model
 from lumoe.moe.measurement.adaptation import COLUMNS, STRATEGIES, Scale, compare, events, replay, summarize
 from lumoe.moe.measurement.budget_traces import budgets, multi_tenant, read_trace, sawtooth, steps
-from lumoe.moe.planning.plan import Plan
 from lumoe.plots.moe.adaptation import draw_adaptation
 
 ROOT = Path(__file__).parents[3]
-BARE = Plan.uniform(3, 4, resident=False)
 PROMPTS = torch.randint(0, 96, (3, 8), generator=torch.Generator().manual_seed(0))
 
 
@@ -80,9 +78,9 @@ def test_a_trace_is_scaled_to_the_replay() -> None:
 
 @pytest.fixture(scope="module")
 def record(model_bf16: Path, quantized: dict[int, Path]) -> pd.DataFrame:
-    load = partial(Engine.load, model_bf16, quantized[4])
+    open_anew = partial(open_model, model_bf16, quantized[4])
     trace = steps(60.0).assign(budget=["100%", "70%", "60%", "70%", "100%", "100%"])
-    return compare(load, BARE, {"steps": trace}, PROMPTS, Scale(1.2, 0.1, new_tokens=4))
+    return compare(open_anew, {"steps": trace}, PROMPTS, Scale(1.2, 0.1, new_tokens=4))
 
 
 def test_a_replay_records_each_change_and_stays_within_the_budget(record: pd.DataFrame) -> None:
@@ -113,7 +111,7 @@ def test_the_figure_shows_what_each_way_of_changing_costs(record: pd.DataFrame, 
 def test_a_budget_that_is_too_small_is_refused_before_anything_is_generated(
     model_bf16: Path, quantized: dict[int, Path]
 ) -> None:
-    load = partial(Engine.load, model_bf16, quantized[4])
+    open_anew = partial(open_model, model_bf16, quantized[4])
     trace = steps(60.0).assign(budget=["100%", "1%", "50%", "50%", "50%", "50%"])
     with pytest.raises(UserError, match="too small"):
-        replay(load, BARE, trace, "adaptive", PROMPTS, Scale(60.0, 0.1))
+        replay(open_anew, trace, "adaptive", PROMPTS, Scale(60.0, 0.1))

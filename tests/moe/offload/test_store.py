@@ -109,7 +109,7 @@ def test_every_step_during_changes_is_one_of_the_plans(
     ]
     expected = [outputs(Engine.load(model_bf16, folders(quantized), plan))[: 2 * 12 * 96] for plan in choices]
     engine = Engine.load(model_bf16, folders(quantized), choices[0], policy=policy)  # type: ignore[arg-type]
-    budget = engine.decoder.nbytes + max(engine.store.bytes_needed(plan) for plan in choices)
+    budget = max(engine.model.bytes_needed(plan) for plan in choices)
     faults: list[BaseException] = []
 
     def change() -> None:
@@ -155,7 +155,7 @@ def test_shrinking_frees_before_it_takes(model_bf16: Path, quantized: dict[int, 
     large, small = plan_of([16] * 12, [True] * 12), plan_of([4] * 12, [True] * 6 + [False] * 6)
     engine = Engine.load(model_bf16, folders(quantized), large)
     before = engine.store.bytes_fast
-    limit = engine.store.bytes_needed(small)
+    limit = engine.model.bytes_needed(small) - engine.decoder.nbytes
     with sampled(engine) as samples:
         engine.reconfigure(small, engine.decoder.nbytes + limit)
     used = [value for value, _ in samples]
@@ -184,9 +184,9 @@ def test_counters_add_up(model_bf16: Path) -> None:
 
 def test_budget_below_the_plan_is_refused_and_changes_nothing(model_bf16: Path) -> None:
     engine = Engine.load(model_bf16, plan=plan_of([16] * 12, [False] * 12))
-    held, needed = engine.bytes_fast, engine.store.bytes_needed(plan_of([16] * 12, [True] * 12))
+    held, needed = engine.bytes_fast, engine.model.bytes_needed(plan_of([16] * 12, [True] * 12))
     with pytest.raises(UserError, match=r"1 more than the budget leaves"):
-        engine.reconfigure(plan_of([16] * 12, [True] * 12), engine.decoder.nbytes + needed - 1)
+        engine.reconfigure(plan_of([16] * 12, [True] * 12), needed - 1)
     assert engine.bytes_fast == held
     with pytest.raises(UserError, match="does not hold"):
         Engine.load(model_bf16, budget_bytes=engine.decoder.nbytes - 1)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import CsvOption, DeviceOption, JsonOption
+from lumoe.cli.options import CsvOption, DeviceOption, DtypeOption, JsonOption, ThreadsOption, use_threads
 from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
@@ -27,9 +27,9 @@ def adapt(
     new_tokens: Annotated[int, typer.Option(min=1)] = 16,
     prompts: Annotated[int, typer.Option(min=1, help="different prompts")] = 16,
     seed: int = 0,
-    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
+    dtype: DtypeOption = "bfloat16",
     device: DeviceOption = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
+    threads: ThreadsOption = 0,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
@@ -43,20 +43,16 @@ def adapt(
     import torch
 
     from lumoe.files import write_csv
-    from lumoe.moe.checkpoint.weights import read_architecture
     from lumoe.moe.corpora.sequences import held_out_prompts
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.open import EngineConfig, open_model
     from lumoe.moe.measurement.adaptation import COLUMNS, Scale, compare, summarize
     from lumoe.moe.measurement.budget_traces import read_trace
-    from lumoe.moe.planning.plan import Plan
 
-    if threads:
-        torch.set_num_threads(threads)
+    use_threads(threads)
     traces = {path.stem: read_trace(path) for path in trace}
     texts = held_out_prompts(model, corpus, prompt_tokens, prompts, seed)
-    bare = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
-    load = partial(open_engine, model, quantized, dtype=getattr(torch, dtype), device=device)
-    record = compare(load, bare, traces, texts, Scale(duration, interval, new_tokens, seed))
+    open_anew = partial(open_model, model, quantized, EngineConfig(device, getattr(torch, dtype)))
+    record = compare(open_anew, traces, texts, Scale(duration, interval, new_tokens, seed))
     table = summarize(record)
     if summary is not None:
         write_csv(summary, table)

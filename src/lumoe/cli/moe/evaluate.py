@@ -42,7 +42,7 @@ def perplexity(
     from lumoe.files import read_csv, write_csv
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.corpora.corpus import read_text
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.engine import Engine
     from lumoe.moe.evaluation import quality
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.planning.policy import plans_of
@@ -58,7 +58,7 @@ def perplexity(
     memory = shape.memory([4, 8, experts.bits], experts.group_size)
     counts = sorted({0, *count})
     plans = plans_of(policy, shape.plan_shape, counts, experts.bits, memory.expert, seed, costs)
-    engine = open_engine(model, quantized, dtype=getattr(torch, activations), device=device)
+    engine = Engine.load(model, quantized, dtype=getattr(torch, activations), device=device)
     tables = [
         quality.window_table(
             scores,
@@ -100,7 +100,7 @@ def sensitivity(
     from lumoe.files import write_csv
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.corpora.corpus import read_text
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.engine import Engine
     from lumoe.moe.evaluation.divergence import measure_costs
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.planning.sensitivity import COLUMNS
@@ -115,7 +115,7 @@ def sensitivity(
     shape = read_shape(model)
     # What `measure_costs` holds where the model runs: log-probabilities of every token of the windows.
     held = 4 * shape.vocab_size * sum(len(piece.inputs) for piece in pieces)
-    engine = open_engine(model, quantized, dtype=getattr(torch, activations), device=device, beside_bytes=held)
+    engine = Engine.load(model, quantized, dtype=getattr(torch, activations), device=device, beside_bytes=held)
     # A GPU has no kernel for 8 bits.
     precisions = bits or sorted({QuantizedExperts(quantized).bits, 8} & {*engine.store.source.precisions})
     write_csv(output, measure_costs(engine, pieces, shape.plan_shape, precisions), COLUMNS)

@@ -43,14 +43,14 @@ def calibrate(
 
     from lumoe.files import write_json
     from lumoe.moe.checkpoint.weights import read_architecture
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.engine import Engine
     from lumoe.moe.measurement.profile import measure_hardware
     from lumoe.moe.planning.plan import FULL_BITS, Plan
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     use_threads(threads)
     plan = Plan.uniform(*read_architecture(model).plan_shape, resident=False)
-    engine = open_engine(model, quantized, plan, dtype=getattr(torch, dtype), device=device)
+    engine = Engine.load(model, quantized, plan, dtype=getattr(torch, dtype), device=device)
     wanted = bits or [FULL_BITS, *(QuantizedExperts(folder).bits for folder in quantized or [])]
     write_json(output, measure_hardware(engine, sorted({*wanted}), name, seconds).model_dump(mode="json"))
 
@@ -81,7 +81,7 @@ def throughput(
 
     from lumoe.files import write_csv
     from lumoe.moe.corpora.sequences import held_out_prompts
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.engine import Engine
     from lumoe.moe.measurement.throughput import COLUMNS, configurations, measure, that_fit
     from lumoe.moe.planning.hardware import read_hardware
     from lumoe.moe.planning.plan import Plan
@@ -92,7 +92,7 @@ def throughput(
     prompts = held_out_prompts(model, corpus, prompt_tokens, repeats + 1, seed)
     experts = QuantizedExperts(quantized)
     plan = Plan.uniform(experts.shape["num_hidden_layers"], experts.shape["num_local_experts"], resident=False)
-    engine = open_engine(model, quantized, plan, dtype=getattr(torch, dtype), device=device)
+    engine = Engine.load(model, quantized, plan, dtype=getattr(torch, dtype), device=device)
     plans = configurations(plan.shape, count, resident, engine.memory.expert, experts.bits, seed)
     held = that_fit(engine, plans)
     if len(held) < len(plans):
@@ -126,17 +126,18 @@ def batching(
     from lumoe.errors import UserError
     from lumoe.files import write_csv
     from lumoe.moe.corpora.sequences import held_out_prompts
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.engine import Engine
     from lumoe.moe.measurement.throughput import BATCH_COLUMNS, measure_batches
     from lumoe.moe.planning.plan import FULL_BITS, Plan
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     use_threads(threads)
     prompts = held_out_prompts(model, corpus, prompt_tokens, max(batch), seed)
-    engine = open_engine(model, quantized, device=device)
+    engine = Engine.load(model, quantized, device=device)
     tables = []
     for bits in (FULL_BITS, QuantizedExperts(quantized).bits):
-        engine.reconfigure(Plan.uniform(*engine.plan.shape, bits))
+        layers, experts = engine.plan.shape
+        engine.reconfigure(Plan.uniform(layers, experts, bits))
         if not engine.plan.resident.all():
             typer.echo(f"warning: not all experts at {bits} bits fit the device; left out", err=True)
             continue

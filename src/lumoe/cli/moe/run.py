@@ -37,7 +37,7 @@ def generate(
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.checkpoint.tokenizer import load_tokenizer
     from lumoe.moe.checkpoint.weights import read_architecture
-    from lumoe.moe.engine.open import open_engine
+    from lumoe.moe.engine.engine import Engine
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.plan import Plan
     from lumoe.progress import track
@@ -47,7 +47,7 @@ def generate(
     with about(plan or ""):
         chosen = Plan.from_dict(read_json(plan)) if plan else None
     limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
-    engine = open_engine(model, quantized, chosen, limit, getattr(torch, dtype), device=device)
+    engine = Engine.load(model, quantized, chosen, limit, dtype=getattr(torch, dtype), device=device)
     began = time.perf_counter()
     made = list(track(engine.stream(ids, new_tokens), "tokens", new_tokens))
     seconds = time.perf_counter() - began

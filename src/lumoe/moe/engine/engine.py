@@ -11,17 +11,12 @@ import numpy as np
 import torch
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.engine.fair_lock import Turnstile
+from lumoe.moe.engine.fair_lock import FairLock
+from lumoe.moe.engine.open import EngineConfig, Folders, OpenedModel, open_model
 from lumoe.moe.model.attention import KVCache
-from lumoe.moe.model.base import Decoding
-from lumoe.moe.model.decoder import Decoder
 from lumoe.moe.model.moe_layer import Observer
-from lumoe.moe.offload.file_experts import ExpertSource
-from lumoe.moe.offload.storage import spill_folder
-from lumoe.moe.offload.store import SWAP_BUFFERS, ExpertStore, Policy
-from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan
-from lumoe.moe.quantization.folder import QuantizedExperts
+from lumoe.moe.offload.store import ExpertStore
+from lumoe.moe.planning.plan import Memory, Plan
 
 Tokens = Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -41,51 +36,49 @@ class Reconfiguration(NamedTuple):
 class Engine:
     """A model that answers under a byte budget, and whose plan can change while it does."""
 
-    def __init__(self, decoder: Decoding, store: ExpertStore) -> None:
-        self.decoder, self.store = decoder, store
-        decoder.attach(store)
+    def __init__(self, model: OpenedModel, plan: Plan | None = None, budget_bytes: int | None = None) -> None:
+        """Load what the plan makes resident; nothing else is ever in memory as a whole.
+
+        Args:
+            plan: precision and tier of every expert; by default all at 16 bits and resident.
+            budget_bytes: bytes of the fast tier, for weights outside the experts, resident experts and swap buffers;
+                by default what the plan needs, on a GPU with as many residents as its memory holds.
+
+        Raises:
+            UserError: the plan does not fit the model or the budget.
+        """
+        self.model, self.decoder = model, model.decoder
+        config, left = model.config, model.left_for_experts(budget_bytes)
+        plan = model.fitted(plan or Plan.uniform(*model.plan_shape), budget_bytes)
+        self.store = ExpertStore(model.source, plan, left, config.policy, config.swap_buffers, model.tier)
+        self.decoder.attach(self.store)
         # Held during each forward pass: plans change between passes, never within one.
-        self._step = Turnstile()
+        self._step = FairLock()
+        # Held for the read of one expert at a time and granted in turn: a change waits for one read at most.
+        self._loading = FairLock()
 
     @classmethod
     def load(
         cls,
         model: str | Path,
-        quantized: str | Path | Sequence[str | Path] | None = None,
+        quantized: Folders = None,
         plan: Plan | None = None,
         budget_bytes: int | None = None,
-        dtype: torch.dtype = torch.bfloat16,
-        policy: Policy = "static",
-        swap_buffers: int = SWAP_BUFFERS,
-        spill: str | Path | None = None,
-        native: bool = True,
-        non_expert_bits: int = FULL_BITS,
+        **settings: Any,
     ) -> Engine:
-        """Open a checkpoint and load what the plan makes resident; nothing else is ever in memory as a whole.
+        """Open a checkpoint and start an engine on it: `open_model` and `Engine` in one.
 
         Args:
             model: folder of a Mixtral checkpoint.
             quantized: folder or folders that `lumoe moe quantize` wrote.
-            plan: precision and tier of every expert; by default all at 16 bits and resident.
-            budget_bytes: bytes of the fast tier, for weights outside the experts, resident experts and swap buffers;
-                by default what the plan needs.
-            dtype: type of the activations; float32 is for reference runs and expands quantised weights.
-            policy: what happens to a missed expert after use, see `ExpertStore`.
-            spill: folder for a nameless file of experts in their kernel's layout; by default where the experts are.
-            native: run on this package's own kernels where they can be compiled.
-            non_expert_bits: 16, or 4 to round attention's and the vocabulary's projections to nearest.
+            plan, budget_bytes: see `Engine`.
+            settings: fields of `EngineConfig`, such as ``device="cuda"`` or ``dtype=torch.float32``.
 
         Raises:
-            UserError: a file is missing or damaged, or the plan does not fit the model or the budget.
+            UserError: the device is absent, a file is missing or damaged, or the plan does not fit the model or the
+                budget.
         """
-        checkpoint = Checkpoint(model)
-        folders = [quantized] if isinstance(quantized, str | Path) else list(quantized or [])
-        experts = [QuantizedExperts(folder) for folder in folders]
-        source = ExpertSource(checkpoint, experts, dtype, spill_folder(spill, [*folders, model]), native)
-        plan = plan or Plan.uniform(*checkpoint.architecture.plan_shape)
-        decoder = Decoder(checkpoint, dtype, non_expert_bits, native)
-        left = left_for_experts(budget_bytes, decoder)
-        return cls(decoder, ExpertStore(source, plan, left, policy, swap_buffers))
+        return cls(open_model(model, quantized, EngineConfig(**settings)), plan, budget_bytes)
 
     @property
     def device(self) -> torch.device:
@@ -94,6 +87,7 @@ class Engine:
 
     def finish(self) -> None:
         """Wait until everything that was begun on the device is done."""
+        self.store.tier.finish()
 
     @property
     def plan(self) -> Plan:
@@ -106,23 +100,14 @@ class Engine:
         return self.decoder.nbytes + self.store.bytes_fast
 
     @property
-    def most_bytes(self) -> int | None:
-        """Bytes of weights that the fast tier can hold at most; None where nothing but the budget limits them."""
-        return None
-
-    def check_budget(self, budget_bytes: int | None) -> None:
-        """Raise UserError if the fast tier cannot hold what a budget allows."""
-        if budget_bytes is not None and self.most_bytes is not None and budget_bytes > self.most_bytes:
-            raise UserError(
-                f"a budget of {budget_bytes} bytes exceeds the {self.most_bytes} that {self.device} has for weights"
-            )
+    def budget_bytes(self) -> int:
+        """Bytes that the fast tier may take under the budget in force."""
+        return self.decoder.nbytes + self.store.budget_bytes
 
     @property
     def memory(self) -> Memory:
         """What the parts of this model really take, for planning."""
-        source = self.store.source
-        sizes = {bits: source.nbytes(bits) for bits in source.precisions}
-        return Memory(sizes, self.decoder.nbytes, self.store.swap_buffers * max(sizes.values()))
+        return self.model.memory
 
     def cache(self, sequences: int, capacity: int) -> KVCache:
         """Return room for `sequences` sequences of up to `capacity` tokens."""
@@ -168,22 +153,39 @@ class Engine:
         """Tell `observer(layer, chosen)` the experts that each token is routed to."""
         self.decoder.observe(observer)
 
-    def reconfigure(self, plan: Plan, budget_bytes: int | None = None) -> Reconfiguration:
-        """Change to `plan` while the engine may be running in other threads; return the times that it took.
+    def begin_change(self, plan: Plan, budget_bytes: int | None = None) -> Plan:
+        """Put `plan` into force between two forward passes; return it as it is in force.
 
-        Between two forward passes the new precisions take force and memory that the plan gives up is freed; the experts
-        that it adds are then read in beside the running passes. At no instant are more bytes held than the larger of
-        the two budgets, nor, once memory is freed, more than the new one.
+        The new precisions hold from here on, and memory that the plan gives up is freed. `load_next` then reads in
+        what it adds, beside running passes; until an expert is there it is a miss. At no instant are more bytes held
+        than the larger of the two budgets nor, once this returns, more than the new one.
+
+        Args:
+            budget_bytes: by default what the plan needs, on a GPU with as many residents as its memory holds.
+
+        Raises:
+            UserError: the plan does not fit the model or the budget; nothing has changed then.
+        """
+        left, fitted = self.model.left_for_experts(budget_bytes), self.model.fitted(plan, budget_bytes)
+        with self._loading, self._step:
+            self.store.switch(fitted, left)
+        return fitted
+
+    def load_next(self) -> bool:
+        """Bring in one more of the plan's residents; return whether there was one left. Any thread may call it."""
+        with self._loading:
+            return self.store.load_next()
+
+    def reconfigure(self, plan: Plan, budget_bytes: int | None = None) -> Reconfiguration:
+        """Change to `plan` and load what it adds, while the engine may be running in other threads.
 
         Raises:
             UserError: the plan does not fit the model or the budget; nothing has changed then.
         """
         began = time.perf_counter()
-        left = left_for_experts(budget_bytes, self.decoder)
-        with self._step:
-            self.store.switch(plan, left)
+        self.begin_change(plan, budget_bytes)
         freed_s = time.perf_counter() - began
-        while self.store.load_next():
+        while self.load_next():
             pass
         return Reconfiguration(freed_s, time.perf_counter() - began)
 
@@ -213,18 +215,3 @@ class Engine:
         if int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
             raise UserError(f"token ids must lie in 0..{vocabulary - 1}")
         return tokens, single
-
-
-def left_for_experts(budget_bytes: int | None, decoder: Decoding) -> int | None:
-    """Return what a budget leaves beside the weights outside the experts; None where there is no budget.
-
-    Raises:
-        UserError: it does not even hold those.
-    """
-    if budget_bytes is None:
-        return None
-    if budget_bytes < decoder.nbytes:
-        raise UserError(
-            f"a budget of {budget_bytes} bytes does not hold the {decoder.nbytes} bytes outside the experts"
-        )
-    return budget_bytes - decoder.nbytes

@@ -7,7 +7,7 @@ from collections import deque
 from types import TracebackType
 
 
-class Turnstile:
+class FairLock:
     """First come, first served mutual exclusion, used with `with`; not reentrant."""
 
     def __init__(self) -> None:

@@ -1,52 +1,180 @@
-"""Open a model where it is to run: with the processor's engine, or with a GPU's."""
+"""Open a model where it is to run: its sizes are known then, before any plan and before any engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from lumoe.moe.checkpoint.weights import read_architecture
-from lumoe.moe.engine import device_engine
-from lumoe.moe.engine.engine import Engine
-from lumoe.moe.offload.store import Policy
-from lumoe.moe.planning.plan import Plan
+from lumoe.errors import UserError
+from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.engine import device
+from lumoe.moe.model.base import Decoding
+from lumoe.moe.model.cuda_graphs import recorder_for
+from lumoe.moe.model.decoder import Decoder
+from lumoe.moe.model.static_decoder import StaticDecoder
+from lumoe.moe.offload.device_tier import DeviceTier, pin_memory
+from lumoe.moe.offload.file_experts import ExpertSource
+from lumoe.moe.offload.file_tier import FileTier
+from lumoe.moe.offload.host_experts import DeviceExperts, checkpoint_writer
+from lumoe.moe.offload.storage import spill_folder
+from lumoe.moe.offload.store import SWAP_BUFFERS, Policy, bytes_needed
+from lumoe.moe.offload.tier import Source, Tier
+from lumoe.moe.planning.placement import fill
+from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan
+from lumoe.moe.quantization.folder import QuantizedExperts
+
+Folders = str | Path | Sequence[str | Path] | None
 
 
-def open_engine(
-    model: str | Path,
-    quantized: str | Path | Sequence[str | Path] | None = None,
-    plan: Plan | None = None,
-    budget_bytes: int | None = None,
-    dtype: torch.dtype = torch.bfloat16,
-    policy: Policy = "static",
-    device: str = "cpu",
-    recorded: bool = True,
-    beside_bytes: int = 0,
-) -> Engine:
-    """Open a checkpoint on `device`: cpu, cuda or cuda:N; arguments as for `Engine.load`.
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a model runs, whatever its plan.
+
+    Attributes:
+        device: cpu, cuda or cuda:N.
+        dtype: type of the activations; float32 is for reference runs and expands quantised weights.
+        policy: what happens to a missed expert after use, see `ExpertStore`.
+        swap_buffers: experts that may be on their way at once.
+        spill: folder for a nameless file of experts in their kernel's layout; by default where the experts are.
+        native: on the processor, run on this package's own kernels where they can be compiled.
+        non_expert_bits: 16, or on the processor 4 to round attention's and the vocabulary's projections to nearest.
+        recorded: on a GPU, record decode steps as CUDA graphs, one for every set of sequences that decode together.
+        beside_bytes: of a GPU's memory, what the caller will take for itself.
+    """
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.bfloat16
+    policy: Policy = "static"
+    swap_buffers: int = SWAP_BUFFERS
+    spill: str | Path | None = None
+    native: bool = True
+    non_expert_bits: int = FULL_BITS
+    recorded: bool = True
+    beside_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedModel:
+    """The weights outside the experts where they compute, and every expert on the slow tier; none is in the fast one.
+
+    It drives one engine at a time.
+
+    Attributes:
+        decoder: weights outside the experts, and the forward pass.
+        source: the experts, at every precision that there is.
+        tier: the fast tier that an engine brings them into.
+        room: bytes that the device has for experts and swap buffers; None where nothing but the budget limits them.
+    """
+
+    decoder: Decoding
+    source: Source[Any]
+    tier: Tier[Any, Any]
+    config: EngineConfig
+    room: int | None = None
+
+    @property
+    def plan_shape(self) -> tuple[int, int]:
+        """(layers, experts per layer)."""
+        return self.decoder.architecture.plan_shape
+
+    @property
+    def memory(self) -> Memory:
+        """What the parts of this model really take, for planning."""
+        sizes = {bits: self.source.nbytes(bits) for bits in self.source.precisions}
+        return Memory(sizes, self.decoder.nbytes, max(self.config.swap_buffers, 1) * max(sizes.values()))
+
+    @property
+    def most_bytes(self) -> int | None:
+        """Bytes of weights that the fast tier can hold at most; None where nothing but the budget limits them."""
+        return None if self.room is None else self.decoder.nbytes + self.room
+
+    def bytes_needed(self, plan: Plan) -> int:
+        """Bytes of the fast tier that `plan` takes: all weights outside the experts, residents, swap buffers."""
+        return self.decoder.nbytes + bytes_needed(self.source, plan, self.config.swap_buffers)
+
+    def fitted(self, plan: Plan, budget_bytes: int | None = None) -> Plan:
+        """Return `plan`; without a budget, without the residents that the device has no memory for: small ones stay."""
+        if budget_bytes is not None or self.most_bytes is None or self.bytes_needed(plan) <= self.most_bytes:
+            return plan
+        sizes = self.memory.expert
+        swap = max(self.config.swap_buffers, 1) * max(sizes[bits] for bits in np.unique(plan.bits).tolist())
+        room = self.most_bytes - self.decoder.nbytes - swap
+        return Plan(plan.bits, plan.resident & fill(plan.bits, room, sizes))
+
+    def left_for_experts(self, budget_bytes: int | None) -> int | None:
+        """Return what a budget leaves beside the weights outside the experts; None where there is no budget.
+
+        Raises:
+            UserError: it does not even hold those, or the device cannot hold what it allows.
+        """
+        if budget_bytes is None:
+            return None
+        if self.most_bytes is not None and budget_bytes > self.most_bytes:
+            raise UserError(
+                f"a budget of {budget_bytes} bytes exceeds the {self.most_bytes} that {self.decoder.device} has for "
+                "weights"
+            )
+        if budget_bytes < self.decoder.nbytes:
+            raise UserError(
+                f"a budget of {budget_bytes} bytes does not hold the {self.decoder.nbytes} bytes outside the experts"
+            )
+        return budget_bytes - self.decoder.nbytes
+
+
+def open_model(model: str | Path, quantized: Folders = None, config: EngineConfig | None = None) -> OpenedModel:
+    """Open a checkpoint.
 
     On the processor the fast tier is RAM and the slow one the checkpoint's files. On a GPU the fast tier is its memory
     and the slow one pinned host memory: every expert that a plan has asked for stays there, at each of its precisions.
 
     Args:
-        plan: by default every expert at 16 bits and resident; on a GPU without a budget, as many as its memory holds.
-        recorded: on a GPU, whether decode steps are recorded as CUDA graphs, one for every set of sequences that
-            decode together.
-        beside_bytes: of a GPU's memory, what the caller will take for itself.
+        model: folder of a Mixtral checkpoint.
+        quantized: folder or folders that `lumoe moe quantize` wrote.
 
     Raises:
-        UserError: the device is absent, a file is missing or damaged, or the plan does not fit the model or the budget.
+        UserError: the device is absent, or a file is missing or damaged.
     """
+    config = config or EngineConfig()
     folders = [quantized] if isinstance(quantized, str | Path) else list(quantized or [])
-    if device == "cpu":
-        return Engine.load(model, folders, plan, budget_bytes, dtype, policy)
-    shape = read_architecture(Path(model)).plan_shape
-    # Only an engine that is there knows how much memory its device has left.
-    bare = Plan.uniform(*shape, resident=False)
-    engine = device_engine.load(
-        model, folders, bare, None, device, dtype, policy, recorded=recorded, beside_bytes=beside_bytes
+    checkpoint, experts = Checkpoint(model), [QuantizedExperts(folder) for folder in folders]
+    if config.device != "cpu":
+        return open_on_device(checkpoint, experts, config)
+    spill = spill_folder(config.spill, [*folders, model])
+    source = ExpertSource(checkpoint, experts, config.dtype, spill, config.native)
+    decoder = Decoder(checkpoint, config.dtype, config.non_expert_bits, config.native)
+    return OpenedModel(decoder, source, FileTier(), config)
+
+
+def open_on_device(checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts], config: EngineConfig) -> OpenedModel:
+    """Open a checkpoint as on a GPU, whatever device it is: experts in host memory, a decoder of fixed shapes.
+
+    Raises:
+        UserError: the device is absent, has no kernel for the quantised experts, or these belong to another model.
+    """
+    place = device.device_of(config.device)
+    if config.non_expert_bits != FULL_BITS:
+        raise UserError(
+            f"{config.device}: weights outside the experts have 16 bits there, not {config.non_expert_bits}"
+        )
+    for folder in quantized:
+        folder.check_fits(checkpoint)
+        if not folder.affine:
+            raise UserError(f"{folder.folder}: {folder.method} has no kernel on a device; quantise with gptq or rtn")
+    experts = DeviceExperts(
+        checkpoint.architecture,
+        {folder.bits: folder.group_size for folder in quantized},
+        checkpoint_writer(checkpoint, quantized, place),
+        place,
+        config.dtype,
+        pin_memory if place.type == "cuda" else None,
     )
-    engine.reconfigure(plan or Plan.uniform(*shape), budget_bytes)
-    return engine
+    recorder = recorder_for(place) if config.recorded else None
+    decoder = StaticDecoder(Decoder(checkpoint, config.dtype), place, recorder)
+    free = device.free_bytes(place)
+    room = None if free is None else max(free - device.KEPT_FREE - config.beside_bytes, 0)
+    return OpenedModel(decoder, experts, DeviceTier(experts), config, room)

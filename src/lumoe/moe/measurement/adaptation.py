@@ -7,6 +7,7 @@ trace's smallest budget, `restart` loads the engine anew at each change, as soft
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ import psutil
 import torch
 
 from lumoe.moe.engine.engine import Engine, Reconfiguration
+from lumoe.moe.engine.open import OpenedModel
 from lumoe.moe.measurement.budget_traces import budgets
 from lumoe.moe.measurement.load_generator import Workload
 from lumoe.moe.planning.placement import plan_for, random_order
@@ -43,8 +45,8 @@ COLUMNS = (
     "tokens",
     "rss_bytes",
 )
-# Loads an engine under a plan and a budget in bytes (None: what the plan needs).
-Load = Callable[[Plan, int | None], Engine]
+# Opens the model that is replayed on.
+Open = Callable[[], OpenedModel]
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,11 @@ def events(trace: pd.DataFrame, whole_bytes: int, duration_s: float) -> list[Eve
 class Session:
     """A running model: an engine and the work that it does, replaced together by a restart."""
 
-    def __init__(
-        self, load: Load, prompts: torch.Tensor, new_tokens: int, plan: Plan, budget_bytes: int | None
-    ) -> None:
-        self._load, self._prompts, self._new_tokens = load, prompts, new_tokens
+    def __init__(self, engine: Engine, open_anew: Open, prompts: torch.Tensor, new_tokens: int) -> None:
+        """Take an engine; `open_anew` opens its model again for a restart."""
+        self.engine, self._open = engine, open_anew
+        self._prompts, self._new_tokens = prompts, new_tokens
         self._past_tokens = self._past_failed = 0
-        self.engine = load(plan, budget_bytes)
         self.workload: Workload | None = None
 
     def work(self) -> None:
@@ -112,7 +113,7 @@ class Session:
         self.stop()
         del self.engine
         freed_s = time.perf_counter() - began
-        self.engine = self._load(plan, budget_bytes)
+        self.engine = Engine(self._open(), plan, budget_bytes)
         self.work()
         return Reconfiguration(freed_s, time.perf_counter() - began)
 
@@ -178,23 +179,24 @@ class Recorder:
 
 
 def replay(
-    load: Load, bare: Plan, trace: pd.DataFrame, strategy: Strategy, prompts: torch.Tensor, scale: Scale
+    open_anew: Open, trace: pd.DataFrame, strategy: Strategy, prompts: torch.Tensor, scale: Scale
 ) -> pd.DataFrame:
     """Replay one trace under one strategy; return its record, a row each interval and one right after each change.
 
     Args:
-        bare: a plan of the model's shape with no resident expert: the cheapest one to ask for sizes under.
+        open_anew: opens the model.
         prompts: int64 `[count, tokens]`.
 
     Raises:
         UserError: a budget of the trace is too small for the model; nothing was generated then.
     """
-    session = Session(load, prompts, scale.new_tokens, bare, None)
-    memory = session.engine.memory
-    whole = memory.non_expert + bare.bits.size * memory.expert[FULL_BITS]
+    model = open_anew()
+    memory = model.memory
+    whole = memory.non_expert + math.prod(model.plan_shape) * memory.expert[FULL_BITS]
     changes = events(trace, whole, scale.duration_s)
-    plans = choose_plans(changes, strategy, memory, bare.shape, scale.seed)
-    session.engine.reconfigure(plans[0], changes[0].budget_bytes)
+    plans = choose_plans(changes, strategy, memory, model.plan_shape, scale.seed)
+    session = Session(Engine(model, plans[0], changes[0].budget_bytes), open_anew, prompts, scale.new_tokens)
+    del model  # a restart must be able to free it
     session.work()
     try:
         time.sleep(0.05 * scale.duration_s)  # the first steps fill caches and pools
@@ -229,13 +231,11 @@ def choose_plans(
     return plans
 
 
-def compare(
-    load: Load, bare: Plan, traces: Mapping[str, pd.DataFrame], prompts: torch.Tensor, scale: Scale
-) -> pd.DataFrame:
+def compare(open_anew: Open, traces: Mapping[str, pd.DataFrame], prompts: torch.Tensor, scale: Scale) -> pd.DataFrame:
     """Replay every trace under every strategy; arguments as for `replay`."""
     pairs = [(name, strategy) for name in traces for strategy in STRATEGIES]
     parts = [
-        replay(load, bare, traces[name], strategy, prompts, scale).assign(trace=name, strategy=strategy)
+        replay(open_anew, traces[name], strategy, prompts, scale).assign(trace=name, strategy=strategy)
         for name, strategy in track(pairs, "replays")
     ]
     return pd.concat(parts, ignore_index=True)[list(COLUMNS)]

@@ -79,10 +79,10 @@ def that_fit(engine: Engine, plans: Sequence[Plan]) -> list[Plan]:
     Raises:
         UserError: none does.
     """
-    most = engine.most_bytes
+    most = engine.model.most_bytes
     if most is None:
         return list(plans)
-    found = [plan for plan in plans if engine.decoder.nbytes + engine.store.bytes_needed(plan) <= most]
+    found = [plan for plan in plans if engine.model.bytes_needed(plan) <= most]
     if not found:
         raise UserError(f"none of {len(plans)} configurations fits the {most} bytes that the device has for weights")
     return found

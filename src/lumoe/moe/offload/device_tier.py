@@ -173,5 +173,8 @@ class DeviceTier:
             if here
         }
 
+    def finish(self) -> None:
+        self.streams.finish()
+
     def reclaim(self) -> None:
         self.streams.reclaim()

@@ -45,5 +45,8 @@ class FileTier:
     ) -> Mapping[int, Expert]:
         return {}
 
+    def finish(self) -> None:
+        pass
+
     def reclaim(self) -> None:
         pass

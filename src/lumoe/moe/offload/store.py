@@ -85,13 +85,7 @@ class ExpertStore:
         self._bytes_lock = Lock()
         self._place_lock = Lock()
         self.switch(plan, budget_bytes)
-        for _ in track(range(len(self._todo)), "experts read"):
-            self.load_next()
-
-    def bytes_needed(self, plan: Plan) -> int:
-        """Bytes that `plan`'s residents and the swap buffers for its other experts take."""
-        sizes = self._sizes(plan)
-        return int(sizes[plan.resident].sum()) + self.swap_buffers * int(sizes[~plan.resident].max(initial=0))
+        self.load_all()
 
     def switch(self, plan: Plan, budget_bytes: int | None = None) -> None:
         """Make `plan` the one in force: give up what it does not keep; `load_next` then brings in what it adds.
@@ -104,7 +98,7 @@ class ExpertStore:
         if plan.shape != self.plan.shape:
             raise UserError(f"plan: made for {plan.shape} layers and experts, the model has {self.plan.shape}")
         self.source.require(np.unique(plan.bits).tolist())
-        needed = self.bytes_needed(plan)
+        needed = bytes_needed(self.source, plan, self.swap_buffers)
         if budget_bytes is not None and needed > budget_bytes:
             raise UserError(
                 f"the plan takes {needed} bytes for experts and swap buffers, {needed - budget_bytes} more than the "
@@ -120,7 +114,7 @@ class ExpertStore:
                 self._free(self._swap.popleft())
             self.tier.reclaim()
             self.plan, self.budget_bytes = plan, needed if budget_bytes is None else budget_bytes
-            largest = int(self._sizes(plan)[~plan.resident].max(initial=0))
+            largest = int(expert_sizes(self.source, plan)[~plan.resident].max(initial=0))
             if largest:
                 self._swap.extend(self._allocate(largest) for _ in range(self.swap_buffers))
             self._todo = {
@@ -140,6 +134,11 @@ class ExpertStore:
             task = self._bring(*next(iter(self._todo)))
         task.result()
         return True
+
+    def load_all(self) -> None:
+        """Bring in all of the plan's residents, and show how far that is."""
+        for _ in track(range(len(self._todo)), "experts read"):
+            self.load_next()
 
     def resident(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """bool `[L, E]`: what is in the fast tier now."""
@@ -313,9 +312,6 @@ class ExpertStore:
             self.counters.bytes_moved += record.nbytes
         return self.source.build(layer, expert, bits, buffer.tensors(record))
 
-    def _sizes(self, plan: Plan) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
-        return plan.expert_bytes({bits: self.source.nbytes(bits) for bits in np.unique(plan.bits).tolist()})
-
     def _size(self, plan: Plan, layer: int, expert: int) -> int:
         return self.source.nbytes(int(plan.bits[layer, expert]))
 
@@ -332,3 +328,14 @@ class ExpertStore:
         del buffer
         with self._bytes_lock:
             self.bytes_fast -= nbytes
+
+
+def expert_sizes(source: Source[Any], plan: Plan) -> IntArray:
+    """Return what each expert takes in the fast tier at the plan's precision, int `[L, E]`."""
+    return plan.expert_bytes({bits: source.nbytes(bits) for bits in np.unique(plan.bits).tolist()})
+
+
+def bytes_needed(source: Source[Any], plan: Plan, swap_buffers: int) -> int:
+    """Return the bytes that `plan`'s residents and the swap buffers for its other experts take."""
+    sizes = expert_sizes(source, plan)
+    return int(sizes[plan.resident].sum()) + max(swap_buffers, 1) * int(sizes[~plan.resident].max(initial=0))

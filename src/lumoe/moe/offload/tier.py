@@ -97,6 +97,10 @@ class Tier(Protocol[Held, Stored_contra]):
         """
         ...
 
+    def finish(self) -> None:
+        """Wait until all computation that was begun is done."""
+        ...
+
     def reclaim(self) -> None:
         """Hand rooms that were given up back to the device."""
         ...

@@ -182,8 +182,8 @@ def _add_public(app: FastAPI, server: Server) -> None:
     @app.get("/health")
     async def health() -> JSONResponse:
         """Whether the engine runs; 503 if it does not."""
-        well = server.active.alive and server.governor.fault is None
-        body = {"status": "ok" if well else "failing", "fault": server.governor.fault, "model": server.name}
+        well = server.active.alive and server.governor.loader.fault is None
+        body = {"status": "ok" if well else "failing", "fault": server.governor.loader.fault, "model": server.name}
         return JSONResponse(body, 200 if well else 503)
 
     @app.get("/metrics", response_class=Response)

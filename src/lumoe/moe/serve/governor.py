@@ -1,38 +1,22 @@
 """Which plan is in force: budget and preference in, changes of plan between two steps out.
 
 A change takes effect at a step boundary: precisions switch and memory is given back there, in one go. Experts that the
-new plan wants in the fast tier are then read beside the running steps, on a thread of their own; until one is there it
-is a miss like any other. So each token is computed under exactly one plan, and no request waits for a change.
+new plan wants in the fast tier are then read beside the running steps; until one is there it is a miss like any other.
+So each token is computed under exactly one plan, and no request waits for a change.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from lumoe.moe.engine import heap
 from lumoe.moe.engine.engine import Engine
-from lumoe.moe.engine.fair_lock import Turnstile
+from lumoe.moe.engine.loader import BackgroundLoader, PlanChange
 from lumoe.moe.planning.placement import plan_for
 from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
 
-log = logging.getLogger(__name__)
-
 # A request for quality is not followed by a change back before this time has passed without another one.
 DWELL_S = 2.0
-
-
-@dataclass(frozen=True)
-class Change:
-    """A finished change of plan."""
-
-    plan: Plan
-    budget_bytes: int
-    freed_s: float
-    loaded_s: float
 
 
 class Governor:
@@ -45,7 +29,7 @@ class Governor:
         *,
         order: IntArray,
         bits: int,
-        on_change: Callable[[Change], None] = lambda change: None,
+        on_change: Callable[[PlanChange], None] = lambda change: None,
     ) -> None:
         """Take over an engine; its plan stays as it is until `set_budget`.
 
@@ -57,17 +41,9 @@ class Governor:
         self.memory = engine.memory
         self.budget_bytes, self.default, self.preference = engine.bytes_fast, preference, preference
         self.changes = 0
-        self.fault: str | None = None
-        self._on_change = on_change
+        self.loader = BackgroundLoader(engine, on_change)
         self._asked: frozenset[Preference | None] = frozenset()
         self._last_quality = float("-inf")
-        # Held for the read of one expert at a time and granted in turn, so that a switch waits for one read at most.
-        self._loading = Turnstile()
-        self._wake = threading.Condition()
-        self._pending: tuple[Plan, int, float, float] | None = None
-        self._closed = False
-        self._thread = threading.Thread(target=self._load, name="lumoe-load", daemon=True)
-        self._thread.start()
 
     def plan_for(self, budget_bytes: int, preference: Preference) -> Plan:
         """Return the plan for a budget; any thread may ask.
@@ -85,7 +61,7 @@ class Governor:
     @property
     def most_bytes(self) -> int:
         """Largest budget that does anything: the whole model, or what a GPU has for it."""
-        most = self.engine.most_bytes
+        most = self.engine.model.most_bytes
         return self.whole_bytes if most is None else min(self.whole_bytes, most)
 
     @property
@@ -96,7 +72,7 @@ class Governor:
     @property
     def settled(self) -> bool:
         """Whether everything that the plan keeps in the fast tier is there."""
-        return self._pending is None
+        return self.loader.settled
 
     def set_budget(self, budget_bytes: int, preference: Preference) -> None:
         """Change budget and default preference.
@@ -111,7 +87,7 @@ class Governor:
         """Take note of the preferences of the requests in flight without acting on them."""
         self._asked = frozenset(preferences)
 
-    def heed(self, preferences: Iterable[Preference | None]) -> None:
+    def follow(self, preferences: Iterable[Preference | None]) -> None:
         """Follow the preferences of the requests in flight.
 
         One that asks for quality gets it, whatever others ask for: speed is a wish, precision a property of the answer.
@@ -130,47 +106,10 @@ class Governor:
             self._switch(self.budget_bytes, wanted)
 
     def close(self) -> None:
-        """Stop the loading thread."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        self._thread.join()
+        """Stop loading."""
+        self.loader.close()
 
     def _switch(self, budget_bytes: int, preference: Preference) -> None:
-        began = time.perf_counter()
-        self.engine.check_budget(budget_bytes)
-        plan = self.plan_for(budget_bytes, preference)
-        with self._loading:
-            self.engine.store.switch(plan, budget_bytes - self.engine.decoder.nbytes)
+        self.loader.change(self.plan_for(budget_bytes, preference), budget_bytes)
         self.budget_bytes, self.preference = budget_bytes, preference
         self.changes += 1
-        with self._wake:
-            self._pending = (plan, budget_bytes, began, time.perf_counter() - began)
-            self._wake.notify()
-
-    def _load(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._pending is not None)
-                if self._closed:
-                    return
-                pending = self._pending
-            try:
-                with self._loading:
-                    more = self.engine.store.load_next()
-            except Exception as error:
-                # The expert stays a miss: whoever needs it meets the same fault and says so.
-                log.exception("loading experts stopped")
-                self.fault = str(error)
-                more = False
-            if not more:
-                self._settle(pending)
-
-    def _settle(self, pending: tuple[Plan, int, float, float] | None) -> None:
-        with self._wake:
-            if pending is None or self._pending is not pending:
-                return  # another change came meanwhile
-            self._pending = None
-        heap.trim()
-        plan, budget_bytes, began, freed_s = pending
-        self._on_change(Change(plan, budget_bytes, freed_s, time.perf_counter() - began))

@@ -14,8 +14,8 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.loader import PlanChange
 from lumoe.moe.serve.generation import Generation, Times
-from lumoe.moe.serve.governor import Change
 
 RATE_WINDOW_S = 5.0
 FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -97,7 +97,7 @@ class Metrics:
         self._running.set(running)
         self._waiting.set(waiting)
 
-    def changed(self, change: Change) -> None:
+    def changed(self, change: PlanChange) -> None:
         """Note a finished change of plan."""
         self._changes.observe(change.loaded_s)
         self._freed.observe(change.freed_s)
@@ -150,7 +150,7 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily(
             "lumoe_budget_bytes",
             "Byte budget of the fast tier",
-            value=engine.store.budget_bytes + engine.decoder.nbytes,
+            value=engine.budget_bytes,
         )
         uses = CounterMetricFamily("lumoe_expert_uses", "Uses of an expert by a step", labels=["found"])
         uses.add_metric(["hit"], values["hits"])

@@ -15,7 +15,8 @@ import uvicorn
 from lumoe.errors import UserError, about
 from lumoe.moe.checkpoint.tokenizer import load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
-from lumoe.moe.engine.open import open_engine
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import EngineConfig, open_model
 from lumoe.moe.offload.store import Policy
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.placement import random_order
@@ -69,28 +70,26 @@ def load(setup: Setup, limits: Limits) -> Server:
             f"a context of {limits.context} tokens exceeds the {architecture.max_position_embeddings} that "
             f"{setup.model} was made for"
         )
-    bare = Plan.uniform(*architecture.plan_shape, resident=False)
     dtype = getattr(torch, setup.dtype)
     per_token = 2 * architecture.num_hidden_layers * architecture.num_key_value_heads * architecture.head_width
-    engine = open_engine(
-        setup.model,
-        setup.quantized,
-        bare,
-        dtype=dtype,
-        policy=setup.policy,
-        device=setup.device,
+    config = EngineConfig(
+        setup.device,
+        dtype,
+        setup.policy,
         # Every set of slots that decode together would be recorded for itself: there are too many.
         recorded=False,
         beside_bytes=limits.slots * limits.context * per_token * dtype.itemsize,
     )
-    lesser = [bits for bits in engine.memory.expert if bits < FULL_BITS]
+    model = open_model(setup.model, setup.quantized, config)
+    lesser = [bits for bits in model.memory.expert if bits < FULL_BITS]
     if not lesser:
         raise UserError(f"{setup.device}: give --quantized FOLDER, experts at 4 bits from `lumoe moe quantize`")
+    engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
     metrics = Metrics(engine)
     governor = Governor(
         engine,
         setup.preference,
-        order=random_order(*bare.shape, setup.seed),
+        order=random_order(*model.plan_shape, setup.seed),
         bits=min(lesser),
         on_change=metrics.changed,
     )

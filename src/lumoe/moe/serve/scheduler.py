@@ -190,7 +190,7 @@ class Scheduler:
                 self._running.append(generation)
         # Slots in rising order keep the cache's rows together, which spares the engine a copy where lengths agree.
         self._running.sort(key=lambda generation: generation.slot or 0)
-        self.governor.heed(generation.preference for generation in self._running)
+        self.governor.follow(generation.preference for generation in self._running)
 
     def _next_prompts(self, left: int) -> tuple[list[Generation], int] | None:
         """Choose sequences whose next piece of prompt is equally long: one pass takes them together."""
