@@ -23,7 +23,7 @@ from lumoe.moe.model.static_decoder import StaticDecoder
 from lumoe.moe.offload.device_tier import DeviceTier
 from lumoe.moe.offload.host_experts import DeviceExperts
 from lumoe.moe.offload.miss_cost import MissCosts, split_misses
-from lumoe.moe.planning.cost import step_seconds
+from lumoe.moe.planning.cost import CostModel
 from lumoe.moe.planning.hardware import Hardware
 from lumoe.moe.planning.plan import FULL_BITS, Plan
 
@@ -191,9 +191,9 @@ class Bench:
         costs = MissCosts(hardware, self.sizes)
         if case.scheme == "engine" and any(any(split_misses([bits] * 2, [1, 1], costs)) for bits in missed):
             return float("nan")
+        times = CostModel(hardware, self.shape, self.sizes, frequencies=shares)
         first, later = (
-            step_seconds(hardware, self.shape, plan, self.sizes, tokens, shares)
-            for tokens in (case.batch * self.scale.prompt_tokens, case.batch)
+            times.step_seconds(plan, tokens) for tokens in (case.batch * self.scale.prompt_tokens, case.batch)
         )
         return case.batch * self.scale.new_tokens / (first + (self.scale.new_tokens - 1) * later)
 

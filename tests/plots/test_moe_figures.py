@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from lumoe.files import read_csv
-from lumoe.moe.planning.cost import Workload
+from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.frontier import enumerate_configurations, pareto, predict_anchors, with_perplexity
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.shape import read_shape
@@ -18,12 +18,14 @@ from lumoe.resources import data_path
 
 MIXTRAL, A100, WORKLOAD = read_shape("mixtral-8x7b"), read_hardware("a100-80gb"), Workload()
 MEMORY = MIXTRAL.memory([4], 64, 1)
-ANCHORS = predict_anchors(read_csv(data_path("moe-anchors.csv")), MIXTRAL, MEMORY, A100, WORKLOAD)
+ANCHORS = predict_anchors(
+    read_csv(data_path("moe-anchors.csv")), CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD), MEMORY
+)
 
 
 @pytest.fixture(scope="module")
 def configurations() -> pd.DataFrame:
-    return with_perplexity(enumerate_configurations(MIXTRAL, MEMORY, A100, WORKLOAD), None)
+    return with_perplexity(enumerate_configurations(CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD), MEMORY), None)
 
 
 def test_speed_against_memory_is_the_same_bytes_every_time(tmp_path: Path, configurations):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import DeviceOption
+from lumoe.cli.options import DeviceOption, DtypeOption, ThreadsOption
 
 app = typer.Typer()
 
@@ -44,10 +44,13 @@ def serve(
     arrival: Annotated[
         float, typer.Option(min=0.1, help="seconds within which a request must have arrived; then 408")
     ] = 60.0,
-    dtype: Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")] = "bfloat16",
+    dtype: DtypeOption = "bfloat16",
     device: DeviceOption = "cpu",
-    threads: Annotated[int, typer.Option(min=0, help="threads that torch uses; 0: its own choice")] = 0,
-    seed: Annotated[int, typer.Option(help="of the order in which experts give up precision")] = 0,
+    threads: ThreadsOption = 0,
+    measurements: Annotated[
+        Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="of the random choice of experts, where sensitivities are unknown")] = 0,
     state: Annotated[
         Path | None, typer.Option(help="file that keeps the budget last set over HTTP; a restart goes on with it")
     ] = None,
@@ -72,5 +75,5 @@ def serve(
     torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
     limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
-    setup = Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device)
+    setup = Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device, measurements)
     run(setup, limits, host, port, drain, arrival)

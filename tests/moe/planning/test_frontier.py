@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lumoe.moe.planning.cost import Workload, predict
+from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.frontier import (
     enumerate_configurations,
     pareto,
@@ -19,12 +19,12 @@ from lumoe.moe.planning.frontier import (
     with_perplexity,
 )
 from lumoe.moe.planning.hardware import read_hardware
-from lumoe.moe.planning.placement import quality_plan, throughput_plan
+from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.shape import read_shape
 
 MIXTRAL, A100, WORKLOAD = read_shape("mixtral-8x7b"), read_hardware("a100-80gb"), Workload()
 MEMORY = MIXTRAL.memory([4], 64, 1)
-TABLE = with_perplexity(enumerate_configurations(MIXTRAL, MEMORY, A100, WORKLOAD), None)
+TABLE = with_perplexity(enumerate_configurations(CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD), MEMORY), None)
 
 
 def test_every_pair_of_counts_stands_once_per_placement():
@@ -38,14 +38,14 @@ def test_every_pair_of_counts_stands_once_per_placement():
 @pytest.mark.parametrize("budget", [26_280_000_000, 41_760_000_000, 53_030_000_000])
 @pytest.mark.parametrize("count", [0, 100, 256])
 def test_a_row_says_what_the_plan_of_the_same_counts_does(budget, count):
-    plan = quality_plan(budget, MEMORY, MIXTRAL.plan_shape, np.arange(256), count)
+    plan = PaperRules(MEMORY, MIXTRAL.plan_shape, np.arange(256)).quality(budget, count)
     row = TABLE[
         (TABLE["placement"] == "quantized-first")
         & (TABLE["quantized_experts"] == count)
         & (TABLE["resident_experts"] == plan.resident_experts)
     ].iloc[0]
     assert row["bytes_fast"] == MEMORY.fast(plan)
-    expected = predict(A100, MIXTRAL, plan, MEMORY.expert, WORKLOAD).tokens_per_s
+    expected = CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD).predict(plan).tokens_per_s
     assert row["predicted_tokens_per_s"] == pytest.approx(expected)
 
 
@@ -74,7 +74,7 @@ def test_the_frontier_trades_quality_for_speed_within_the_budget():
 def test_the_frontier_contains_both_preferences_of_the_paper():
     budgets = [27_680_000_000, 36_130_000_000, 53_030_000_000]
     best = pareto(TABLE, budgets)
-    planned = sweep(MIXTRAL, MEMORY, A100, WORKLOAD, budgets, counts=[0, 64, 128])
+    planned = sweep(CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD), MEMORY, budgets, [0, 64, 128])
     for row in planned.itertuples():
         assert row.bytes_fast <= row.budget_bytes
         on = best[(best["budget_bytes"] == row.budget_bytes) & (best["quantized_experts"] == row.quantized_experts)]
@@ -125,9 +125,9 @@ def test_a_configuration_of_just_the_budget_fits_and_rows_are_numbered_through()
 
 def test_sweep_and_anchors_give_the_plan_of_each_preference():
     budget = 53_030_000_000
-    rows = sweep(MIXTRAL, MEMORY, A100, WORKLOAD, [budget], [0, 128])
+    rows = sweep(CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD), MEMORY, [budget], [0, 128])
     assert rows["preference"].tolist() == ["throughput", "quality", "quality"]
-    fast = throughput_plan(budget, MEMORY, MIXTRAL.plan_shape, np.arange(256))
+    fast = PaperRules(MEMORY, MIXTRAL.plan_shape, np.arange(256)).throughput(budget)
     assert rows["quantized_experts"].tolist() == [fast.quantized_experts, 0, 128]
     assert (rows["bytes_fast"] <= budget).all()
     published = pd.DataFrame(
@@ -139,7 +139,7 @@ def test_sweep_and_anchors_give_the_plan_of_each_preference():
             "published_tokens_per_s": [2.0, 0.5],
         }
     )
-    anchors = predict_anchors(published, MIXTRAL, MEMORY, A100, WORKLOAD)
+    anchors = predict_anchors(published, CostModel(A100, MIXTRAL, MEMORY.expert, WORKLOAD), MEMORY)
     assert anchors["quantized_experts"].tolist() == [fast.quantized_experts, 128]
     predicted = rows["predicted_tokens_per_s"].iloc[[0, 2]].to_numpy()
     assert anchors["predicted_tokens_per_s"].to_numpy() == pytest.approx(predicted, rel=1e-12)

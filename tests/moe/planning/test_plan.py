@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lumoe.errors import UserError
 from lumoe.moe.planning.budget import parse_budget
-from lumoe.moe.planning.placement import fill, place, quality_plan, quantize_first, random_order, throughput_plan
+from lumoe.moe.planning.placement import PaperRules, fill, place, quantize_first, random_order
 from lumoe.moe.planning.plan import Memory, Plan, difference, parse_preference
 from lumoe.moe.planning.shape import read_shape
 
@@ -24,7 +24,7 @@ counts = st.integers(0, 12)
 
 def test_throughput_plan_is_the_papers_formula():
     # floor((1000 − 50 − 12·30) / (100 − 30)) = floor(590 / 70) = 8 experts keep 16 bits, all are resident
-    plan = throughput_plan(1000, MEMORY, SHAPE, np.arange(12))
+    plan = PaperRules(MEMORY, SHAPE, np.arange(12)).throughput(1000)
     assert plan.quantized_experts == 4
     assert plan.resident.all()
     assert MEMORY.fast(plan) == 50 + 4 * 30 + 8 * 100
@@ -32,14 +32,14 @@ def test_throughput_plan_is_the_papers_formula():
 
 def test_throughput_plan_offloads_when_all_4_bit_experts_do_not_fit():
     # 50 + 360 > 400: all 4 bits; (400 − 50 − 100) / 30 = 8.3 resident beside the buffer
-    plan = throughput_plan(400, MEMORY, SHAPE, np.arange(12))
+    plan = PaperRules(MEMORY, SHAPE, np.arange(12)).throughput(400)
     assert plan.quantized.all()
     assert plan.resident_experts == 8
 
 
 def test_quality_plan_places_4_bit_experts_first():
     # 600 − 50 − 100 = 450: six of 30, then two of 100
-    plan = quality_plan(600, MEMORY, SHAPE, np.arange(12), count=6)
+    plan = PaperRules(MEMORY, SHAPE, np.arange(12)).quality(600, 6)
     assert plan.resident[plan.quantized].all()
     assert (plan.resident & ~plan.quantized).sum() == 2
 
@@ -47,7 +47,7 @@ def test_quality_plan_places_4_bit_experts_first():
 def test_mixtral_at_the_papers_lower_point_holds_68_experts_beside_a_buffer_and_69_without():
     shape = read_shape("mixtral-8x7b")
     for buffer, resident in ((1, 68), (0, 69)):
-        plan = quality_plan(27_680_000_000, shape.memory([4], 64, buffer), shape.plan_shape, np.arange(256), 0)
+        plan = PaperRules(shape.memory([4], 64, buffer), shape.plan_shape, np.arange(256)).quality(27_680_000_000, 0)
         assert plan.resident_experts == resident
 
 
@@ -55,9 +55,9 @@ def test_mixtral_at_the_papers_lower_point_holds_68_experts_beside_a_buffer_and_
 def test_no_plan_exceeds_its_budget_and_none_wastes_room_for_an_expert(budget, seed, count, preference):
     order = random_order(*SHAPE, seed)
     if preference == "throughput":
-        plan = throughput_plan(budget, MEMORY, SHAPE, order)
+        plan = PaperRules(MEMORY, SHAPE, order).throughput(budget)
     else:
-        plan = quality_plan(budget, MEMORY, SHAPE, order, count)
+        plan = PaperRules(MEMORY, SHAPE, order).quality(budget, count)
         assert plan.quantized_experts == count
     assert MEMORY.fast(plan) <= budget
     left_out = plan.expert_bytes(MEMORY.expert)[~plan.resident]
@@ -105,7 +105,7 @@ def test_difference_names_only_what_changes():
 
 
 def test_a_plan_survives_json():
-    plan = quality_plan(600, MEMORY, SHAPE, random_order(*SHAPE, 5), 7)
+    plan = PaperRules(MEMORY, SHAPE, random_order(*SHAPE, 5)).quality(600, 7)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
@@ -123,7 +123,7 @@ def test_a_plan_cannot_be_changed():
         (lambda: Plan.from_dict({"bits": [[16]]}), "resident"),
         (lambda: Plan.from_dict({"bits": [[16], [16, 4]], "resident": [[True]]}), "arrays"),
         (lambda: quantize_first(np.arange(4), 5, (2, 2)), "5 experts"),
-        (lambda: throughput_plan(149, MEMORY, SHAPE, np.arange(12)), "at least 150"),
+        (lambda: PaperRules(MEMORY, SHAPE, np.arange(12)).throughput(149), "at least 150"),
         (lambda: Plan.uniform(1, 1, 8).expert_bytes({16: 1}), "8 bits"),
         (lambda: difference(Plan.uniform(1, 2), Plan.uniform(2, 1)), "shape"),
         (lambda: parse_budget("24XB"), "24XB"),
@@ -147,8 +147,8 @@ def test_budgets_as_people_write_them(text, expected):
 
 def test_all_experts_at_4_bits_fit_exactly_or_one_goes():
     exact = MEMORY.non_expert + 12 * MEMORY.expert[4]
-    assert throughput_plan(exact, MEMORY, SHAPE, np.arange(12)).resident.all()
-    assert throughput_plan(exact - 1, MEMORY, SHAPE, np.arange(12)).resident_experts < 12
+    assert PaperRules(MEMORY, SHAPE, np.arange(12)).throughput(exact).resident.all()
+    assert PaperRules(MEMORY, SHAPE, np.arange(12)).throughput(exact - 1).resident_experts < 12
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_bytes_of_each_expert_and_the_first_precision_that_has_none():
 def test_precisions_that_save_nothing_are_refused(small):
     memory = Memory({8: small, 16: 100}, 0)
     with pytest.raises(UserError, match=f"at 8 bits takes {small} bytes, at 16 bits 100"):
-        throughput_plan(250, memory, (1, 4), np.arange(4), 8)
+        PaperRules(memory, (1, 4), np.arange(4), bits=8).throughput(250)

@@ -14,31 +14,29 @@ from typer.testing import CliRunner
 from lumoe.cli.moe.plan import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv
-from lumoe.moe.planning.cost import Workload
+from lumoe.moe.planning.cost import CostModel
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.inputs import Known
-from lumoe.moe.planning.placement import quantize_first, throughput_plan
-from lumoe.moe.planning.plan import Plan
+from lumoe.moe.planning.placement import PaperRules
+from lumoe.moe.planning.plan import Memory, Plan
 from lumoe.moe.planning.planner import Planner, Wish, choose, measured_increase, summed_increase, unknown_increase
 from lumoe.moe.planning.shape import read_shape
 from lumoe.resources import data_path
 
 MIXTRAL = read_shape("mixtral-8x7b")
 ORDER = np.arange(256)
+MEMORY = MIXTRAL.memory([4], 64, 1)
 PLANNER = Planner(
-    MIXTRAL,
-    MIXTRAL.memory([4], 64, 1),
-    read_hardware("a100-80gb"),
-    Workload(),
-    [quantize_first(ORDER, count, MIXTRAL.plan_shape) for count in range(257)],
-    measured_increase(read_csv(data_path("measurements", "mixtral-8x7b-perplexity.csv"))),
+    PaperRules(MEMORY, MIXTRAL.plan_shape, ORDER),
+    measured_increase(read_csv(data_path("measurements", "mixtral-8x7b-perplexity.csv")), 4),
+    CostModel(read_hardware("a100-80gb"), MIXTRAL, MEMORY.expert),
 )
 
 
 @pytest.mark.parametrize("budget", [26_280_000_000, 36_130_000_000, 53_030_000_000])
 def test_throughput_without_limits_is_the_papers_plan(budget):
     proposal = PLANNER.propose(Wish(budget, "throughput"))
-    expected = throughput_plan(budget, PLANNER.memory, MIXTRAL.plan_shape, ORDER)
+    expected = PaperRules(MEMORY, MIXTRAL.plan_shape, ORDER).throughput(budget)
     assert proposal.plan.quantized_experts == expected.quantized_experts
     assert proposal.plan.resident_experts == expected.resident_experts
     assert proposal.possible
@@ -172,3 +170,30 @@ def test_measurements_go_before_published_numbers(tmp_path):
     assert known.perplexity == tmp_path / "perplexity.csv"
     with pytest.raises(UserError, match="lumoe moe calibrate"):
         Known.find(str(tmp_path), tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("budget", [26_280_000_000, 36_130_000_000, 53_030_000_000, 100_000_000_000])
+@pytest.mark.parametrize("preference", ["throughput", "quality"])
+def test_without_a_profile_the_papers_rules_decide_and_nothing_is_predicted(budget, preference):
+    rules = PLANNER.rules
+    proposal = Planner(rules, unknown_increase).propose(Wish(budget, preference))
+    assert proposal.plan == rules.plan(budget, preference)
+    assert proposal.prediction is None
+    assert proposal.to_dict()["predicted_tokens_per_s"] is None
+    with pytest.raises(UserError, match="need a profile of this machine"):
+        Planner(rules, unknown_increase).propose(Wish(budget, preference, min_tokens_per_s=1.0))
+
+
+def test_a_model_of_many_experts_is_planned_with_evenly_spaced_counts():
+    shape = MIXTRAL.model_copy(update={"num_hidden_layers": 48, "num_local_experts": 128})
+    rules = PaperRules(shape.memory([4], 64), shape.plan_shape, np.arange(6144))
+    counts = [plan.quantized_experts for plan in Planner(rules, unknown_increase).candidates(10**13)]
+    assert counts == list(range(0, 6145, 24))
+
+
+def test_where_quantising_frees_nothing_only_the_16_bit_plan_is_tried():
+    expanded = Memory({4: 100, 16: 100}, 10)
+    rules = PaperRules(expanded, (2, 4), np.arange(8))
+    (plan,) = Planner(rules, unknown_increase).candidates(500)
+    assert (plan.quantized_experts, plan.resident_experts) == (0, 4)
+    assert rules.plan(500, "throughput") == plan

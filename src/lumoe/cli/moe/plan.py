@@ -58,7 +58,7 @@ def plan(
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.cost import Workload
     from lumoe.moe.planning.inputs import Known, build_planner, describe
-    from lumoe.moe.planning.plan import FULL_BITS, Memory, parse_preference
+    from lumoe.moe.planning.plan import FULL_BITS, parse_preference
     from lumoe.moe.planning.planner import Wish
     from lumoe.moe.planning.shape import read_shape
     from lumoe.moe.quantization.folder import read_frequencies
@@ -71,13 +71,15 @@ def plan(
     known = Known.find(model, measurements, hardware, quantized, perplexity)
     memory, frequencies = shape.memory([bits], group_size, buffer_experts), None
     if quantized:
-        sizes = expert_bytes(Path(model), quantized)
-        largest = max(sizes[bits], sizes[FULL_BITS])
-        memory = Memory({bits: sizes[bits], FULL_BITS: sizes[FULL_BITS]}, memory.non_expert, buffer_experts * largest)
+        memory = shape.memory_of(expert_bytes(model, quantized, (bits, FULL_BITS)), buffer_experts)
         frequencies = read_frequencies(quantized, shape.plan_shape)
     planner = build_planner(shape, memory, known, Workload(prompt_tokens, new_tokens), bits, frequencies, seed)
     proposal = planner.propose(wish)
-    result = {"model": model, "hardware": planner.hardware.name, "budget_bytes": wish.budget_bytes} | proposal.to_dict()
+    result = {
+        "model": model,
+        "hardware": planner.costs.hardware.name if planner.costs else None,
+        "budget_bytes": wish.budget_bytes,
+    } | proposal.to_dict()
     if output:
         write_json(output, result)
     if as_csv:
@@ -112,19 +114,21 @@ def enumerate_command(
     from lumoe.files import read_csv, write_csv
     from lumoe.moe.planning import frontier
     from lumoe.moe.planning.budget import parse_budget
-    from lumoe.moe.planning.cost import Workload
+    from lumoe.moe.planning.cost import CostModel, Workload
     from lumoe.moe.planning.hardware import read_hardware
+    from lumoe.moe.planning.perplexities import PERPLEXITY_COLUMNS
     from lumoe.moe.planning.shape import read_shape
 
-    shape, profile, workload = read_shape(model), read_hardware(hardware), Workload(prompt_tokens, new_tokens)
+    shape = read_shape(model)
     memory = shape.memory([bits], group_size, buffer_experts)
+    costs = CostModel(read_hardware(hardware), shape, memory.expert, Workload(prompt_tokens, new_tokens))
     budgets = [parse_budget(text, shape.bytes_full) for text in budget]
     counts = sorted({round(value * shape.experts) for value in (share or [0.0, 1.0])})
-    table = frontier.enumerate_configurations(shape, memory, profile, workload, bits)
-    measured = read_csv(perplexity, frontier.PERPLEXITY_COLUMNS) if perplexity else None
+    table = frontier.enumerate_configurations(costs, memory, bits)
+    measured = read_csv(perplexity, PERPLEXITY_COLUMNS) if perplexity else None
     table = frontier.with_perplexity(table, measured, bits)
     best = frontier.pareto(table, budgets)
-    planned = frontier.sweep(shape, memory, profile, workload, budgets, counts, bits)
+    planned = frontier.sweep(costs, memory, budgets, counts, bits)
     write_csv(configurations, table, frontier.COLUMNS)
     write_csv(pareto, best, [*frontier.COLUMNS, "budget_bytes"])
     write_csv(sweep, planned)
@@ -149,17 +153,12 @@ def anchors(
     """
     from lumoe.files import read_csv, write_csv
     from lumoe.moe.planning import frontier
-    from lumoe.moe.planning.cost import Workload
+    from lumoe.moe.planning.cost import CostModel, Workload
     from lumoe.moe.planning.hardware import read_hardware
     from lumoe.moe.planning.shape import read_shape
 
-    shape, profile = read_shape(model), read_hardware(hardware)
-    table = frontier.predict_anchors(
-        read_csv(published, frontier.ANCHOR_COLUMNS),
-        shape,
-        shape.memory([bits], group_size, buffer_experts),
-        profile,
-        Workload(prompt_tokens, new_tokens),
-        bits,
-    )
+    shape = read_shape(model)
+    memory = shape.memory([bits], group_size, buffer_experts)
+    costs = CostModel(read_hardware(hardware), shape, memory.expert, Workload(prompt_tokens, new_tokens))
+    table = frontier.predict_anchors(read_csv(published, frontier.ANCHOR_COLUMNS), costs, memory, bits)
     write_csv(output, table)

@@ -23,7 +23,7 @@ from lumoe.moe.engine.engine import Engine, Reconfiguration
 from lumoe.moe.engine.open import OpenedModel
 from lumoe.moe.measurement.budget_traces import budgets
 from lumoe.moe.measurement.load_generator import Workload
-from lumoe.moe.planning.placement import plan_for, random_order
+from lumoe.moe.planning.placement import PaperRules, random_order
 from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan, Preference
 from lumoe.progress import track
 
@@ -223,11 +223,11 @@ def choose_plans(
         UserError: a budget is too small.
     """
     bits = min(bits for bits in memory.expert if bits < FULL_BITS)
-    order = random_order(*shape, seed)
-    plans = [plan_for(event.budget_bytes, event.preference, memory, shape, order, bits) for event in changes]
+    rules = PaperRules(memory, shape, random_order(*shape, seed), bits)
+    plans = [rules.plan(event.budget_bytes, event.preference) for event in changes]
     if strategy == "static":
         least = min(event.budget_bytes for event in changes)
-        return [plan_for(least, "throughput", memory, shape, order, bits)] * len(changes)
+        return [rules.plan(least, "throughput")] * len(changes)
     return plans
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from lumoe.errors import UserError
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.measurement.profile import describe_device
-from lumoe.moe.planning.cost import Workload, predict
+from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import Hardware
 from lumoe.moe.planning.placement import fill, quantize_first, random_order
 from lumoe.moe.planning.plan import Plan
@@ -143,12 +143,12 @@ def measure(
             run = time_generation(engine, cache, prompt, new_tokens)
             if repeat:  # the first round warms up
                 runs[index].append(run)
-    shape, sizes = engine.decoder.architecture, engine.memory.expert
     workload = Workload(prompts.shape[1], new_tokens)
+    costs = CostModel(hardware, engine.decoder.architecture, engine.memory.expert, workload, frequencies)
     rows = []
     for plan, done, used in zip(plans, runs, fast, strict=True):
         speeds = [new_tokens / run.seconds for run in done]
-        predicted = predict(hardware, shape, plan, sizes, workload, frequencies)
+        predicted = costs.predict(plan)
         rows.append(
             {
                 "quantized_experts": plan.quantized_experts,

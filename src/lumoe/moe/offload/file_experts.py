@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from threading import Lock
@@ -167,7 +167,13 @@ def _interleaved(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[s
     return {**tensors, "w2": native.interleave(w2), "w2_scales": w2.scales, "w2_zeros": w2.zeros}
 
 
-def expert_bytes(model: Path, quantized: Path, dtype: torch.dtype = torch.bfloat16) -> dict[int, int]:
-    """Return bits -> bytes that an expert really takes in RAM: whole pages, in the layout of its kernel."""
-    source = ExpertSource(Checkpoint(model), [QuantizedExperts(quantized)], dtype, spill_folder(None, [quantized]))
-    return {bits: source.nbytes(bits) for bits in source.precisions}
+def expert_bytes(model: str | Path, quantized: Path, precisions: Iterable[int]) -> dict[int, int]:
+    """Return bits -> bytes that an expert really takes in RAM: whole pages, in the layout of its bfloat16 kernel.
+
+    Raises:
+        UserError: the experts are damaged, belong to another model, or are not at hand at one of the precisions.
+    """
+    source = ExpertSource(
+        Checkpoint(model), [QuantizedExperts(quantized)], torch.bfloat16, spill_folder(None, [quantized])
+    )
+    return {bits: source.nbytes(bits) for bits in precisions}

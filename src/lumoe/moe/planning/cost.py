@@ -15,7 +15,7 @@ structure is that of arXiv 2407.14417; frequencies and `K_b` are ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,39 +101,6 @@ def usage(frequencies: ArrayLike, tokens: int) -> tuple[FloatArray, FloatArray]:
     return used, np.divide(tokens * chance, used, out=np.ones_like(used), where=used > 0)
 
 
-def step_seconds(
-    hardware: Hardware,
-    shape: ModelShape,
-    plan: Plan,
-    bytes_of: Mapping[int, int],
-    tokens: int,
-    frequencies: ArrayLike | None = None,
-) -> float:
-    """Expected time of one forward pass over `tokens` tokens under `plan`.
-
-    Args:
-        bytes_of: bits per weight -> bytes of one expert.
-        frequencies: `[L, E]`, chance that a token is routed to the expert (rows sum to top-k); balanced if None.
-    """
-    used, share = usage(uniform_frequencies(shape) if frequencies is None else frequencies, tokens)
-    compute = np.zeros(plan.shape)
-    for bits in np.unique(plan.bits).tolist():
-        here = plan.bits == bits
-        compute[here] = expert_seconds(hardware, shape, bits, share[here])
-    away = used * ~plan.resident
-    chance = uniform_frequencies(shape) if frequencies is None else np.asarray(frequencies, dtype=float)
-    layers = layer_seconds(
-        compute=(used * compute).sum(axis=1),
-        misses=away.sum(axis=1),
-        miss_compute=(away * compute).sum(axis=1),
-        read=(away * transfer_seconds(hardware, plan.expert_bytes(bytes_of))).sum(axis=1),
-        hit_share=(chance * plan.resident).sum(axis=1) / chance.sum(axis=1),
-        look_ups=tokens * shape.num_experts_per_tok,
-        overlapped=hardware.transfer.overlapped,
-    )
-    return float(seconds_at(hardware.dense, tokens)) + float(layers.sum())
-
-
 def layer_seconds(
     *,
     compute: FloatArray,
@@ -164,62 +131,100 @@ def layer_seconds(
     return np.asarray(compute + exposed)
 
 
-def predict(
-    hardware: Hardware,
-    shape: ModelShape,
-    plan: Plan,
-    bytes_of: Mapping[int, int],
-    workload: Workload,
-    frequencies: ArrayLike | None = None,
-) -> Prediction:
-    """Predict a generation under `plan`; arguments as for `step_seconds`."""
-    prefill = step_seconds(hardware, shape, plan, bytes_of, workload.prompt_tokens, frequencies)
-    decode = step_seconds(hardware, shape, plan, bytes_of, 1, frequencies)
-    return Prediction(prefill, decode, float(tokens_per_second(prefill, decode, workload)))
-
-
 def tokens_per_second(prefill_s: ArrayLike, decode_s: ArrayLike, workload: Workload) -> FloatArray:
     """New tokens over the time of one prefill and the decode steps that follow it."""
     total = np.asarray(prefill_s, dtype=float) + (workload.new_tokens - 1) * np.asarray(decode_s, dtype=float)
     return np.asarray(workload.new_tokens / total)
 
 
-def count_step_seconds(
-    hardware: Hardware,
-    shape: ModelShape,
-    bytes_of: Mapping[int, int],
-    tokens: int,
-    held: Mapping[int, ArrayLike],
-    resident: Mapping[int, ArrayLike],
-) -> FloatArray:
-    """Expected step time when only numbers of experts are given, routing balanced and places random.
+@dataclass(frozen=True, eq=False)
+class CostModel:
+    """A model on a machine, as times.
 
-    Args:
-        held: bits -> number of experts of the whole model at that precision, arrays that broadcast.
-        resident: bits -> how many of these are resident.
-
-    Returns:
-        Seconds, in the arrays' common shape. Where reads overlap, an average layer stands for all.
+    Attributes:
+        bytes_of: bits per weight -> bytes of one expert.
+        workload: the request whose generation `predict` times.
+        frequencies: `[L, E]`, chance that a token is routed to the expert (rows sum to top-k); balanced if None.
     """
-    layers, top_k = shape.num_hidden_layers, shape.num_experts_per_tok
-    used, share = usage(top_k / shape.num_local_experts, tokens)
-    compute, misses, miss_compute, read, near = (np.zeros(()) for _ in range(5))
-    for bits in held:
-        seconds = expert_seconds(hardware, shape, bits, share)
-        have = np.asarray(resident[bits], dtype=float)
-        away = used * (np.asarray(held[bits], dtype=float) - have) / layers
-        compute = compute + used * np.asarray(held[bits], dtype=float) * seconds / layers
-        misses = misses + away
-        miss_compute = miss_compute + away * seconds
-        read = read + away * transfer_seconds(hardware, bytes_of[bits])
-        near = near + have
-    layer = layer_seconds(
-        compute=compute,
-        misses=misses,
-        miss_compute=miss_compute,
-        read=read,
-        hit_share=near / shape.experts,
-        look_ups=tokens * top_k,
-        overlapped=hardware.transfer.overlapped,
-    )
-    return np.asarray(float(seconds_at(hardware.dense, tokens)) + layers * layer)
+
+    hardware: Hardware
+    shape: ModelShape
+    bytes_of: Mapping[int, int]
+    workload: Workload = Workload()
+    frequencies: ArrayLike | None = None
+
+    def check(self, precisions: Iterable[int]) -> None:
+        """Raise unless experts of these precisions can be timed.
+
+        Raises:
+            UserError: the profile is of a model of other widths, or lacks a precision.
+        """
+        for bits in precisions:
+            expert_seconds(self.hardware, self.shape, bits, 1)
+
+    def predict(self, plan: Plan) -> Prediction:
+        """Predict a generation under `plan`.
+
+        Raises:
+            UserError: the profile is of a model of other widths, or lacks one of the plan's precisions.
+        """
+        prefill, decode = self.step_seconds(plan, self.workload.prompt_tokens), self.step_seconds(plan, 1)
+        return Prediction(prefill, decode, float(tokens_per_second(prefill, decode, self.workload)))
+
+    def step_seconds(self, plan: Plan, tokens: int) -> float:
+        """Expected time of one forward pass over `tokens` tokens under `plan`."""
+        hardware, shape = self.hardware, self.shape
+        balanced = self.frequencies is None
+        chance = uniform_frequencies(shape) if balanced else np.asarray(self.frequencies, dtype=float)
+        used, share = usage(chance, tokens)
+        compute = np.zeros(plan.shape)
+        for bits in np.unique(plan.bits).tolist():
+            here = plan.bits == bits
+            compute[here] = expert_seconds(hardware, shape, bits, share[here])
+        away = used * ~plan.resident
+        layers = layer_seconds(
+            compute=(used * compute).sum(axis=1),
+            misses=away.sum(axis=1),
+            miss_compute=(away * compute).sum(axis=1),
+            read=(away * transfer_seconds(hardware, plan.expert_bytes(self.bytes_of))).sum(axis=1),
+            hit_share=(chance * plan.resident).sum(axis=1) / chance.sum(axis=1),
+            look_ups=tokens * shape.num_experts_per_tok,
+            overlapped=hardware.transfer.overlapped,
+        )
+        return float(seconds_at(hardware.dense, tokens)) + float(layers.sum())
+
+    def count_step_seconds(
+        self, tokens: int, held: Mapping[int, ArrayLike], resident: Mapping[int, ArrayLike]
+    ) -> FloatArray:
+        """Expected step time when only numbers of experts are given, routing balanced and places random.
+
+        Args:
+            held: bits -> number of experts of the whole model at that precision, arrays that broadcast.
+            resident: bits -> how many of these are resident.
+
+        Returns:
+            Seconds, in the arrays' common shape. Where reads overlap, an average layer stands for all.
+        """
+        hardware, shape = self.hardware, self.shape
+        layers, top_k = shape.num_hidden_layers, shape.num_experts_per_tok
+        used, share = usage(top_k / shape.num_local_experts, tokens)
+        compute, misses, miss_compute, read, near = (np.zeros(()) for _ in range(5))
+        for bits in held:
+            seconds = expert_seconds(hardware, shape, bits, share)
+            have = np.asarray(resident[bits], dtype=float)
+            away = used * (np.asarray(held[bits], dtype=float) - have) / layers
+            compute = compute + used * np.asarray(held[bits], dtype=float) * seconds / layers
+            misses = misses + away
+            miss_compute = miss_compute + away * seconds
+            read = read + away * transfer_seconds(hardware, self.bytes_of[bits])
+            near = near + have
+        layer = layer_seconds(
+            compute=compute,
+            misses=misses,
+            miss_compute=miss_compute,
+            read=read,
+            hit_share=near / shape.experts,
+            look_ups=tokens * top_k,
+            overlapped=hardware.transfer.overlapped,
+        )
+        return np.asarray(float(seconds_at(hardware.dense, tokens)) + layers * layer)

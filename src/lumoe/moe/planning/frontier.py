@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lumoe.moe.planning.cost import Workload, count_step_seconds, predict, tokens_per_second
-from lumoe.moe.planning.hardware import Hardware
-from lumoe.moe.planning.placement import quality_plan, throughput_plan
+from lumoe.moe.planning.cost import CostModel, tokens_per_second
+from lumoe.moe.planning.perplexities import nll_by_count
+from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan
-from lumoe.moe.planning.shape import ModelShape
 
 Placement = Literal["quantized-first", "full-first", "proportional"]
 PLACEMENTS: tuple[Placement, ...] = get_args(Placement)
@@ -29,7 +28,6 @@ COLUMNS = (
     "perplexity",
     "perplexity_basis",
 )
-PERPLEXITY_COLUMNS = ("corpus", "bits", "quantized_experts", "perplexity")
 ANCHOR_COLUMNS = (
     "anchor",
     "hardware",
@@ -59,33 +57,25 @@ def resident_quantized(
 
 
 def enumerate_configurations(
-    shape: ModelShape,
-    memory: Memory,
-    hardware: Hardware,
-    workload: Workload,
-    bits: int = 4,
-    placements: Sequence[Placement] = PLACEMENTS,
+    costs: CostModel, memory: Memory, bits: int = 4, placements: Sequence[Placement] = PLACEMENTS
 ) -> pd.DataFrame:
     """Return one row per (placement, quantised, resident), `(L·E + 1)²` a placement, without `perplexity`.
 
     Balanced routing. A configuration keeps its swap buffer unless everything is resident.
     """
-    total = shape.experts
+    total, workload = costs.shape.experts, costs.workload
     quantized, resident = (grid.ravel() for grid in np.meshgrid(*[np.arange(total + 1)] * 2, indexing="ij"))
     tables = []
     for placement in placements:
         near = resident_quantized(placement, quantized, resident, total)
         held = {bits: quantized, FULL_BITS: total - quantized}
         fast = {bits: near, FULL_BITS: resident - near}
-        prefill, decode = (
-            count_step_seconds(hardware, shape, memory.expert, tokens, held, fast)
-            for tokens in (workload.prompt_tokens, 1)
-        )
+        prefill, decode = (costs.count_step_seconds(tokens, held, fast) for tokens in (workload.prompt_tokens, 1))
         weights = near * memory.expert[bits] + (resident - near) * memory.expert[FULL_BITS]
         tables.append(
             pd.DataFrame(
                 {
-                    "hardware": hardware.name,
+                    "hardware": costs.hardware.name,
                     "placement": placement,
                     "quantized_experts": quantized,
                     "resident_experts": resident,
@@ -102,8 +92,8 @@ def enumerate_configurations(
 def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None, bits: int = 4) -> pd.DataFrame:
     """Return `configurations` with `perplexity` and `perplexity_basis` (measured, interpolated or empty).
 
-    A count's perplexity is the geometric mean over corpora and over which experts were quantised; between measured
-    counts its logarithm is interpolated linearly. Residency does not change it. Without measurements both stay empty.
+    Between measured counts the logarithm is interpolated linearly. Residency does not change the perplexity. Without
+    measurements both stay empty.
 
     Args:
         measured: rows of `perplexity.csv`.
@@ -111,19 +101,11 @@ def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None,
     result = configurations.assign(perplexity=np.nan, perplexity_basis="")
     if measured is None:
         return result
-    measured = random_choices(measured)
-    rows = measured[measured["bits"] == bits].assign(nll=lambda table: np.log(table["perplexity"]))
-    nll = rows.groupby(["corpus", "quantized_experts"])["nll"].mean().groupby("quantized_experts").mean()
-    counts = nll.index.to_numpy()
+    counts, nll = nll_by_count(measured, bits)
     wanted = configurations["quantized_experts"].to_numpy()
-    values = np.interp(wanted, counts, nll.to_numpy(), left=np.nan, right=np.nan)
+    values = np.interp(wanted, counts, nll, left=np.nan, right=np.nan)
     basis = np.where(np.isnan(values), "", np.where(np.isin(wanted, counts), "measured", "interpolated"))
     return result.assign(perplexity=np.exp(values), perplexity_basis=basis)
-
-
-def random_choices(measured: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose experts were chosen at random: a count says nothing about other choices."""
-    return measured[measured["policy"] == "random"] if "policy" in measured else measured
 
 
 def undominated(benefit: ArrayLike, cost: ArrayLike) -> NDArray[np.bool_]:
@@ -164,13 +146,7 @@ def pareto(configurations: pd.DataFrame, budgets: Sequence[int]) -> pd.DataFrame
 
 
 def sweep(
-    shape: ModelShape,
-    memory: Memory,
-    hardware: Hardware,
-    workload: Workload,
-    budgets: Sequence[int],
-    counts: Sequence[int],
-    bits: int = 4,
+    costs: CostModel, memory: Memory, budgets: Sequence[int], counts: Sequence[int], bits: int = 4
 ) -> pd.DataFrame:
     """Return what the two preferences of arXiv 2407.14417 give at each budget: one row per budget and plan.
 
@@ -180,49 +156,45 @@ def sweep(
     Raises:
         UserError: a budget does not hold the weights outside the experts and the swap buffer.
     """
-    order = np.arange(shape.experts)
+    rules = PaperRules(memory, costs.shape.plan_shape, np.arange(costs.shape.experts), bits)
     rows = []
     for budget in budgets:
-        plans = [("throughput", throughput_plan(budget, memory, shape.plan_shape, order, bits))]
-        plans += [("quality", quality_plan(budget, memory, shape.plan_shape, order, count, bits)) for count in counts]
+        plans = [("throughput", rules.throughput(budget))]
+        plans += [("quality", rules.quality(budget, count)) for count in counts]
         for preference, plan in plans:
             rows.append(
                 {
-                    "hardware": hardware.name,
+                    "hardware": costs.hardware.name,
                     "budget_bytes": budget,
                     "preference": preference,
-                    **_outcome(plan, shape, memory, hardware, workload),
+                    **_outcome(plan, costs, memory),
                 }
             )
     return pd.DataFrame(rows)
 
 
-def predict_anchors(
-    published: pd.DataFrame, shape: ModelShape, memory: Memory, hardware: Hardware, workload: Workload, bits: int = 4
-) -> pd.DataFrame:
+def predict_anchors(published: pd.DataFrame, costs: CostModel, memory: Memory, bits: int = 4) -> pd.DataFrame:
     """Return the published speeds on this hardware with the prediction and its relative error beside each.
 
     Args:
         published: columns ANCHOR_COLUMNS; `quantized_experts` counts under the quality preference only.
     """
-    order = np.arange(shape.experts)
+    rules = PaperRules(memory, costs.shape.plan_shape, np.arange(costs.shape.experts), bits)
     rows = []
-    for row in published[published["hardware"] == hardware.name].to_dict("records"):
+    for row in published[published["hardware"] == costs.hardware.name].to_dict("records"):
         budget = int(row["budget_bytes"])
         if row["preference"] == "throughput":
-            plan = throughput_plan(budget, memory, shape.plan_shape, order, bits)
+            plan = rules.throughput(budget)
         else:
-            plan = quality_plan(budget, memory, shape.plan_shape, order, int(row["quantized_experts"]), bits)
-        outcome = _outcome(plan, shape, memory, hardware, workload)
+            plan = rules.quality(budget, int(row["quantized_experts"]))
+        outcome = _outcome(plan, costs, memory)
         error = outcome["predicted_tokens_per_s"] / row["published_tokens_per_s"] - 1
         rows.append(dict(row) | outcome | {"relative_error": error})
     return pd.DataFrame(rows)
 
 
-def _outcome(
-    plan: Plan, shape: ModelShape, memory: Memory, hardware: Hardware, workload: Workload
-) -> dict[str, int | float]:
-    prediction = predict(hardware, shape, plan, memory.expert, workload)
+def _outcome(plan: Plan, costs: CostModel, memory: Memory) -> dict[str, int | float]:
+    prediction = costs.predict(plan)
     return {
         "quantized_experts": plan.quantized_experts,
         "resident_experts": plan.resident_experts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from lumoe.errors import UserError
 from lumoe.files import read_csv, read_yaml
-from lumoe.moe.planning.cost import Workload
-from lumoe.moe.planning.frontier import PERPLEXITY_COLUMNS, random_choices
+from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
-from lumoe.moe.planning.placement import quantize_first, random_order
+from lumoe.moe.planning.perplexities import PERPLEXITY_COLUMNS
+from lumoe.moe.planning.placement import PaperRules, random_order
 from lumoe.moe.planning.plan import Memory
 from lumoe.moe.planning.planner import (
     Increase,
@@ -28,13 +28,15 @@ from lumoe.moe.planning.sensitivity import COLUMNS, cheapest_first, cost_table
 from lumoe.moe.planning.shape import ModelShape
 from lumoe.resources import data_path
 
+MACHINE = "machine.json"
+
 
 @dataclass(frozen=True)
 class Known:
     """Where each kind of knowledge about a model on a machine stands; None where there is none."""
 
     model: str
-    hardware: str
+    hardware: str | None
     quantized: Path | None
     perplexity: Path | None
     sensitivity: Path | None
@@ -55,19 +57,24 @@ class Known:
         Raises:
             UserError: there is no hardware profile.
         """
-        name = Path(model).name if Path(model).is_dir() else Path(model).stem
-        folder = measurements or Path("results/moe") / name
-        published = data_path("measurements", f"{name}-perplexity.csv")
-        machine = folder / "machine.json"
+        found = cls.measured(model, measurements, quantized)
+        name = _name(model)
+        hardware = hardware or found.hardware or _published_hardware(name)
         if hardware is None:
-            hardware = str(machine) if machine.is_file() else _published_hardware(name)
-        if hardware is None:
+            machine = (measurements or _measurements(model)) / MACHINE
             raise UserError(
                 f"{machine}: no profile of this machine; measure one with `lumoe moe calibrate` or give --hardware"
             )
-        if perplexity is None:
-            perplexity = _if_there(folder / "perplexity.csv") or _if_there(published)
-        return cls(model, hardware, quantized, perplexity, _if_there(folder / "sensitivity.csv"))
+        published = _if_there(data_path("measurements", f"{name}-perplexity.csv"))
+        return replace(found, hardware=hardware, perplexity=perplexity or found.perplexity or published)
+
+    @classmethod
+    def measured(cls, model: str, measurements: Path | None = None, quantized: Path | None = None) -> Known:
+        """Look for what was measured on this machine alone; there may be nothing."""
+        folder = measurements or _measurements(model)
+        machine = _if_there(folder / MACHINE)
+        perplexity, sensitivity = (_if_there(folder / f"{table}.csv") for table in ("perplexity", "sensitivity"))
+        return cls(model, str(machine) if machine else None, quantized, perplexity, sensitivity)
 
 
 def build_planner(
@@ -96,39 +103,54 @@ def build_planner(
         if bits in costs:
             order, increase = cheapest_first(costs[bits]), summed_increase(costs)
     elif known.perplexity:
-        measured = random_choices(read_csv(known.perplexity, PERPLEXITY_COLUMNS))
-        increase = measured_increase(measured[measured["bits"] == bits])
-    counts = range(shape.experts + 1)
-    return Planner(
-        shape,
-        memory,
-        read_hardware(known.hardware),
-        workload,
-        [quantize_first(order, count, shape.plan_shape, bits) for count in counts],
-        increase,
-        frequencies,
-    )
+        increase = measured_increase(read_csv(known.perplexity, PERPLEXITY_COLUMNS), bits)
+    rules = PaperRules(memory, shape.plan_shape, order, bits, frequencies)
+    if known.hardware is None:
+        return Planner(rules, increase)
+    hardware = read_hardware(known.hardware)
+    return Planner(rules, increase, CostModel(hardware, shape, memory.expert, workload, frequencies))
 
 
 def describe(model: str, planner: Planner, wish: Wish, proposal: Proposal, known: Known) -> str:
     """Return the proposal in words."""
-    plan, prediction, total = proposal.plan, proposal.prediction, planner.shape.experts
-    memory, work = planner.memory, planner.workload
+    plan, memory = proposal.plan, planner.rules.memory
     precisions = ", ".join(f"{(plan.bits == bits).sum()} at {bits} bits" for bits in np.unique(plan.bits).tolist())
     quality = "not known" if np.isnan(proposal.increase) else f"{proposal.increase:+.2%} ({_quality_basis(known)})"
     residents = plan.bytes_resident(memory.expert)
     buffer = proposal.bytes_fast - memory.non_expert - residents
     lines = [
-        f"{model} on {planner.hardware.name}, {_bytes(wish.budget_bytes)}, prefers {wish.preference}",
-        f"  experts     {precisions}; {plan.resident_experts} of {total} resident",
+        f"{model}{_on(planner)}, {_bytes(wish.budget_bytes)}, prefers {wish.preference}",
+        f"  experts     {precisions}; {plan.resident_experts} of {plan.bits.size} resident",
         f"  memory      {_bytes(proposal.bytes_fast)}: {_bytes(memory.non_expert)} outside the experts, "
         f"{_bytes(residents)} resident experts, {_bytes(buffer)} swap buffer",
-        f"  speed       {prediction.tokens_per_s:.4g} new tokens/s predicted ({work.prompt_tokens} in, "
-        f"{work.new_tokens} out: prefill {prediction.prefill_s:.4g} s, then {prediction.decode_s:.4g} s a token)",
+        f"  speed       {_speed(planner, proposal)}",
         f"  perplexity  {quality}",
         f"  {'why        ' if proposal.possible else 'impossible '} {proposal.why}",
     ]
     return "\n".join(lines)
+
+
+def _on(planner: Planner) -> str:
+    return f" on {planner.costs.hardware.name}" if planner.costs else ""
+
+
+def _speed(planner: Planner, proposal: Proposal) -> str:
+    predicted = proposal.prediction
+    if planner.costs is None or predicted is None:
+        return "not known without a profile of this machine"
+    work = planner.costs.workload
+    return (
+        f"{predicted.tokens_per_s:.4g} new tokens/s predicted ({work.prompt_tokens} in, {work.new_tokens} out: prefill "
+        f"{predicted.prefill_s:.4g} s, then {predicted.decode_s:.4g} s a token)"
+    )
+
+
+def _name(model: str) -> str:
+    return Path(model).resolve().name if Path(model).is_dir() else Path(model).stem
+
+
+def _measurements(model: str) -> Path:
+    return Path("results/moe") / _name(model)
 
 
 def _published_hardware(name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,54 +52,6 @@ def fill(bits: IntArray, budget: int, bytes_of: Mapping[int, int], priority: Arr
     return resident.reshape(bits.shape)
 
 
-def throughput_plan(
-    budget: int,
-    memory: Memory,
-    shape: tuple[int, int],
-    order: ArrayLike,
-    bits: int = 4,
-    priority: ArrayLike | None = None,
-) -> Plan:
-    """Plan for speed (arXiv 2407.14417): keep everything resident, spend what is left on precision.
-
-    `Num_E16 = floor((budget − non_expert − L·E·S4) / (S16 − S4))`; when not even all quantised experts fit, all are
-    quantised and as many as fit are resident.
-
-    Args:
-        order: the `L·E` expert indices in the order in which they give up precision.
-
-    Raises:
-        UserError: the budget does not hold the non-expert weights and the swap buffer, or `bits` save no memory.
-    """
-    small, full, total = memory.expert[bits], memory.expert[FULL_BITS], shape[0] * shape[1]
-    if small >= full:
-        raise UserError(
-            f"plan: an expert at {bits} bits takes {small} bytes, at 16 bits {full}: quantising frees nothing"
-        )
-    spare = budget - memory.non_expert - total * small
-    kept = min(total, max(0, spare // (full - small)))
-    # What is kept was chosen to fit beside the others, so that all are resident unless none is kept.
-    return quality_plan(budget, memory, shape, order, total - kept, bits, priority)
-
-
-def quality_plan(
-    budget: int,
-    memory: Memory,
-    shape: tuple[int, int],
-    order: ArrayLike,
-    count: int,
-    bits: int = 4,
-    priority: ArrayLike | None = None,
-) -> Plan:
-    """Plan for quality (arXiv 2407.14417): `count` experts are quantised, memory then buys residency.
-
-    Raises:
-        UserError: the budget does not hold the non-expert weights and the swap buffer.
-    """
-    chosen = quantize_first(order, count, shape, bits)
-    return place(chosen, budget, memory, priority)
-
-
 def place(bits: IntArray, budget: int, memory: Memory, priority: ArrayLike | None = None) -> Plan:
     """Return the plan with the given precisions and as many resident experts as `budget` holds.
 
@@ -117,26 +70,63 @@ def place(bits: IntArray, budget: int, memory: Memory, priority: ArrayLike | Non
     return Plan(bits, fill(bits, left, memory.expert, priority))
 
 
-def plan_for(
-    budget_bytes: int,
-    preference: Preference,
-    memory: Memory,
-    shape: tuple[int, int],
-    order: ArrayLike,
-    bits: int,
-    priority: ArrayLike | None = None,
-) -> Plan:
-    """Return the plan of arXiv 2407.14417: speed quantises until all is resident, quality never quantises.
+@dataclass(frozen=True, eq=False)
+class PaperRules:
+    """The two ways of arXiv 2407.14417 to spend a budget.
 
-    Args:
+    Attributes:
+        memory: what the parts of the model take.
+        shape: (layers, experts per layer).
         order: the `L·E` expert indices in the order in which they give up precision.
         bits: precision of quantised experts.
         priority: `[L, E]`, which experts become resident first, such as how often they are routed to.
-
-    Raises:
-        UserError: the budget does not hold the weights outside the experts and the swap buffers.
     """
-    # In float32, the type of reference runs, quantised weights are expanded: quantising would buy nothing.
-    if preference == "quality" or memory.expert[bits] >= memory.expert[FULL_BITS]:
-        return quality_plan(budget_bytes, memory, shape, order, 0, bits, priority)
-    return throughput_plan(budget_bytes, memory, shape, order, bits, priority)
+
+    memory: Memory
+    shape: tuple[int, int]
+    order: ArrayLike
+    bits: int = 4
+    priority: ArrayLike | None = None
+
+    @property
+    def saves(self) -> bool:
+        """Whether quantising frees memory; in float32, the type of reference runs, weights are expanded."""
+        return self.memory.expert[self.bits] < self.memory.expert[FULL_BITS]
+
+    def throughput(self, budget: int) -> Plan:
+        """Plan for speed: keep everything resident, spend what is left on precision.
+
+        `Num_E16 = floor((budget − non_expert − L·E·S4) / (S16 − S4))`; when not even all quantised experts fit, all are
+        quantised and as many as fit are resident.
+
+        Raises:
+            UserError: the budget does not hold the non-expert weights and the swap buffer, or `bits` save no memory.
+        """
+        small, full = self.memory.expert[self.bits], self.memory.expert[FULL_BITS]
+        if not self.saves:
+            raise UserError(
+                f"plan: an expert at {self.bits} bits takes {small} bytes, at 16 bits {full}: quantising frees nothing"
+            )
+        total = self.shape[0] * self.shape[1]
+        spare = budget - self.memory.non_expert - total * small
+        return self._placed(total - min(total, max(0, spare // (full - small))), budget)
+
+    def quality(self, budget: int, count: int = 0) -> Plan:
+        """Plan for quality: `count` experts are quantised, memory then buys residency.
+
+        Raises:
+            UserError: the budget does not hold the non-expert weights and the swap buffer.
+        """
+        return self._placed(count, budget)
+
+    def plan(self, budget: int, preference: Preference) -> Plan:
+        """Return the plan of either preference; where quantising frees nothing, nothing is quantised.
+
+        Raises:
+            UserError: the budget does not hold the weights outside the experts and the swap buffers.
+        """
+        return self.throughput(budget) if preference == "throughput" and self.saves else self.quality(budget)
+
+    def _placed(self, count: int, budget: int) -> Plan:
+        bits = quantize_first(self.order, count, self.shape, self.bits)
+        return place(bits, budget, self.memory, self.priority)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from lumoe.moe.planning.cost import Prediction, Workload, predict
-from lumoe.moe.planning.hardware import Hardware
-from lumoe.moe.planning.placement import place
-from lumoe.moe.planning.plan import FULL_BITS, IntArray, Memory, Plan, Preference
-from lumoe.moe.planning.shape import ModelShape
+from lumoe.errors import UserError
+from lumoe.moe.planning.cost import CostModel, Prediction
+from lumoe.moe.planning.perplexities import nll_by_count
+from lumoe.moe.planning.placement import PaperRules
+from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
 
 Increase = Callable[[IntArray], float]
 """Precisions int `[L, E]` -> expected relative increase of the perplexity over 16 bits, NaN if unknown."""
 # Speeds closer than this are one speed: what is then gained in quality is free.
 _SAME_SPEED = 1e-6
+# Numbers of quantised experts that are tried: all of them in a model of up to as many experts, else evenly spaced ones.
+MOST_COUNTS = 256
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Proposal:
     """A plan, what it is expected to give, why it was chosen, and what it falls short of."""
 
     plan: Plan
-    prediction: Prediction
+    prediction: Prediction | None
     bytes_fast: int
     increase: float
     why: str
@@ -50,13 +52,14 @@ class Proposal:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON; holds what `Plan.from_dict` reads."""
+        predicted = self.prediction
         return {
             "quantized_experts": self.plan.quantized_experts,
             "resident_experts": self.plan.resident_experts,
             "bytes_fast": self.bytes_fast,
-            "predicted_tokens_per_s": self.prediction.tokens_per_s,
-            "predicted_prefill_s": self.prediction.prefill_s,
-            "predicted_decode_s": self.prediction.decode_s,
+            "predicted_tokens_per_s": predicted and predicted.tokens_per_s,
+            "predicted_prefill_s": predicted and predicted.prefill_s,
+            "predicted_decode_s": predicted and predicted.decode_s,
             "perplexity_increase": None if np.isnan(self.increase) else self.increase,
             "why": self.why,
             "missing": dict(self.missing),
@@ -64,31 +67,29 @@ class Proposal:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planner:
     """Everything that is known about a model on a machine.
 
     Attributes:
-        precisions: the candidates, int `[L, E]` each, from best quality to smallest.
-        frequencies: `[L, E]`, how often a token is routed to each expert; balanced if None.
+        rules: the model's sizes, and the order in which its experts give up precision.
         increase: what precisions cost in quality.
+        costs: what plans cost in time; without it the paper's two rules decide, and nothing is predicted.
     """
 
-    shape: ModelShape
-    memory: Memory
-    hardware: Hardware
-    workload: Workload
-    precisions: Sequence[IntArray]
+    rules: PaperRules
     increase: Increase
-    frequencies: ArrayLike | None = None
+    costs: CostModel | None = None
 
     def candidates(self, budget_bytes: int) -> list[Plan]:
-        """Place every candidate's experts within the budget, small ones first, then those routed to most often.
+        """Return plans within the budget for rising numbers of quantised experts, from best quality to smallest.
 
         Raises:
             UserError: the budget does not hold the weights outside the experts and the swap buffer.
         """
-        return [place(bits, budget_bytes, self.memory, self.frequencies) for bits in self.precisions]
+        total = self.rules.shape[0] * self.rules.shape[1] if self.rules.saves else 0
+        counts = np.unique(np.linspace(0, total, min(total, MOST_COUNTS) + 1).round().astype(int))
+        return [self.rules.quality(budget_bytes, count) for count in counts.tolist()]
 
     def propose(self, wish: Wish) -> Proposal:
         """Return the best plan for `wish`, or the nearest one with the number that is missing.
@@ -97,25 +98,27 @@ class Planner:
         enough; of equals, the better one in the other respect.
 
         Raises:
-            UserError: the budget does not hold the weights outside the experts and the swap buffer.
+            UserError: the budget does not hold the weights outside the experts and the swap buffer, or a limit is asked
+                for without a cost model.
         """
+        if self.costs is None:
+            return self._by_rules(wish)
         plans = self.candidates(wish.budget_bytes)
-        predictions = [
-            predict(self.hardware, self.shape, plan, self.memory.expert, self.workload, self.frequencies)
-            for plan in plans
-        ]
+        predictions = [self.costs.predict(plan) for plan in plans]
         speeds = np.array([prediction.tokens_per_s for prediction in predictions])
         increases = np.array([self.increase(plan.bits) for plan in plans])
         index, missing = choose(wish, speeds, increases)
-        plan = plans[index]
-        return Proposal(
-            plan,
-            predictions[index],
-            self.memory.fast(plan),
-            float(increases[index]),
-            _why(wish, plan, missing, all_resident=bool(plan.resident.all())),
-            missing,
-        )
+        why = _why(wish, plans[index], missing)
+        return self._proposal(plans[index], why, predictions[index], missing)
+
+    def _by_rules(self, wish: Wish) -> Proposal:
+        if wish.min_tokens_per_s is not None or wish.max_perplexity_increase is not None:
+            raise UserError("limits on speed or perplexity need a profile of this machine: `lumoe moe calibrate`")
+        plan = self.rules.plan(wish.budget_bytes, wish.preference)
+        return self._proposal(plan, _why(wish, plan, {}), None, {})
+
+    def _proposal(self, plan: Plan, why: str, prediction: Prediction | None, missing: Mapping[str, float]) -> Proposal:
+        return Proposal(plan, prediction, self.rules.memory.fast(plan), self.increase(plan.bits), why, missing)
 
 
 def choose(wish: Wish, speeds: ArrayLike, increases: ArrayLike) -> tuple[int, dict[str, float]]:
@@ -153,7 +156,7 @@ def _fastest(speed: NDArray[np.float64], worse: NDArray[np.float64], allowed: ND
     return int(np.flatnonzero(equal)[np.argmin(worse[equal])])
 
 
-def _why(wish: Wish, plan: Plan, missing: Mapping[str, float], all_resident: bool) -> str:
+def _why(wish: Wish, plan: Plan, missing: Mapping[str, float]) -> str:
     count = plan.quantized_experts
     if missing:
         parts = []
@@ -173,22 +176,20 @@ def _why(wish: Wish, plan: Plan, missing: Mapping[str, float], all_resident: boo
         return f"the least loss of quality{enough}: {count} quantised; memory then buys residency"
     if wish.max_perplexity_increase is not None:
         return f"the fastest with a perplexity increase of at most {wish.max_perplexity_increase:.2%}"
-    if all_resident:
+    if plan.resident.all():
         return f"{count} quantised experts let all be resident; other counts are slower or lose quality for no speed"
     return "not all experts fit even when quantised: small ones fill the memory"
 
 
-def measured_increase(perplexities: pd.DataFrame) -> Increase:
+def measured_increase(perplexities: pd.DataFrame, bits: int) -> Increase:
     """Return an increase that depends on the number of quantised experts, from rows of `perplexity.csv`.
 
-    Geometric mean over corpora and choices of experts, its logarithm linear between measured counts.
+    Its logarithm is linear between measured counts.
 
     Args:
-        perplexities: columns corpus, quantized_experts, perplexity; for each corpus a count of 0.
+        perplexities: columns PERPLEXITY_COLUMNS; for each corpus a count of 0.
     """
-    rows = perplexities.assign(nll=np.log(perplexities["perplexity"]))
-    nll = rows.groupby(["corpus", "quantized_experts"])["nll"].mean().groupby("quantized_experts").mean()
-    counts, values = nll.index.to_numpy(dtype=float), nll.to_numpy()
+    counts, values = nll_by_count(perplexities, bits)
 
     def increase(bits: IntArray) -> float:
         count = int((bits < FULL_BITS).sum())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,11 @@ class ModelShape(BaseModel):
     def memory(self, precisions: Iterable[int], group_size: int, buffer_experts: int = 0) -> Memory:
         """Return the bytes of the model's parts, with a swap buffer of `buffer_experts` experts at 16 bits."""
         bytes_of = {bits: self.expert_bytes(bits, group_size) for bits in sorted({*precisions, FULL_BITS})}
-        return Memory(bytes_of, BYTES_FULL * self.non_expert_parameters, buffer_experts * bytes_of[FULL_BITS])
+        return self.memory_of(bytes_of, buffer_experts)
+
+    def memory_of(self, bytes_of: Mapping[int, int], buffer_experts: int = 0) -> Memory:
+        """Return the bytes of the model's parts where those of one expert (by bits per weight) are known otherwise."""
+        return Memory(bytes_of, BYTES_FULL * self.non_expert_parameters, buffer_experts * max(bytes_of.values()))
 
 
 def read_shape(name_or_path: str | Path) -> ModelShape:

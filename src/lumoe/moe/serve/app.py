@@ -242,6 +242,8 @@ def _add_budget(app: FastAPI, server: Server) -> None:
         value = governor.budget_bytes if body.budget is None else body.budget
         amount = parse_budget(value, governor.whole_bytes) if isinstance(value, str) else value
         preference: Preference = body.preference or governor.default
+        # Planned here, so that the running steps need not wait for it.
+        await run_in_threadpool(governor.propose, amount, preference)
         try:
             change = server.active.call(lambda: governor.set_budget(amount, preference))
         except ClosedError as error:

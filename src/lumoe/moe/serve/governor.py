@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.loader import BackgroundLoader, PlanChange
-from lumoe.moe.planning.placement import plan_for
-from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
+from lumoe.moe.planning.plan import FULL_BITS, Preference
+from lumoe.moe.planning.planner import Planner, Proposal, Wish
 
 # A request for quality is not followed by a change back before this time has passed without another one.
 DWELL_S = 2.0
@@ -25,33 +26,28 @@ class Governor:
     def __init__(
         self,
         engine: Engine,
+        planner: Planner,
         preference: Preference,
-        *,
-        order: IntArray,
-        bits: int,
         on_change: Callable[[PlanChange], None] = lambda change: None,
     ) -> None:
-        """Take over an engine; its plan stays as it is until `set_budget`.
-
-        Args:
-            order: the `L·E` expert indices in the order in which they give up precision.
-            bits: precision of quantised experts.
-        """
-        self.engine, self.order, self.bits = engine, order, bits
-        self.memory = engine.memory
+        """Take over an engine; its plan stays as it is until `set_budget`."""
+        self.engine, self.planner = engine, planner
+        self.memory = planner.rules.memory
         self.budget_bytes, self.default, self.preference = engine.bytes_fast, preference, preference
         self.changes = 0
         self.loader = BackgroundLoader(engine, on_change)
         self._asked: frozenset[Preference | None] = frozenset()
         self._last_quality = float("-inf")
+        # Requests may change the preference back and forth under one budget.
+        self._propose = lru_cache(maxsize=8)(planner.propose)
 
-    def plan_for(self, budget_bytes: int, preference: Preference) -> Plan:
-        """Return the plan for a budget; any thread may ask.
+    def propose(self, budget_bytes: int, preference: Preference) -> Proposal:
+        """Return the plan for a budget and what it is expected to give; any thread may ask.
 
         Raises:
             UserError: the budget is too small for this model.
         """
-        return plan_for(budget_bytes, preference, self.memory, self.engine.plan.shape, self.order, self.bits)
+        return self._propose(Wish(budget_bytes, preference))
 
     @property
     def whole_bytes(self) -> int:
@@ -110,6 +106,6 @@ class Governor:
         self.loader.close()
 
     def _switch(self, budget_bytes: int, preference: Preference) -> None:
-        self.loader.change(self.plan_for(budget_bytes, preference), budget_bytes)
+        self.loader.change(self.propose(budget_bytes, preference).plan, budget_bytes)
         self.budget_bytes, self.preference = budget_bytes, preference
         self.changes += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -16,11 +16,15 @@ from lumoe.errors import UserError, about
 from lumoe.moe.checkpoint.tokenizer import load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
-from lumoe.moe.engine.open import EngineConfig, open_model
+from lumoe.moe.engine.open import EngineConfig, OpenedModel, open_model
 from lumoe.moe.offload.store import Policy
 from lumoe.moe.planning.budget import parse_budget
-from lumoe.moe.planning.placement import random_order
+from lumoe.moe.planning.cost import CostModel, Workload
+from lumoe.moe.planning.hardware import read_hardware
+from lumoe.moe.planning.inputs import Known, build_planner
 from lumoe.moe.planning.plan import FULL_BITS, Plan, Preference
+from lumoe.moe.planning.planner import Planner
+from lumoe.moe.quantization.folder import read_frequencies
 from lumoe.moe.serve.app import Limits, Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.governor import Governor
@@ -39,7 +43,8 @@ class Setup:
     Attributes:
         budget: of the fast tier, as text; None is the whole model at 16 bits.
         name: what clients call the model; the folder's name by default.
-        seed: of the order in which experts give up precision.
+        measurements: folder of machine.json, perplexity.csv and sensitivity.csv; results/moe/NAME by default.
+        seed: of the order in which experts give up precision, where sensitivities are not known.
         state: file that keeps the budget last set over HTTP; it goes before `budget` and `preference`.
         device: cpu, cuda or cuda:N.
     """
@@ -55,6 +60,7 @@ class Setup:
     seed: int = 0
     state: Path | None = None
     device: str = "cpu"
+    measurements: Path | None = None
 
 
 def load(setup: Setup, limits: Limits) -> Server:
@@ -86,13 +92,7 @@ def load(setup: Setup, limits: Limits) -> Server:
         raise UserError(f"{setup.device}: give --quantized FOLDER, experts at 4 bits from `lumoe moe quantize`")
     engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
     metrics = Metrics(engine)
-    governor = Governor(
-        engine,
-        setup.preference,
-        order=random_order(*model.plan_shape, setup.seed),
-        bits=min(lesser),
-        on_change=metrics.changed,
-    )
+    governor = Governor(engine, _planner(setup, model, min(lesser)), setup.preference, metrics.changed)
     budget = parse_budget(setup.budget, governor.whole_bytes) if setup.budget else governor.most_bytes
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
@@ -100,6 +100,30 @@ def load(setup: Setup, limits: Limits) -> Server:
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context)
     name = setup.name or setup.model.resolve().name
     return Server(engine, prompts, governor, metrics, name, limits, setup.api_key, setup.state)
+
+
+def _planner(setup: Setup, model: OpenedModel, bits: int) -> Planner:
+    """Return the planner of `lumoe moe plan`, from what was measured here; the paper's rules fill what is not known."""
+    shape = model.decoder.architecture
+    known = Known.measured(str(setup.model), setup.measurements, setup.quantized)
+    frequencies = read_frequencies(setup.quantized, shape.plan_shape) if setup.quantized else None
+    if known.hardware is not None:
+        try:
+            costs = CostModel(read_hardware(known.hardware), shape, model.memory.expert)
+            costs.check((bits, FULL_BITS))
+        except UserError as error:
+            if setup.measurements is not None:
+                raise
+            log.warning("%s; speeds are not predicted", error)
+            known = replace(known, hardware=None)
+    planner = build_planner(shape, model.memory, known, Workload(), bits, frequencies, setup.seed)
+    log.info(
+        "plans with %s experts by %s, %s first",
+        f"{bits}-bit",
+        f"the speeds that {known.hardware} predicts" if planner.costs else "the paper's rules",
+        f"those of least cost in {known.sensitivity}" if known.sensitivity else f"random ones (seed {setup.seed})",
+    )
+    return planner
 
 
 def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arrival_s: float) -> None:

@@ -1,0 +1,73 @@
+"""The server plans as `lumoe moe plan` does: with this machine's profile and the measured sensitivities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from running import make_model
+
+from lumoe.errors import UserError
+from lumoe.files import write_csv, write_json
+from lumoe.moe.engine.engine import Engine
+from lumoe.moe.measurement.profile import measure_hardware
+from lumoe.moe.planning.cost import Workload
+from lumoe.moe.planning.inputs import Known, build_planner
+from lumoe.moe.planning.placement import random_order
+from lumoe.moe.planning.planner import Wish
+from lumoe.moe.planning.sensitivity import COLUMNS
+from lumoe.moe.serve.app import Limits
+from lumoe.moe.serve.run import Setup, load
+
+LIMITS = Limits(slots=2, context=32)
+
+
+@pytest.fixture(scope="module")
+def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Measurements of the model: a profile, and sensitivities that fall from the first expert to the last."""
+    found = tmp_path_factory.mktemp("measurements")
+    engine = Engine.load(model)
+    write_json(found / "machine.json", measure_hardware(engine, [8, 16], "here", 0.01).model_dump(mode="json"))
+    layers, experts = engine.plan.shape
+    rows = [
+        (layer, expert, 8, 1.0 / (1 + layer * experts + expert), 100) for layer, expert in np.ndindex(layers, experts)
+    ]
+    write_csv(found / "sensitivity.csv", pd.DataFrame(rows, columns=list(COLUMNS)), COLUMNS)
+    return found
+
+
+def test_a_measured_model_is_planned_by_predicted_speed_and_sensitivity(model: Path, folder: Path) -> None:
+    server = load(Setup(model, measurements=folder), LIMITS)
+    try:
+        governor, shape = server.governor, server.engine.decoder.architecture
+        known = Known.measured(str(model), folder)
+        planner = build_planner(shape, server.engine.memory, known, Workload(), 8)
+        for share in (0.55, 0.8, 1.0):
+            budget = round(share * governor.whole_bytes)
+            for preference in ("throughput", "quality"):
+                expected = planner.propose(Wish(budget, preference))
+                found = governor.propose(budget, preference)
+                assert found.plan == expected.plan
+                assert found.prediction == expected.prediction is not None
+        total = shape.experts
+        assert governor.planner.rules.order.tolist() == list(range(total))[::-1], "the least sensitive give up first"
+    finally:
+        governor.close()
+
+
+def test_without_measurements_the_papers_rules_and_a_random_order_decide(model: Path, tmp_path: Path) -> None:
+    server = load(Setup(model, seed=3, measurements=tmp_path), LIMITS)
+    try:
+        rules = server.governor.planner.rules
+        assert server.governor.planner.costs is None
+        assert rules.order.tolist() == random_order(*rules.shape, 3).tolist()
+    finally:
+        server.governor.close()
+
+
+def test_a_profile_of_another_model_is_refused_where_it_was_asked_for(folder: Path, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", intermediate_size=192)
+    with pytest.raises(UserError, match="was measured on a model of widths"):
+        load(Setup(other, measurements=folder), LIMITS)
