@@ -34,6 +34,7 @@ from lumoe.files import read_csv, read_json, write_csv, write_json
 ROOT = Path(__file__).parents[1]
 TESTS = {
     "lumoe.moe.planning.plan": ["tests/moe/planning/test_plan.py"],
+    "lumoe.moe.planning.placement": ["tests/moe/planning/test_plan.py"],
     "lumoe.moe.planning.cost": ["tests/moe/planning/test_cost.py"],
     "lumoe.moe.planning.frontier": ["tests/moe/planning/test_frontier.py"],
     "lumoe.photonics.physics.microring": ["tests/photonics/physics/test_microring.py"],

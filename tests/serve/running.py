@@ -15,9 +15,10 @@ import uvicorn
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from lumoe.moe.checkpoint.tokenizer import train_tokenizer
-from lumoe.moe.serve.app import Limits, Server, create_app
+from lumoe.moe.serve.app import Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.run import Setup, listen, load
+from lumoe.moe.serve.scheduler import Limits
 
 VOCABULARY = 320
 TEXTS = ["the quick brown fox jumps over the lazy dog", "a stitch in time saves nine", "Zoë pays 5 € for a naïve 🦊"]

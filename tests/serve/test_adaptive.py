@@ -14,8 +14,8 @@ from running import Running, serving, settled
 
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.planning.plan import Plan
-from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup
+from lumoe.moe.serve.scheduler import Limits
 
 PROMPTS = ["the quick brown", "a stitch in time", "Zoë pays", "lazy dog jumps over the fox", "nine"]
 

@@ -17,8 +17,9 @@ import openai
 import pytest
 from running import Running, serving
 
-from lumoe.moe.serve.app import MAX_BODY_BYTES, Limits
+from lumoe.moe.serve.app import MAX_BODY_BYTES
 from lumoe.moe.serve.run import Setup
+from lumoe.moe.serve.scheduler import Limits
 
 
 @pytest.fixture

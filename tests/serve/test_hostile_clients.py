@@ -22,8 +22,8 @@ import pytest
 from running import Running, serving
 
 from lumoe.moe.engine import heap
-from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup
+from lumoe.moe.serve.scheduler import Limits
 
 TIMES = int(os.environ.get("LUMOE_HOSTILE_CLIENTS", "1"))
 # Of 32 in a request.

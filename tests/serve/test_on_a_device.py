@@ -21,8 +21,8 @@ from lumoe.moe.engine.open import EngineConfig, open_on_device
 from lumoe.moe.model.static_decoder import StaticDecoder
 from lumoe.moe.quantization.folder import QuantizedExperts
 from lumoe.moe.quantization.quantize import Recipe, quantize
-from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup, load
+from lumoe.moe.serve.scheduler import Limits
 
 FREE = 2 << 20
 PROMPTS = ["the quick", "a stitch in", "lazy dog", "Zoë pays", "nine over"]

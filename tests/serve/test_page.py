@@ -9,8 +9,8 @@ import pytest
 from browser import PROGRAM, Browser
 from running import Running, serving
 
-from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup
+from lumoe.moe.serve.scheduler import Limits
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no chromium is installed")
 

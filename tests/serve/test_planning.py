@@ -18,8 +18,8 @@ from lumoe.moe.planning.inputs import Known, build_planner
 from lumoe.moe.planning.placement import random_order
 from lumoe.moe.planning.planner import Wish
 from lumoe.moe.planning.sensitivity import COLUMNS
-from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.run import Setup, load
+from lumoe.moe.serve.scheduler import Limits
 
 LIMITS = Limits(slots=2, context=32)
 

@@ -22,9 +22,9 @@ import torch
 from running import make_model, serving, settled
 
 from lumoe.errors import UserError
-from lumoe.moe.serve.app import Limits
 from lumoe.moe.serve.last_budget import write_last
 from lumoe.moe.serve.run import Setup, load
+from lumoe.moe.serve.scheduler import Limits
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

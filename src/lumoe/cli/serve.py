@@ -64,9 +64,9 @@ def serve(
     import torch
 
     from lumoe.moe.checkpoint.weights import read_architecture
-    from lumoe.moe.serve.app import Limits
     from lumoe.moe.serve.run import Setup
     from lumoe.moe.serve.run import serve as run
+    from lumoe.moe.serve.scheduler import Limits
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     threads = threads or torch.get_num_threads()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lumoe.errors import UserError
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.placement import PaperRules, fill, place, quantize_first, random_order
-from lumoe.moe.planning.plan import Memory, Plan, difference, parse_preference
+from lumoe.moe.planning.plan import Memory, Plan, parse_preference
 from lumoe.moe.planning.shape import read_shape
 
 SHAPE = (3, 4)
@@ -93,17 +93,6 @@ def test_full_residency_needs_no_buffer():
     assert place(bits, 50 + 1199, MEMORY).resident_experts == 10  # eleven would fit, but the buffer takes one place
 
 
-def test_difference_names_only_what_changes():
-    old = Plan(np.array([[16, 4]]), np.array([[True, True]]))
-    new = Plan(np.array([[16, 16]]), np.array([[False, True]]))
-    change = difference(old, new)
-    assert change.requantize.tolist() == [[False, True]]
-    assert change.load.tolist() == [[False, True]]
-    assert change.evict.tolist() == [[True, True]]
-    same = difference(old, old)
-    assert not (same.requantize | same.load | same.evict).any()
-
-
 def test_a_plan_survives_json():
     plan = PaperRules(MEMORY, SHAPE, random_order(*SHAPE, 5)).quality(600, 7)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
@@ -125,7 +114,6 @@ def test_a_plan_cannot_be_changed():
         (lambda: quantize_first(np.arange(4), 5, (2, 2)), "5 experts"),
         (lambda: PaperRules(MEMORY, SHAPE, np.arange(12)).throughput(149), "at least 150"),
         (lambda: Plan.uniform(1, 1, 8).expert_bytes({16: 1}), "8 bits"),
-        (lambda: difference(Plan.uniform(1, 2), Plan.uniform(2, 1)), "shape"),
         (lambda: parse_budget("24XB"), "24XB"),
         (lambda: parse_budget("30%"), "30%"),
         (lambda: parse_budget("0GB"), "above 0"),
@@ -199,9 +187,9 @@ def test_a_uniform_plan_is_full_and_resident_unless_told():
     assert Plan.uniform(1, 2, 8, False).to_dict() == {"bits": [[8, 8]], "resident": [[False, False]]}
 
 
-def test_plans_memories_and_changes_are_not_assigned_to():
+def test_plans_and_memories_are_not_assigned_to():
     plan = Plan.uniform(1, 1)
-    for value, name in ((plan, "bits"), (MEMORY, "buffer"), (difference(plan, plan), "load")):
+    for value, name in ((plan, "bits"), (MEMORY, "buffer")):
         with pytest.raises(FrozenInstanceError):
             setattr(value, name, None)
 

@@ -1,4 +1,7 @@
-"""Which experts are quantised and which are resident: the orders and the two preferences."""
+"""Which experts are quantised and which are resident: the two ways to choose them under a byte budget.
+
+Pure functions on arrays. Experts are `L·E` long orders or `[L, E]` arrays.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lumoe.errors import UserError
-from lumoe.moe.planning.plan import FULL_BITS, BoolArray, IntArray, Memory, Plan, Preference, _look_up
+from lumoe.moe.planning.plan import FULL_BITS, BoolArray, IntArray, Memory, Plan, Preference, look_up
 
 
 def random_order(layers: int, experts: int, seed: int) -> IntArray:
@@ -45,7 +48,7 @@ def fill(bits: IntArray, budget: int, bytes_of: Mapping[int, int], priority: Arr
     wanted = np.zeros(bits.shape) if priority is None else np.asarray(priority, dtype=float)
     layer, expert = np.divmod(np.arange(layers * experts), experts)
     order = np.lexsort((layer, expert, -wanted.ravel(), bits.ravel()))
-    sizes = _look_up(bits, bytes_of).ravel()[order]
+    sizes = look_up(bits, bytes_of).ravel()[order]
     resident = np.zeros(layers * experts, dtype=bool)
     # Sizes rise along the order, so what fits is a prefix of the running sum.
     resident[order] = np.cumsum(sizes) <= budget
@@ -58,7 +61,7 @@ def place(bits: IntArray, budget: int, memory: Memory, priority: ArrayLike | Non
     Raises:
         UserError: the budget does not hold the non-expert weights and the swap buffer.
     """
-    everything = int(_look_up(bits, memory.expert).sum())
+    everything = int(look_up(bits, memory.expert).sum())
     if memory.non_expert + everything <= budget:
         return Plan(bits, np.ones(bits.shape, dtype=bool))
     left = budget - memory.non_expert - memory.buffer

@@ -1,7 +1,4 @@
-"""A plan: the precision and the place of every expert, and the two ways to choose them under a byte budget.
-
-Pure functions on arrays. Counts of experts are `L·E` long orders or `[L, E]` arrays; memory is in bytes throughout.
-"""
+"""A plan: the precision and the place of every expert, and what it takes in memory; bytes throughout."""
 
 from __future__ import annotations
 
@@ -85,7 +82,7 @@ class Plan:
 
     def expert_bytes(self, bytes_of: Mapping[int, int]) -> IntArray:
         """Bytes of every expert, int `[L, E]`; `bytes_of` maps bits per weight to the bytes of one expert."""
-        return _look_up(self.bits, bytes_of)
+        return look_up(self.bits, bytes_of)
 
     def bytes_resident(self, bytes_of: Mapping[int, int]) -> int:
         """Bytes that the resident experts take in the fast tier."""
@@ -140,28 +137,12 @@ class Memory:
         return self.non_expert + buffer + plan.bytes_resident(self.expert)
 
 
-@dataclass(frozen=True)
-class Change:
-    """What a reconfiguration touches: bool `[L, E]` each."""
+def look_up(bits: IntArray, bytes_of: Mapping[int, int]) -> IntArray:
+    """Return the bytes of experts at `bits`, in its shape.
 
-    requantize: BoolArray
-    load: BoolArray
-    evict: BoolArray
-
-
-def difference(old: Plan, new: Plan) -> Change:
-    """Return which experts a change of plan touches; all others stay as they are."""
-    if old.shape != new.shape:
-        raise UserError(f"plan: a model of shape {old.shape} cannot take a plan of shape {new.shape}")
-    requantize = old.bits != new.bits
-    return Change(
-        requantize=requantize,
-        load=new.resident & (~old.resident | requantize),
-        evict=old.resident & (~new.resident | requantize),
-    )
-
-
-def _look_up(bits: IntArray, bytes_of: Mapping[int, int]) -> IntArray:
+    Raises:
+        UserError: there is no size for one of the precisions.
+    """
     present, where = np.unique(bits, return_inverse=True)
     missing = [value for value in present.tolist() if value not in bytes_of]
     if missing:

@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,6 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lumoe import __version__
 from lumoe.errors import UserError
-from lumoe.moe.engine.engine import Engine
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.choices import Answer, GenerationError
@@ -29,7 +27,7 @@ from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.last_budget import write_last
 from lumoe.moe.serve.metrics import CountResponses, Metrics
 from lumoe.moe.serve.prompts import Prompts
-from lumoe.moe.serve.scheduler import ClosedError, QueueFullError, Scheduler
+from lumoe.moe.serve.scheduler import ClosedError, Limits, QueueFullError, Scheduler
 from lumoe.moe.serve.schemas import (
     BudgetRequest,
     BudgetResponse,
@@ -46,31 +44,11 @@ from lumoe.resources import package_path
 MAX_BODY_BYTES = 4 << 20
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one server takes on.
-
-    Attributes:
-        slots: sequences that are decoded together.
-        context: tokens of a sequence, prompt and answer.
-        queue: sequences that may wait for a slot.
-        prefill_tokens: prompt tokens that are fed at most between two decode steps.
-        threads: that the engine computes on; None: as many as torch is set to.
-    """
-
-    slots: int = 16
-    context: int = 2048
-    queue: int = 128
-    prefill_tokens: int = 512
-    threads: int | None = None
-
-
 class Server:
     """An engine with its scheduler, governor and metrics, between start and stop of the application."""
 
     def __init__(
         self,
-        engine: Engine,
         prompts: Prompts,
         governor: Governor,
         metrics: Metrics,
@@ -79,22 +57,18 @@ class Server:
         api_key: str | None = None,
         state: Path | None = None,
     ) -> None:
-        self.engine, self.prompts, self.governor, self.metrics = engine, prompts, governor, metrics
+        self.engine, self.prompts, self.governor, self.metrics = governor.engine, prompts, governor, metrics
         self.name, self.limits, self.api_key, self.state = name, limits, api_key, state
         self.started = int(time.time())
-        self.readings = Readings(engine)
-        self.cache = engine.cache(limits.slots, limits.context)
+        self.readings = Readings()
+        self.cache = self.engine.cache(limits.slots, limits.context)
         self.scheduler: Scheduler | None = None
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Run the scheduler while the application runs."""
         loop = asyncio.get_running_loop()
-        self.scheduler = Scheduler(
-            self.engine, self.governor, self.metrics, self.cache,
-            queue=self.limits.queue, prefill_tokens=self.limits.prefill_tokens, threads=self.limits.threads,
-            post=lambda call: _post(loop, call),
-        )  # fmt: skip
+        self.scheduler = Scheduler(self.governor, self.metrics, self.cache, self.limits, lambda call: _post(loop, call))
         try:
             yield
         finally:

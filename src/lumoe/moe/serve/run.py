@@ -25,12 +25,13 @@ from lumoe.moe.planning.inputs import Known, build_planner
 from lumoe.moe.planning.plan import FULL_BITS, Plan, Preference
 from lumoe.moe.planning.planner import Planner
 from lumoe.moe.quantization.folder import read_frequencies
-from lumoe.moe.serve.app import Limits, Server, create_app
+from lumoe.moe.serve.app import Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.last_budget import read_last
 from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.prompts import Prompts
+from lumoe.moe.serve.scheduler import Limits
 
 log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -99,7 +100,7 @@ def load(setup: Setup, limits: Limits) -> Server:
         governor.set_budget(*(last or (budget, setup.preference)))
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context)
     name = setup.name or setup.model.resolve().name
-    return Server(engine, prompts, governor, metrics, name, limits, setup.api_key, setup.state)
+    return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
 
 
 def _planner(setup: Setup, model: OpenedModel, bits: int) -> Planner:

@@ -11,12 +11,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 import torch
 
-from lumoe.moe.engine.engine import Engine
 from lumoe.moe.model.attention import KVCache
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.governor import Governor
@@ -25,6 +25,25 @@ from lumoe.moe.serve.sampling import Draw, draw
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one server takes on.
+
+    Attributes:
+        slots: sequences that are decoded together.
+        context: tokens of a sequence, prompt and answer.
+        queue: sequences that may wait for a slot.
+        prefill_tokens: prompt tokens that are fed at most between two decode steps.
+        threads: that the engine computes on; None: as many as torch is set to.
+    """
+
+    slots: int = 16
+    context: int = 2048
+    queue: int = 128
+    prefill_tokens: int = 512
+    threads: int | None = None
 
 
 class QueueFullError(Exception):
@@ -44,27 +63,20 @@ class Scheduler:
 
     def __init__(
         self,
-        engine: Engine,
         governor: Governor,
         metrics: Metrics,
         cache: KVCache,
-        *,
-        queue: int,
-        prefill_tokens: int,
-        threads: int | None = None,
+        limits: Limits,
         post: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
         """Start.
 
         Args:
             cache: keys and values; its number of sequences is the number of slots.
-            queue: sequences that may wait for a slot.
-            prefill_tokens: prompt tokens that are fed at most between two decode steps.
-            threads: that the engine computes on; as many as the caller's thread by default.
             post: runs a call on the thread where events are wanted, such as an event loop's `call_soon_threadsafe`.
         """
-        self.engine, self.governor, self.metrics = engine, governor, metrics
-        self.cache, self.queue, self.prefill_tokens, self.post = cache, queue, prefill_tokens, post
+        self.engine, self.governor, self.metrics = governor.engine, governor, metrics
+        self.cache, self.limits, self.post = cache, limits, post
         self._free = list(range(len(cache.lengths)))[::-1]
         self._running: list[Generation] = []
         self._waiting: deque[Generation] = deque()
@@ -75,7 +87,7 @@ class Scheduler:
         mine = torch.get_num_threads()
         begun = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(threads or mine, begun), name="lumoe-engine", daemon=True
+            target=self._run, args=(limits.threads or mine, begun), name="lumoe-engine", daemon=True
         )
         self._thread.start()
         begun.wait()
@@ -106,7 +118,7 @@ class Scheduler:
         with self._condition:
             if self._closed:
                 raise ClosedError("the server is shutting down")
-            room = self.queue + len(self._free) - len(self._waiting)
+            room = self.limits.queue + len(self._free) - len(self._waiting)
             if len(generations) > room:
                 raise QueueFullError(len(self._waiting), self.metrics.retry_after_s(len(self._waiting)))
             self._waiting.extend(generations)
@@ -160,7 +172,7 @@ class Scheduler:
     def _round(self) -> None:
         self._drop_cancelled()
         self._admit()
-        left = self.prefill_tokens
+        left = self.limits.prefill_tokens
         while left > 0 and (group := self._next_prompts(left)):
             left -= self._prefill(*group)
             self._serve_calls()

@@ -17,7 +17,7 @@ from lumoe.moe.serve.schemas import BudgetResponse
 class Readings:
     """Things about the process that change while it runs."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self) -> None:
         self._process = psutil.Process()
         self.started = time.monotonic()
 
