@@ -7,7 +7,9 @@ from lumoe.code_inputs import code
 RESULTS, SEED = config["results"], config["seed"]
 MODEL = config["model"]["name"]
 MOE, PHOTONICS = f"{RESULTS}/moe/{MODEL}", f"{RESULTS}/photonics"
-CORPORA = [f"{RESULTS}/corpora/{corpus}" for corpus in config["corpora"]["sources"]]
+CORPUS = f"{RESULTS}/corpora/{{corpus}}"
+CORPUS_NAMES = list(config["corpora"]["sources"])
+CORPORA = expand(CORPUS, corpus=CORPUS_NAMES)
 ENVIRONMENT = "../../envs/lumoe.yaml"
 
 # The parts of the report.
@@ -54,7 +56,7 @@ def flags(**options):
 
 def in_corpora(file):
     """Return `file` of every corpus."""
-    return [f"{corpus}/{file}" for corpus in CORPORA]
+    return expand(f"{CORPUS}/{file}", corpus=CORPUS_NAMES)
 
 
 def device_sets(*names):

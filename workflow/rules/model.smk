@@ -56,7 +56,7 @@ rule fetch_model:
         repository=SOURCE_PLACE,
         flags=flags(output=FETCHED),
     shell:
-        "lumoe model fetch {params.repository} {params.flags} 2> {log}"
+        "lumoe model fetch {params.repository:q} {params.flags} 2> {log}"
 
 
 rule check_model:

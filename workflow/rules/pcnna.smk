@@ -122,18 +122,14 @@ rule explore_designs:
 # Those of the network that the claims are about.
 PCNNA_LAYERS, PCNNA_SUMMARY = expand(rules.model_pcnna.output, network=PCNNA_NETWORK)
 PCNNA_STEPS = expand(rules.model_pcnna_waterfall.output, network=PCNNA_NETWORK)
+STALLS = expand(rules.simulate_pipeline.output, design=["pcnna", "winograd"])
 
 for figure, command, tables in (
     ("pcnna-speedup", "pcnna", {"table": PCNNA_LAYERS, "summary": PCNNA_SUMMARY}),
     ("pcnna-resources", "resources", {"table": PCNNA_LAYERS}),
     ("pcnna-waterfall", "waterfall", {"table": PCNNA_STEPS}),
     ("pcnna-batches", "batches", {"table": rules.model_pcnna_batches.output}),
+    ("pipeline-stall", "stall", {"table": STALLS}),
     ("photonics-pareto", "exploration", {"table": rules.explore_designs.output}),
 ):
     FIGURES[figure] = Figure(f"photonics {command}", OF_ACCELERATORS, tables)
-
-FIGURES["pipeline-stall"] = Figure(
-    "photonics stall",
-    OF_ACCELERATORS,
-    {"table": expand(rules.simulate_pipeline.output, design=["pcnna", "winograd"])},
-)

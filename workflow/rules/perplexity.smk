@@ -6,10 +6,7 @@ SCORED = {
     "device": config["model"]["device"],
     "window": config["perplexity"]["window"],
 }
-CHOSEN_WINDOWS = {
-    "windows": config["perplexity"]["windows"],
-    "activations": config["perplexity"]["activations"],
-}
+SEEDS, POLICIES = config["perplexity"]["seeds"], config["perplexity"]["policies"]
 INTERVALS = flags(bootstrap=config["perplexity"]["bootstrap"], seed=SEED)
 
 
@@ -43,7 +40,7 @@ rule score_random:
     input:
         model=MODEL_FILES,
         quantized=f"{EXPERTS}/manifest.json",
-        corpus=f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
+        corpus=f"{CORPUS}/test.jsonl",
         code=code("moe perplexity"),
     output:
         f"{WINDOWS}.random-{{seed}}.csv",
@@ -55,9 +52,14 @@ rule score_random:
     resources:
         gpu=GPUS,
     params:
-        corpus=flags(corpus=f"{RESULTS}/corpora/{{corpus}}"),
+        corpus=flags(corpus=CORPUS),
         chosen=flags(policy="random", seed="{seed}"),
-        scored=flags(**SCORED, **CHOSEN_WINDOWS, count=config["perplexity"]["counts"]),
+        scored=flags(
+            **SCORED,
+            windows=config["perplexity"]["windows"],
+            activations=config["perplexity"]["activations"],
+            count=config["perplexity"]["counts"],
+        ),
     shell:
         "lumoe moe perplexity {params} --threads {threads} --output {output} 2> {log}"
 
@@ -94,16 +96,8 @@ use rule score_random as score_served with:
 
 rule tabulate_perplexity:
     input:
-        random=expand(
-            rules.score_random.output,
-            corpus=config["corpora"]["sources"],
-            seed=config["perplexity"]["seeds"],
-        ),
-        chosen=expand(
-            rules.score_chosen.output,
-            corpus=config["corpora"]["sources"],
-            policy=config["perplexity"]["policies"],
-        ),
+        random=expand(rules.score_random.output, corpus=CORPUS_NAMES, seed=SEEDS),
+        chosen=expand(rules.score_chosen.output, corpus=CORPUS_NAMES, policy=POLICIES),
         code=code("moe perplexity-table"),
     output:
         table=f"{MOE}/perplexity.csv",
@@ -122,7 +116,7 @@ rule tabulate_perplexity:
 
 rule tabulate_served:
     input:
-        windows=expand(rules.score_served.output, corpus=config["corpora"]["sources"]),
+        windows=expand(rules.score_served.output, corpus=CORPUS_NAMES),
         code=code("moe perplexity-table"),
     output:
         f"{MOE}/perplexity-served.csv",

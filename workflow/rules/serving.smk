@@ -110,7 +110,7 @@ rule replay_residency:
             model=MODEL_FOLDER,
             quantized=EXPERTS,
             corpus=CORPORA,
-            seed=config["perplexity"]["seeds"],
+            seed=SEEDS,
         ),
     shell:
         "lumoe moe residency {params} --threads {threads} --output {output} 2> {log}"

@@ -31,9 +31,8 @@ WINOGRAD_LAYERS, WINOGRAD_SUMMARY = expand(
     rules.model_winograd.output, network=WINOGRAD_NETWORK
 )
 
-FIGURES["winograd"] = Figure(
-    "photonics winograd", OF_ACCELERATORS, {"table": WINOGRAD_SUMMARY}
-)
-FIGURES["winograd-power"] = Figure(
-    "photonics winograd-power", OF_ACCELERATORS, {"table": WINOGRAD_LAYERS}
-)
+for figure, table in (
+    ("winograd", WINOGRAD_SUMMARY),
+    ("winograd-power", WINOGRAD_LAYERS),
+):
+    FIGURES[figure] = Figure(f"photonics {figure}", OF_ACCELERATORS, {"table": table})
