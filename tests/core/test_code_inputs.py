@@ -19,6 +19,7 @@ ROOT = "import typer\nfrom importlib import import_module\nfrom toy.base import 
 LOAD = "def load(names):\n for name in names:\n  group = import_module(f'toy.cli.{name}').app\n"
 GROUPS = f"{ROOT}{LOAD}  app.add_typer(group, name=name)\n"
 GROUP = "import typer\napp = typer.Typer()\n"
+COMMAND = f"{GROUP}@app.command()\ndef "
 ALWAYS = {"__init__.py", "base.py"}
 
 
@@ -35,7 +36,7 @@ def closure(folder: Path, files: dict[str, str], command: str) -> set[str]:
 
 
 def test_a_command_s_own_imports_count_and_not_its_sibling_s(tmp_path: Path) -> None:
-    group = f"{GROUP}@app.command()\ndef one(x):\n import toy.a\n@app.command('other')\ndef two():\n import toy.b\n"
+    group = f"{COMMAND}one(x):\n import toy.a\n@app.command('other')\ndef two():\n import toy.b\n"
     files = {"cli/g.py": group, "a.py": "", "b.py": ""}
     assert closure(tmp_path, files, "g one") == {"cli/g.py", "a.py"}
     assert closure(tmp_path, files, "g other") == {"cli/g.py", "b.py"}
@@ -44,7 +45,7 @@ def test_a_command_s_own_imports_count_and_not_its_sibling_s(tmp_path: Path) -> 
 def test_lazy_imports_of_libraries_count_and_those_for_type_checkers_do_not(tmp_path: Path) -> None:
     lazy = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n import toy.c\nelse:\n import toy.e\n"
     lazy += "class A:\n def f(self):\n  with self:\n   from toy.d import x\n"
-    files = {"cli/g.py": f"{GROUP}@app.command()\ndef one():\n import toy.a\n", "a.py": lazy}
+    files = {"cli/g.py": f"{COMMAND}one():\n import toy.a\n", "a.py": lazy}
     files |= dict.fromkeys(("c.py", "d.py", "e.py"), "")
     assert closure(tmp_path, files, "g one") == {"cli/g.py", "a.py", "d.py", "e.py"}
 
@@ -61,7 +62,7 @@ def test_lazy_imports_of_libraries_count_and_those_for_type_checkers_do_not(tmp_
     ],
 )
 def test_every_way_to_import_a_module_brings_its_packages(tmp_path: Path, statement: str) -> None:
-    files = {"cli/g.py": f"{GROUP}@app.command()\ndef one():\n from toy.r.s import a\n", "r/s/a.py": f"{statement}\n"}
+    files = {"cli/g.py": f"{COMMAND}one():\n from toy.r.s import a\n", "r/s/a.py": f"{statement}\n"}
     files |= dict.fromkeys(("r/__init__.py", "r/s/__init__.py", "p/__init__.py", "p/q/m.py", "p/q/other.py"), "")
     files["p/q/__init__.py"] = "from toy import b\n"
     files["b.py"] = ""
@@ -70,7 +71,7 @@ def test_every_way_to_import_a_module_brings_its_packages(tmp_path: Path, statem
 
 
 def test_a_name_that_the_run_fills_in_stands_for_all_that_fit(tmp_path: Path) -> None:
-    files = {"cli/g.py": f"{GROUP}@app.command()\ndef one():\n import toy.a\n"}
+    files = {"cli/g.py": f"{COMMAND}one():\n import toy.a\n"}
     files["a.py"] = "from importlib import import_module\ndef f(x):\n return import_module(f'toy.kind_{x}')\n"
     files |= dict.fromkeys(("kind_b.py", "kind_c.py", "other.py"), "")
     assert closure(tmp_path, files, "g one") == {"cli/g.py", "a.py", "kind_b.py", "kind_c.py"}
@@ -90,8 +91,8 @@ def test_a_package_of_commands_does_not_bring_the_siblings_that_it_registers(tmp
     files = {
         "cli/g/__init__.py": f"from toy.cli.g import one, two\n{GROUP}"
         "for module in (one, two):\n app.registered_commands += module.app.registered_commands\n",
-        "cli/g/one.py": f"from toy.cli.options import Size\n{GROUP}@app.command()\ndef first(x: Size):\n import toy.a\n",
-        "cli/g/two.py": f"from toy.cli.g.one import Size\n{GROUP}@app.command()\ndef second(x: Size):\n import toy.b\n",
+        "cli/g/one.py": f"from toy.cli.options import Size\n{COMMAND}first(x: Size):\n import toy.a\n",
+        "cli/g/two.py": f"from toy.cli.g.one import Size\n{COMMAND}second(x: Size):\n import toy.b\n",
         "cli/options.py": "Size = int\n",
     } | dict.fromkeys(("a.py", "b.py"), "")
     assert closure(tmp_path, files, "g first") == {"cli/g/one.py", "cli/options.py", "a.py"}
@@ -117,7 +118,7 @@ def test_groups_within_groups_and_groups_that_are_one_command(tmp_path: Path) ->
 
 def test_other_files_count_where_a_module_names_them_with_their_folders_and_what_they_include(tmp_path: Path) -> None:
     files = {
-        "cli/g.py": f"{GROUP}@app.command()\ndef one():\n import toy.k.a\n@app.command()\ndef two():\n import toy.k.b\n",
+        "cli/g.py": f"{COMMAND}one():\n import toy.k.a\n@app.command()\ndef two():\n import toy.k.b\n",
         "k/a.py": "LIBRARY = package_path('k', 'csrc', 'x.cpp')\n",
         "k/b.py": "STYLE = 'plain.style'\nPAGE = 'x.cpp'\n",
         "k/csrc/x.cpp": '#include <vector>\n#include "y.h"\n',
