@@ -56,7 +56,11 @@ class Module:
         self.name, self.path = name, path
         self.package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         self.source = path.read_bytes()
-        self.tree = ast.parse(self.source, str(path))
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """The syntax tree."""
+        return ast.parse(self.source, str(self.path))
 
     @cached_property
     def functions(self) -> list[Function]:
@@ -138,6 +142,10 @@ class Sources:
         paths = _Closure(self).files(*self.find_command(command))
         return sorted(f"src/{path.relative_to(self.folder.parent).as_posix()}" for path in paths)
 
+    def path(self, name: str) -> Path:
+        """Return the file of a module."""
+        return self._paths[name]
+
     def is_command_line(self, name: str) -> bool:
         """Return whether a module belongs to the command line, where only what a command uses is followed."""
         return f"{name}.".startswith(f"{self.command_line}.")
@@ -196,11 +204,12 @@ class Sources:
         raise UserError(f"`lumoe {command}` is a group; its commands: {', '.join(sorted(self.commands(group)))}")
 
     def _module(self, name: str) -> Module:
-        return Module(name, self._paths[name])
+        return Module(name, self.path(name))
 
     def _imports(self, name: str, into_functions: bool) -> list[Import]:
         """Return the imports of a module: all of them, or those of its top level."""
-        module = self.module(name)
+        # A library's tree is not kept: it is read this once, and a garbage collection goes through all that is kept.
+        module = self.module(name) if self.is_command_line(name) else self._module(name)
         # Statements are found without a walk through every expression.
         by_name = any(function.encode() in module.source for function in _IMPORTS_BY_NAME)
         return self.imports(module, _walk(module.tree, into_functions, expressions=by_name))
@@ -210,7 +219,7 @@ class Sources:
 
         It names the file and every folder that lies between, seen from its own folder or from the package.
         """
-        module, found = self.module(name), set[Path]()
+        module, found = self._module(name), set[Path]()
         for other, paths in self._others.items():
             if other.encode() in module.source:
                 for path in paths:
@@ -286,7 +295,7 @@ class _Closure:
             if not self.sources.is_command_line(item.module):
                 self._library(item.module)
         self._symbol(module, function)
-        paths = {self.sources.module(name).path for name in self.modules}
+        paths = {self.sources.path(name) for name in self.modules}
         return paths.union(*map(self.sources.beside, self.modules))
 
     def _library(self, name: str) -> None:

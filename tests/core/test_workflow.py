@@ -227,8 +227,8 @@ def test_after_an_edit_just_those_jobs_run_again(checkout: Path) -> None:
 
 def not_named(command: str, loaded: dict[str, str], source: Path) -> set[str]:
     """Return the loaded files that the closure of `command` lacks, but for modules that only register commands."""
-    libraries = {file for name, file in loaded.items() if not f"{name}.".startswith("lumoe.cli.")}
-    return {str(Path(file).relative_to(source)) for file in libraries} - {*code(command)}
+    files = [Path(file) for name, file in loaded.items() if not f"{name}.".startswith("lumoe.cli.")]
+    return {str(file.relative_to(source)) for file in files if file.is_relative_to(source / "src")} - {*code(command)}
 
 
 @pytest.mark.pipeline
