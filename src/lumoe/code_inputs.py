@@ -350,7 +350,7 @@ class _Closure:
 def imported_by_name(call: ast.Call) -> str | None:
     """Return the module that a call of `import_module` names, a star for what only the run knows; None for other calls.
 
-    A name of which nothing is written in the call is a single star, which stands for no module of a package.
+    A name of which nothing is written in the call is empty.
     """
     if _name(call.func) not in _IMPORTS_BY_NAME or not call.args:
         return None
@@ -359,7 +359,7 @@ def imported_by_name(call: ast.Call) -> str | None:
             return str(value)
         case ast.JoinedStr(parts):
             return "".join(str(part.value) if isinstance(part, ast.Constant) else "*" for part in parts)
-    return "*"
+    return ""
 
 
 def _walk(node: ast.AST, into_functions: bool = True, expressions: bool = True) -> Iterator[ast.AST]:
