@@ -18,9 +18,6 @@ except UserError as error:
     print(f"lumoe: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
-RESULTS, FIGURES, SEED = config["results"], config["figures"], config["seed"]
-MODEL = config["model"]["name"]
-
 
 report: "workflow/report/workflow.rst"
 
@@ -29,11 +26,11 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/corpora.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/quantization.smk"
-include: "workflow/rules/placement.smk"
-include: "workflow/rules/true_scale.smk"
 include: "workflow/rules/perplexity.smk"
 include: "workflow/rules/serving.smk"
 include: "workflow/rules/adaptation.smk"
+include: "workflow/rules/placement.smk"
+include: "workflow/rules/true_scale.smk"
 include: "workflow/rules/networks.smk"
 include: "workflow/rules/pcnna.smk"
 include: "workflow/rules/winograd.smk"
@@ -41,12 +38,16 @@ include: "workflow/rules/uncertainty.smk"
 include: "workflow/rules/crosscheck.smk"
 include: "workflow/rules/accuracy.smk"
 include: "workflow/rules/claims.smk"
+include: "workflow/rules/figures.smk"
 
 
 rule all:
+    # Every table and every figure, and at the end the claims that rest on them.
     default_target: True
     input:
-        claims=rules.print_claims.output,
+        tables=TABLES,
+        figures=[*map(drawn, FIGURES)],
+        verdicts=rules.print_claims.output,
 
 
 onsuccess:

@@ -69,15 +69,6 @@ def test_the_conda_mirror_holds_the_lock() -> None:
     assert dict(pin.split("==") for pin in mirrored) == pins()
 
 
-def test_rules_name_sources_that_exist() -> None:
-    named = set()
-    for path in (ROOT / "workflow/rules").glob("*.smk"):
-        for call in re.findall(r"source\(([^)]*)\)", path.read_text(encoding="utf-8")):
-            named |= set(re.findall(r'"([^"]+)"', call))
-    assert named
-    assert [module for module in sorted(named) if not (ROOT / f"src/lumoe/{module}.py").is_file()] == []
-
-
 def test_no_file_names_a_package_registry() -> None:
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

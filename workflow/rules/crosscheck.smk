@@ -5,32 +5,19 @@ rule crosscheck_published:
         eyeriss="data/eyeriss_layers.csv",
         baselines="data/baselines.csv",
         albireo="data/albireo.yaml",
-        devices=expand(
-            "data/devices/{set}.yaml",
-            set=["physics", "common", "conservative", "moderate", "aggressive"],
+        devices=device_sets(
+            "physics", "common", "conservative", "moderate", "aggressive"
         ),
-        code=source(
-            "photonics/crosscheck",
-            "photonics/pcnna",
-            "photonics/shapes",
-            "photonics/checks",
-            "photonics/network",
-            "photonics/trace",
-            "photonics/zoo",
-            "photonics/devices",
-            "photonics/baselines",
-        ),
+        code=code("photonics crosscheck"),
     output:
-        f"{RESULTS}/photonics/crosscheck.csv",
+        f"{PHOTONICS}/crosscheck.csv",
     log:
         "logs/crosscheck_published.log",
     conda:
-        "../../envs/lumoe.yaml"
+        ENVIRONMENT
     shell:
-        "lumoe photonics crosscheck"
-        " --published {input.published}"
-        " --eyeriss {input.eyeriss}"
-        " --baselines {input.baselines}"
-        " --albireo {input.albireo}"
-        " --output {output}"
-        " 2> {log}"
+        "lumoe photonics crosscheck --published {input.published} --eyeriss {input.eyeriss}"
+        " --baselines {input.baselines} --albireo {input.albireo} --output {output} 2> {log}"
+
+
+TABLES += rules.crosscheck_published.output

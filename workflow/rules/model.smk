@@ -1,26 +1,15 @@
 # The checkpoint that every Mixture-of-Experts rule reads. Its manifest (or configuration) stands for all of its files:
 # it holds their SHA-256 and appears last, with the whole folder.
 SOURCE_KIND, _, SOURCE_PLACE = config["model"]["source"].partition(":")
+TRAINED, FETCHED = f"{RESULTS}/training/{MODEL}", f"{RESULTS}/models/{MODEL}"
 MODEL_FOLDER = {
     "shipped": f"data/models/{MODEL}",
-    "trained": f"{RESULTS}/training/{MODEL}",
+    "trained": TRAINED,
     "folder": SOURCE_PLACE,
-    "hub": f"{RESULTS}/models/{MODEL}",
+    "hub": FETCHED,
 }[SOURCE_KIND]
-MODEL_FILES = f"{MODEL_FOLDER}/" + (
-    "config.json" if SOURCE_KIND == "folder" else "manifest.json"
-)
-# Models with a training record are scored beside a trigram that read the same corpora.
-MODEL_CHECK = (
-    [f"{RESULTS}/moe/{MODEL}/model.json"]
-    if SOURCE_KIND in ("shipped", "trained")
-    else []
-)
-MODEL_FIGURES = (
-    [f"{FIGURES}/{figure}.svg" for figure in ("training-loss", "expert-load")]
-    if MODEL_CHECK
-    else []
-)
+MODEL_MANIFEST = {"folder": "config.json"}.get(SOURCE_KIND, "manifest.json")
+MODEL_FILES = f"{MODEL_FOLDER}/{MODEL_MANIFEST}"
 
 
 localrules:
@@ -30,149 +19,75 @@ localrules:
 rule train:
     # `snakemake train` trains the model anew; nothing else asks for it unless model.source is "trained".
     input:
-        f"{RESULTS}/training/{MODEL}/manifest.json",
+        f"{TRAINED}/manifest.json",
 
 
 rule train_model:
     input:
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}/statistics.json",
-            corpus=config["corpora"]["sources"],
-        ),
-        code=source(
-            "moe/expert_batch",
-            "moe/model_training",
-            "moe/muon",
-            "moe/tokenizer",
-            "moe/train",
-            "moe/training_stream",
-        ),
+        corpora=in_corpora("statistics.json"),
+        code=code("model train"),
     output:
-        manifest=f"{RESULTS}/training/{MODEL}/manifest.json",
+        manifest=f"{TRAINED}/manifest.json",
     log:
         f"logs/train_model/{MODEL}.log",
     conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
+        ENVIRONMENT
     params:
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        flags(
+            corpus=CORPORA,
+            **config["model"]["training"],
+            seed=SEED,
+            checkpoint=f"{TRAINED}.checkpoint",
+            output=TRAINED,
         ),
-        settings=[
-            f"--{key.replace('_', '-')} {value}"
-            for key, value in config["model"]["training"].items()
-        ],
-        seed=SEED,
-        checkpoint=f"{RESULTS}/training/{MODEL}.checkpoint",
     shell:
-        "lumoe model train"
-        " $(printf -- '--corpus %s ' {params.corpora})"
-        " {params.settings}"
-        " --seed {params.seed}"
-        " --threads {threads}"
-        " --checkpoint {params.checkpoint}"
-        " --output $(dirname {output.manifest})"
-        " 2> {log}"
+        "lumoe model train {params} --threads {threads} 2> {log}"
 
 
 rule fetch_model:
+    # Its code is no input: an edit is no reason to download a model again.
     output:
-        manifest=f"{RESULTS}/models/{MODEL}/manifest.json",
+        manifest=f"{FETCHED}/manifest.json",
     log:
         f"logs/fetch_model/{MODEL}.log",
     conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
+        ENVIRONMENT
     params:
         repository=SOURCE_PLACE,
+        flags=flags(output=FETCHED),
     shell:
-        "lumoe model fetch"
-        " {params.repository}"
-        " --output $(dirname {output.manifest})"
-        " 2> {log}"
+        "lumoe model fetch {params.repository:q} {params.flags} 2> {log}"
 
 
 rule check_model:
     input:
         model=MODEL_FILES,
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}/statistics.json",
-            corpus=config["corpora"]["sources"],
-        ),
-        code=source(
-            "moe/held_out",
-            "moe/manifest",
-            "moe/model_check",
-            "moe/model_training",
-            "moe/ngram",
-        ),
+        corpora=in_corpora("statistics.json"),
+        code=code("model check"),
     output:
-        f"{RESULTS}/moe/{MODEL}/model.json",
+        f"{MOE}/model.json",
     log:
         f"logs/check_model/{MODEL}.log",
     conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
+        ENVIRONMENT
     params:
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        flags(
+            model=MODEL_FOLDER,
+            corpus=CORPORA,
+            window=config["perplexity"]["window"],
+            windows=config["perplexity"]["windows"],
         ),
-        window=config["perplexity"]["window"],
-        windows=config["perplexity"]["windows"],
     shell:
-        "lumoe model check"
-        " --model $(dirname {input.model})"
-        " $(printf -- '--corpus %s ' {params.corpora})"
-        " --window {params.window}"
-        " --windows {params.windows}"
-        " --threads {threads}"
-        " --output {output}"
-        " 2> {log}"
+        "lumoe model check {params} --threads {threads} --output {output} 2> {log}"
 
 
-rule plot_training_loss:
-    input:
-        model=MODEL_FILES,
-        code=source("cli/plot_training", "plots/training", "plots/style"),
-    output:
-        svg=report(
-            f"{FIGURES}/training-loss.svg",
-            caption="../report/training-loss.rst",
-            category="2. Model",
-        ),
-        png=f"{FIGURES}/training-loss.png",
-        csv=f"{FIGURES}/training-loss.csv",
-    log:
-        "logs/plot_training_loss/training-loss.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
-    shell:
-        "lumoe plot training loss"
-        " --model $(dirname {input.model})"
-        " --output {output.svg}"
-        " 2> {log}"
-
-
-rule plot_expert_load:
-    input:
-        model=MODEL_FILES,
-        code=source("cli/plot_training", "plots/training", "plots/style"),
-    output:
-        svg=report(
-            f"{FIGURES}/expert-load.svg",
-            caption="../report/expert-load.rst",
-            category="2. Model",
-        ),
-        png=f"{FIGURES}/expert-load.png",
-        csv=f"{FIGURES}/expert-load.csv",
-    log:
-        "logs/plot_expert_load/expert-load.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
-    shell:
-        "lumoe plot training load"
-        " --model $(dirname {input.model})"
-        " --output {output.svg}"
-        " 2> {log}"
+# Models with a training record are scored beside a trigram that read the same corpora.
+if SOURCE_KIND in ("shipped", "trained"):
+    TABLES += rules.check_model.output
+    for figure, command in {"training-loss": "loss", "expert-load": "load"}.items():
+        FIGURES[figure] = Figure(
+            f"training {command}",
+            OF_MODEL,
+            options={"model": MODEL_FOLDER},
+            beside=[MODEL_FILES],
+        )

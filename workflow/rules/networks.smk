@@ -1,40 +1,23 @@
 # Convolution networks, traced once for all rules that model them: they read shapes and need no torch.
-TRACED = f"{RESULTS}/photonics/networks/{{network}}.json"
-TRACE_SOURCES = source("photonics/trace", "photonics/network", "photonics/zoo")
+NETWORKS = f"{PHOTONICS}/networks"
+TRACED = f"{NETWORKS}/{{network}}.json"
+PCNNA_NETWORK = config["photonics"]["pcnna_network"]
+WINOGRAD_NETWORK = config["photonics"]["winograd_network"]
 CONFIGURED_NETWORKS = sorted(
     {
-        config["photonics"]["pcnna_network"],
+        PCNNA_NETWORK,
+        WINOGRAD_NETWORK,
         config["photonics"]["remedies"]["grouped_network"],
         *config["photonics"]["batches"]["networks"],
         config["photonics"]["pipeline"]["network"],
         config["photonics"]["exploration"]["network"],
-        config["photonics"]["winograd_network"],
     }
 )
 
 
-rule trace_networks:
-    # Those of the settings together: importing torch takes longer than tracing.
-    input:
-        code=TRACE_SOURCES,
-    output:
-        expand(TRACED, network=CONFIGURED_NETWORKS),
-    log:
-        "logs/trace_networks.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    params:
-        networks=CONFIGURED_NETWORKS,
-    shell:
-        "lumoe photonics trace"
-        " $(printf -- '--network %s ' {params.networks:q})"
-        " --output $(dirname {output} | head -n 1)"
-        " 2> {log}"
-
-
 rule trace_network:
     input:
-        code=TRACE_SOURCES,
+        code=code("photonics trace"),
     output:
         TRACED,
     log:
@@ -42,12 +25,21 @@ rule trace_network:
     wildcard_constraints:
         network="[^/]+",
     conda:
-        "../../envs/lumoe.yaml"
+        ENVIRONMENT
+    params:
+        flags(network="{network}", output=NETWORKS),
     shell:
-        "lumoe photonics trace"
-        " --network {wildcards.network:q}"
-        " --output $(dirname {output})"
-        " 2> {log}"
+        "lumoe photonics trace {params} 2> {log}"
+
+
+use rule trace_network as trace_networks with:
+    # Those of the settings together: importing torch takes longer than tracing.
+    output:
+        expand(TRACED, network=CONFIGURED_NETWORKS),
+    log:
+        "logs/trace_networks.log",
+    params:
+        flags(network=CONFIGURED_NETWORKS, output=NETWORKS),
 
 
 ruleorder: trace_networks > trace_network

@@ -1,211 +1,103 @@
 # Every (quantised x resident) configuration: of published models on published hardware, of the default model on this
 # machine, from the profile that `calibrate` measured.
-TARGETS = config["placement"]["targets"]
+SHAPE, HARDWARE = "data/shapes/{shape}.yaml", "placement/targets/{shape}"
+CONFIGURATIONS = f"{RESULTS}/moe/{{shape}}/configurations.csv"
+PARETO = f"{RESULTS}/moe/{{shape}}/pareto.csv"
+SWEEP = f"{RESULTS}/moe/{{shape}}/sweep.csv"
+ANCHORS = f"{RESULTS}/moe/{{shape}}/anchors.csv"
+MIXTRAL = "mixtral-8x7b"
+BUDGETS = config["placement"]["budgets"]
+SHARES = config["placement"]["quantized_shares"]
+# What is computed, and how experts are stored.
+WORK = {
+    "buffer_experts": config["placement"]["buffer_experts"],
+    "bits": config["quantization"]["bits"],
+    "group_size": config["quantization"]["group_size"],
+    "prompt_tokens": config["throughput"]["prompt_tokens"],
+    "new_tokens": config["throughput"]["new_tokens"],
+}
 
 
 rule enumerate_published:
     input:
-        shape="data/shapes/{shape}.yaml",
-        hardware=lookup(dpath="placement/targets/{shape}", within=config),
-        code=source("moe/frontier", "moe/cost", "moe/plan", "moe/shape", "moe/hardware"),
+        shape=SHAPE,
+        hardware=lookup(dpath=HARDWARE, within=config),
+        code=code("moe enumerate"),
     output:
-        configurations=f"{RESULTS}/moe/{{shape}}/configurations.csv",
-        pareto=f"{RESULTS}/moe/{{shape}}/pareto.csv",
-        sweep=f"{RESULTS}/moe/{{shape}}/sweep.csv",
+        configurations=CONFIGURATIONS,
+        pareto=PARETO,
+        sweep=SWEEP,
     log:
         "logs/enumerate_published/{shape}.log",
     wildcard_constraints:
-        shape="|".join(TARGETS),
+        shape="|".join(config["placement"]["targets"]),
     conda:
-        "../../envs/lumoe.yaml"
+        ENVIRONMENT
     params:
-        budgets=lookup(dpath="placement/budgets/{shape}", within=config),
-        shares=config["placement"]["quantized_shares"],
-        buffer_experts=config["placement"]["buffer_experts"],
-        bits=config["quantization"]["bits"],
-        group_size=config["quantization"]["group_size"],
-        prompt_tokens=config["throughput"]["prompt_tokens"],
-        new_tokens=config["throughput"]["new_tokens"],
+        model=flags(model=SHAPE),
+        budgets=lambda wildcards: flags(budget=BUDGETS[wildcards.shape]),
+        work=flags(share=SHARES, **WORK),
     shell:
-        "lumoe moe enumerate"
-        " --model {input.shape}"
-        " --hardware {input.hardware}"
-        " --configurations {output.configurations}"
-        " --pareto {output.pareto}"
-        " --sweep {output.sweep}"
-        " $(printf -- '--budget %s ' {params.budgets})"
-        " $(printf -- '--share %s ' {params.shares})"
-        " --buffer-experts {params.buffer_experts}"
-        " --bits {params.bits}"
-        " --group-size {params.group_size}"
-        " --prompt-tokens {params.prompt_tokens}"
-        " --new-tokens {params.new_tokens}"
-        " 2> {log}"
+        "lumoe moe enumerate {params} --hardware {input.hardware} --configurations {output.configurations}"
+        " --pareto {output.pareto} --sweep {output.sweep} 2> {log}"
+
+
+use rule enumerate_published as enumerate_default with:
+    input:
+        model=MODEL_FILES,
+        hardware=rules.calibrate_machine.output,
+        perplexity=rules.tabulate_perplexity.output.table,
+        code=code("moe enumerate"),
+    output:
+        configurations=CONFIGURATIONS.format(shape=MODEL),
+        pareto=PARETO.format(shape=MODEL),
+        sweep=SWEEP.format(shape=MODEL),
+    log:
+        f"logs/enumerate_default/{MODEL}.log",
+    priority: LONG_CHAIN
+    params:
+        model=flags(
+            model=MODEL_FOLDER, perplexity=rules.tabulate_perplexity.output.table
+        ),
+        budgets=flags(budget=BUDGETS["default"]),
 
 
 rule predict_anchors:
     input:
-        shape="data/shapes/{shape}.yaml",
-        hardware=lookup(dpath="placement/targets/{shape}", within=config),
+        shape=SHAPE,
+        hardware=lookup(dpath=HARDWARE, within=config),
         published="data/moe-anchors.csv",
-        code=source("moe/frontier", "moe/cost", "moe/plan", "moe/shape", "moe/hardware"),
+        code=code("moe anchors"),
     output:
-        f"{RESULTS}/moe/{{shape}}/anchors.csv",
+        ANCHORS,
     log:
         "logs/predict_anchors/{shape}.log",
     wildcard_constraints:
-        shape="|".join(TARGETS),
+        shape="|".join(config["placement"]["targets"]),
     conda:
-        "../../envs/lumoe.yaml"
+        ENVIRONMENT
     params:
-        buffer_experts=config["placement"]["buffer_experts"],
-        bits=config["quantization"]["bits"],
-        group_size=config["quantization"]["group_size"],
-        prompt_tokens=config["throughput"]["prompt_tokens"],
-        new_tokens=config["throughput"]["new_tokens"],
+        flags(**WORK),
     shell:
-        "lumoe moe anchors"
-        " --model {input.shape}"
-        " --hardware {input.hardware}"
-        " --published {input.published}"
-        " --output {output}"
-        " --buffer-experts {params.buffer_experts}"
-        " --bits {params.bits}"
-        " --group-size {params.group_size}"
-        " --prompt-tokens {params.prompt_tokens}"
-        " --new-tokens {params.new_tokens}"
-        " 2> {log}"
+        "lumoe moe anchors {params} --model {input.shape} --hardware {input.hardware}"
+        " --published {input.published} --output {output} 2> {log}"
 
 
-rule enumerate_default:
-    input:
-        model=MODEL_FILES,
-        hardware=f"{RESULTS}/moe/{MODEL}/machine.json",
-        perplexity=f"{RESULTS}/moe/{MODEL}/perplexity.csv",
-        code=source("moe/frontier", "moe/cost", "moe/plan", "moe/shape", "moe/hardware"),
-    output:
-        configurations=f"{RESULTS}/moe/{MODEL}/configurations.csv",
-        pareto=f"{RESULTS}/moe/{MODEL}/pareto.csv",
-        sweep=f"{RESULTS}/moe/{MODEL}/sweep.csv",
-    log:
-        f"logs/enumerate_default/{MODEL}.log",
-    priority: LONG_CHAIN
-    conda:
-        "../../envs/lumoe.yaml"
-    params:
-        budgets=config["placement"]["budgets"]["default"],
-        shares=config["placement"]["quantized_shares"],
-        buffer_experts=config["placement"]["buffer_experts"],
-        bits=config["quantization"]["bits"],
-        group_size=config["quantization"]["group_size"],
-        prompt_tokens=config["throughput"]["prompt_tokens"],
-        new_tokens=config["throughput"]["new_tokens"],
-    shell:
-        "lumoe moe enumerate"
-        " --model $(dirname {input.model})"
-        " --hardware {input.hardware}"
-        " --perplexity {input.perplexity}"
-        " --configurations {output.configurations}"
-        " --pareto {output.pareto}"
-        " --sweep {output.sweep}"
-        " $(printf -- '--budget %s ' {params.budgets})"
-        " $(printf -- '--share %s ' {params.shares})"
-        " --buffer-experts {params.buffer_experts}"
-        " --bits {params.bits}"
-        " --group-size {params.group_size}"
-        " --prompt-tokens {params.prompt_tokens}"
-        " --new-tokens {params.new_tokens}"
-        " 2> {log}"
-
-
-rule plot_throughput_memory:
-    input:
-        table=f"{RESULTS}/moe/mixtral-8x7b/configurations.csv",
-        anchors=f"{RESULTS}/moe/mixtral-8x7b/anchors.csv",
-        code=source("plots/moe", "plots/style"),
-    output:
-        svg=report(
-            f"{FIGURES}/moe-throughput-memory.svg",
-            caption="../report/moe-throughput-memory.rst",
-            category="3. Mixture-of-Experts serving",
-        ),
-        beside=multiext(f"{FIGURES}/moe-throughput-memory", ".png", ".csv"),
-    log:
-        "logs/plot_throughput_memory/moe-throughput-memory.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    params:
-        shares=config["placement"]["quantized_shares"],
-    shell:
-        "lumoe plot moe throughput-memory"
-        " --table {input.table}"
-        " --anchors {input.anchors}"
-        " $(printf -- '--share %s ' {params.shares})"
-        " --output {output.svg}"
-        " 2> {log}"
-
-
-rule plot_pareto:
-    input:
-        table=f"{RESULTS}/moe/mixtral-8x7b/pareto.csv",
-        code=source("plots/moe", "plots/style"),
-    output:
-        svg=report(
-            f"{FIGURES}/moe-pareto.svg",
-            caption="../report/moe-pareto.rst",
-            category="3. Mixture-of-Experts serving",
-        ),
-        beside=multiext(f"{FIGURES}/moe-pareto", ".png", ".csv"),
-    log:
-        "logs/plot_pareto/moe-pareto.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    shell:
-        "lumoe plot moe pareto"
-        " --table {input.table}"
-        " --output {output.svg}"
-        " 2> {log}"
-
-
-rule plot_pareto_measured:
-    input:
-        table=rules.enumerate_default.output.pareto,
-        code=source("plots/moe", "plots/style"),
-    output:
-        svg=report(
-            f"{FIGURES}/measured/moe-pareto.svg",
-            caption="../report/moe-pareto-measured.rst",
-            category="3. Mixture-of-Experts serving",
-        ),
-        beside=multiext(f"{FIGURES}/measured/moe-pareto", ".png", ".csv"),
-    log:
-        "logs/plot_pareto_measured/moe-pareto.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    shell:
-        "lumoe plot moe pareto"
-        " --table {input.table}"
-        " --output {output.svg}"
-        " 2> {log}"
-
-
-rule plot_prediction:
-    input:
-        table=f"{RESULTS}/moe/{MODEL}/throughput.csv",
-        code=source("plots/moe", "plots/style"),
-    output:
-        svg=report(
-            f"{FIGURES}/measured/moe-prediction.svg",
-            caption="../report/moe-prediction.rst",
-            category="3. Mixture-of-Experts serving",
-        ),
-        beside=multiext(f"{FIGURES}/measured/moe-prediction", ".png", ".csv"),
-    log:
-        "logs/plot_prediction/moe-prediction.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    shell:
-        "lumoe plot moe prediction"
-        " --table {input.table}"
-        " --output {output.svg}"
-        " 2> {log}"
+FIGURES["moe-throughput-memory"] = Figure(
+    "moe throughput-memory",
+    OF_SERVING,
+    {
+        "table": CONFIGURATIONS.format(shape=MIXTRAL),
+        "anchors": ANCHORS.format(shape=MIXTRAL),
+    },
+    options={"share": SHARES},
+)
+FIGURES["moe-pareto"] = Figure(
+    "moe pareto", OF_SERVING, {"table": PARETO.format(shape=MIXTRAL)}
+)
+FIGURES["measured/moe-pareto"] = Figure(
+    "moe pareto",
+    OF_SERVING,
+    {"table": rules.enumerate_default.output.pareto},
+    title="moe-pareto-measured",
+)

@@ -1,227 +1,125 @@
 # This machine's profile and the speed of configurations on it. Timed rules take the one timing slot.
-EXPERTS = (
-    f"{RESULTS}/moe/{MODEL}/quantized/{config['quantization']['method']}"
-    f"-{config['quantization']['bits']}bit-group{config['quantization']['group_size']}"
-)
+# One thread more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
+TIMED_THREADS = config["throughput"]["threads"] + 1
+# Of every rule that runs the engine.
+ENGINE = {
+    "model": MODEL_FOLDER,
+    "quantized": EXPERTS,
+    "device": config["model"]["device"],
+}
+PROMPTS = {
+    "corpus": CORPORA,
+    "prompt_tokens": config["throughput"]["prompt_tokens"],
+    "new_tokens": config["throughput"]["new_tokens"],
+    "seed": SEED,
+}
+TIMED = {
+    **ENGINE,
+    **PROMPTS,
+    "repeats": config["throughput"]["repeats"],
+    "threads": config["throughput"]["threads"],
+}
 
 
 rule calibrate_machine:
     input:
         model=MODEL_FILES,
         quantized=f"{EXPERTS}/manifest.json",
-        code=source(
-            "moe/attention",
-            "moe/experts",
-            "moe/layer",
-            "moe/model",
-            "moe/profile",
-            "moe/store",
-        ),
+        code=code("moe calibrate"),
     output:
-        f"{RESULTS}/moe/{MODEL}/machine.json",
+        f"{MOE}/machine.json",
     log:
         f"logs/calibrate_machine/{MODEL}.log",
     priority: LONG_CHAIN
     conda:
-        "../../envs/lumoe.yaml"
-    # One more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
-    threads: config["throughput"]["threads"] + 1
+        ENVIRONMENT
+    threads: TIMED_THREADS
     resources:
         timing_slot=1,
         gpu=GPUS,
     params:
-        device=config["model"]["device"],
-        threads=config["throughput"]["threads"],
+        flags(**ENGINE, threads=config["throughput"]["threads"]),
     shell:
-        "lumoe moe calibrate"
-        " --model $(dirname {input.model})"
-        " --quantized $(dirname {input.quantized})"
-        " --device {params.device}"
-        " --threads {params.threads}"
-        " --output {output}"
-        " 2> {log}"
+        "lumoe moe calibrate {params} --output {output} 2> {log}"
 
 
 rule measure_throughput:
     input:
         model=MODEL_FILES,
         quantized=f"{EXPERTS}/manifest.json",
-        hardware=f"{RESULTS}/moe/{MODEL}/machine.json",
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
-            corpus=config["corpora"]["sources"],
-        ),
-        code=source(
-            "moe/attention",
-            "moe/cost",
-            "moe/experts",
-            "moe/layer",
-            "moe/model",
-            "moe/store",
-            "moe/throughput",
-        ),
+        hardware=rules.calibrate_machine.output,
+        corpora=in_corpora("test.jsonl"),
+        code=code("moe throughput"),
     output:
-        f"{RESULTS}/moe/{MODEL}/throughput.csv",
+        f"{MOE}/throughput.csv",
     log:
         f"logs/measure_throughput/{MODEL}.log",
     priority: LONG_CHAIN
     conda:
-        "../../envs/lumoe.yaml"
-    # One more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
-    threads: config["throughput"]["threads"] + 1
+        ENVIRONMENT
+    threads: TIMED_THREADS
     resources:
         timing_slot=1,
         gpu=GPUS,
     params:
-        device=config["model"]["device"],
-        threads=config["throughput"]["threads"],
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        flags(
+            **TIMED,
+            count=config["throughput"]["counts"],
+            resident=config["throughput"]["resident"],
         ),
-        counts=config["throughput"]["counts"],
-        resident=config["throughput"]["resident"],
-        prompt_tokens=config["throughput"]["prompt_tokens"],
-        new_tokens=config["throughput"]["new_tokens"],
-        repeats=config["throughput"]["repeats"],
-        seed=SEED,
     shell:
-        "lumoe moe throughput"
-        " --model $(dirname {input.model})"
-        " --quantized $(dirname {input.quantized})"
-        " --hardware {input.hardware}"
-        " $(printf -- '--corpus %s ' {params.corpora})"
-        " $(printf -- '--count %s ' {params.counts})"
-        " $(printf -- '--resident %s ' {params.resident})"
-        " --prompt-tokens {params.prompt_tokens}"
-        " --new-tokens {params.new_tokens}"
-        " --repeats {params.repeats}"
-        " --seed {params.seed}"
-        " --device {params.device}"
-        " --threads {params.threads}"
-        " --output {output}"
-        " 2> {log}"
-
-
-rule plot_throughput:
-    input:
-        table=f"{RESULTS}/moe/{MODEL}/throughput.csv",
-        code=source("plots/serving"),
-    output:
-        svg=report(
-            f"{FIGURES}/measured/throughput.svg",
-            caption="../report/throughput.rst",
-            category="3. Mixture-of-Experts serving",
-        ),
-        beside=multiext(f"{FIGURES}/measured/throughput", ".png", ".csv"),
-    log:
-        "logs/plot_throughput/throughput.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    shell:
-        "lumoe plot serving throughput"
-        " --table {input.table}"
-        " --output {output.svg}"
-        " 2> {log}"
+        "lumoe moe throughput {params} --hardware {input.hardware} --output {output} 2> {log}"
 
 
 rule measure_batching:
     input:
         model=MODEL_FILES,
         quantized=f"{EXPERTS}/manifest.json",
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
-            corpus=config["corpora"]["sources"],
-        ),
-        code=source(
-            "moe/attention", "moe/experts", "moe/layer", "moe/model", "moe/throughput"
-        ),
+        corpora=in_corpora("test.jsonl"),
+        code=code("moe batching"),
     output:
-        f"{RESULTS}/moe/{MODEL}/batching.csv",
+        f"{MOE}/batching.csv",
     log:
         f"logs/measure_batching/{MODEL}.log",
     conda:
-        "../../envs/lumoe.yaml"
-    # One more than compute: the slow tier's reads, and on two cores nothing else, beside what is timed.
-    threads: config["throughput"]["threads"] + 1
+        ENVIRONMENT
+    threads: TIMED_THREADS
     resources:
         timing_slot=1,
         gpu=GPUS,
     params:
-        device=config["model"]["device"],
-        threads=config["throughput"]["threads"],
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
-        ),
-        batches=config["throughput"]["batches"],
-        prompt_tokens=config["throughput"]["prompt_tokens"],
-        new_tokens=config["throughput"]["new_tokens"],
-        repeats=config["throughput"]["repeats"],
-        seed=SEED,
+        flags(**TIMED, batch=config["throughput"]["batches"]),
     shell:
-        "lumoe moe batching"
-        " --model $(dirname {input.model})"
-        " --quantized $(dirname {input.quantized})"
-        " $(printf -- '--corpus %s ' {params.corpora})"
-        " $(printf -- '--batch %s ' {params.batches})"
-        " --prompt-tokens {params.prompt_tokens}"
-        " --new-tokens {params.new_tokens}"
-        " --repeats {params.repeats}"
-        " --seed {params.seed}"
-        " --device {params.device}"
-        " --threads {params.threads}"
-        " --output {output}"
-        " 2> {log}"
+        "lumoe moe batching {params} --output {output} 2> {log}"
 
 
 rule replay_residency:
     input:
         model=MODEL_FILES,
         quantized=f"{EXPERTS}/experts.csv",
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}/test.jsonl",
-            corpus=config["corpora"]["sources"],
-        ),
-        code=source("moe/layer", "moe/model", "moe/residency"),
+        corpora=in_corpora("test.jsonl"),
+        code=code("moe residency"),
     output:
-        f"{RESULTS}/moe/{MODEL}/residency.csv",
+        f"{MOE}/residency.csv",
     log:
         f"logs/replay_residency/{MODEL}.log",
     conda:
-        "../../envs/lumoe.yaml"
-    threads: 1
+        ENVIRONMENT
     params:
-        corpora=expand(
-            f"{RESULTS}/corpora/{{corpus}}", corpus=config["corpora"]["sources"]
+        flags(
+            model=MODEL_FOLDER,
+            quantized=EXPERTS,
+            corpus=CORPORA,
+            seed=SEEDS,
         ),
-        seeds=config["perplexity"]["seeds"],
     shell:
-        "lumoe moe residency"
-        " --model $(dirname {input.model})"
-        " --quantized $(dirname {input.quantized})"
-        " $(printf -- '--corpus %s ' {params.corpora})"
-        " $(printf -- '--seed %s ' {params.seeds})"
-        " --threads {threads}"
-        " --output {output}"
-        " 2> {log}"
+        "lumoe moe residency {params} --threads {threads} --output {output} 2> {log}"
 
 
-rule plot_residency:
-    input:
-        table=f"{RESULTS}/moe/{MODEL}/residency.csv",
-        code=source("plots/serving"),
-    output:
-        svg=report(
-            f"{FIGURES}/measured/residency.svg",
-            caption="../report/residency.rst",
-            category="3. Mixture-of-Experts serving",
-        ),
-        beside=multiext(f"{FIGURES}/measured/residency", ".png", ".csv"),
-    log:
-        "logs/plot_residency/residency.log",
-    conda:
-        "../../envs/lumoe.yaml"
-    shell:
-        "lumoe plot serving residency"
-        " --table {input.table}"
-        " --output {output.svg}"
-        " 2> {log}"
+TABLES += rules.measure_batching.output
+for figure, command, table in (
+    ("throughput", "serving throughput", rules.measure_throughput.output),
+    ("moe-prediction", "moe prediction", rules.measure_throughput.output),
+    ("residency", "serving residency", rules.replay_residency.output),
+):
+    FIGURES[f"measured/{figure}"] = Figure(command, OF_SERVING, {"table": table})

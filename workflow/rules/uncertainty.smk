@@ -1,84 +1,66 @@
 # On which assumptions each claim on the photonic accelerators hangs, and in how much of their space it holds.
-PHOTONIC_CLAIMS = [
-    "pcnna-optical-core",
-    "pcnna-full-system",
-    "winograd-speed",
-    "winograd-power",
-    "winograd-efficiency",
-]
+TORNADOS = {
+    claim: f"{config['figures']}/uncertainty-{claim}"
+    for claim in (
+        "pcnna-optical-core",
+        "pcnna-full-system",
+        "winograd-speed",
+        "winograd-power",
+        "winograd-efficiency",
+    )
+}
 
 
 rule analyse_uncertainty:
     input:
-        pcnna=expand(TRACED, network=config["photonics"]["pcnna_network"]),
-        winograd=expand(TRACED, network=config["photonics"]["winograd_network"]),
+        pcnna=expand(TRACED, network=PCNNA_NETWORK),
+        winograd=expand(TRACED, network=WINOGRAD_NETWORK),
         studies="data/uncertainty.yaml",
-        devices=expand(
-            "data/devices/{set}.yaml", set=["physics", "common", "pcnna", "moderate"]
-        ),
+        devices=device_sets("physics", "common", "pcnna", "moderate"),
         baselines="data/baselines.csv",
         eyeriss="data/eyeriss_layers.csv",
-        code=source(
-            "photonics/uncertainty",
-            "photonics/metrics",
-            "photonics/pcnna",
-            "photonics/winograd",
-            "photonics/tile",
-            "photonics/shapes",
-            "photonics/checks",
-            "photonics/network",
-            "photonics/devices",
-            "photonics/baselines",
-        ),
+        code=code("photonics uncertainty"),
     output:
-        table=f"{RESULTS}/photonics/uncertainty.csv",
-        summary=f"{RESULTS}/photonics/uncertainty_summary.csv",
+        table=f"{PHOTONICS}/uncertainty.csv",
+        summary=f"{PHOTONICS}/uncertainty_summary.csv",
     log:
         "logs/analyse_uncertainty.log",
     conda:
-        "../../envs/lumoe.yaml"
+        ENVIRONMENT
     params:
-        samples=config["photonics"]["samples"],
-        seed=SEED,
+        flags(samples=config["photonics"]["samples"], seed=SEED),
     shell:
-        "lumoe photonics uncertainty"
-        " --studies {input.studies}"
-        " --output {output.table}"
-        " --summary {output.summary}"
-        " --pcnna-network {input.pcnna}"
-        " --winograd-network {input.winograd}"
-        " --samples {params.samples}"
-        " --seed {params.seed}"
-        " 2> {log}"
+        "lumoe photonics uncertainty --studies {input.studies} {params}"
+        " --pcnna-network {input.pcnna} --winograd-network {input.winograd}"
+        " --output {output.table} --summary {output.summary} 2> {log}"
 
 
 rule draw_tornados:
     # One process draws them all: each is faster drawn than started.
     input:
         table=rules.analyse_uncertainty.output.table,
-        code=source("plots/uncertainty", "plots/style"),
+        code=code("plot photonics tornado"),
     output:
         svg=report(
-            expand(f"{FIGURES}/uncertainty-{{claim}}.svg", claim=PHOTONIC_CLAIMS),
+            expand("{figure}.svg", figure=TORNADOS.values()),
             caption="../report/uncertainty.rst",
-            category="4. Photonic accelerators",
+            category=OF_ACCELERATORS,
         ),
         beside=expand(
-            f"{FIGURES}/uncertainty-{{claim}}.{{suffix}}",
-            claim=PHOTONIC_CLAIMS,
-            suffix=["png", "csv"],
+            "{figure}.{suffix}", figure=TORNADOS.values(), suffix=["png", "csv"]
         ),
     log:
         "logs/draw_tornados.log",
     conda:
-        "../../envs/lumoe.yaml"
+        ENVIRONMENT
     params:
-        figures=[
-            f"--claim {claim} --output {FIGURES}/uncertainty-{claim}.svg"
-            for claim in PHOTONIC_CLAIMS
-        ],
+        " ".join(
+            flags(claim=claim, output=f"{path}.svg")
+            for claim, path in TORNADOS.items()
+        ),
     shell:
-        "lumoe plot photonics tornado"
-        " --table {input.table}"
-        " {params.figures}"
-        " 2> {log}"
+        "lumoe plot photonics tornado --table {input.table} {params} 2> {log}"
+
+
+TABLES += rules.analyse_uncertainty.output
+FIGURES |= {f"uncertainty-{claim}": None for claim in TORNADOS}

@@ -168,7 +168,7 @@ def test_the_pipeline_draws_what_is_there_and_plans_the_rest_as_ever(tmp_path: P
         assert run.returncode == 0, run.stderr
         return run.stdout + run.stderr
 
-    figures = ("plot_true_scale", "plot_true_scale_prediction")
+    figures = ("draw_true_scale", "draw_true_scale_prediction")
     without = planned()
     assert "summarize_true_scale" in without
     assert not any(rule in without for rule in figures)
