@@ -84,7 +84,7 @@ def measure(
 
 def measure_host(experts: DeviceExperts, least_s: float) -> dict[int, Seconds]:
     """Time 16-bit experts that compute in host memory, their input and output on the device."""
-    rested = [experts.at_rest(0, index, FULL_BITS) for index in range(min(4, experts.shape.num_local_experts))]
+    rested = [experts.on_host(0, index, FULL_BITS) for index in range(min(4, experts.shape.num_local_experts))]
     seconds = []
     for count in HOST_TOKENS:
         hidden = torch.randn(count, experts.shape.hidden_size).to(experts.device, experts.dtype)

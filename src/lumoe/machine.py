@@ -23,12 +23,18 @@ class Gpu:
 
 def cpu_name() -> str:
     """Return the processor's model name, or its architecture where the system does not tell."""
+    return _cpu_field("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the names of the processor's instruction sets, as Linux lists them; empty where it does not."""
+    return frozenset(_cpu_field("flags").split())
+
+
+def _cpu_field(name: str) -> str:
     information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def usable_cores() -> int:

@@ -10,8 +10,11 @@ import typer
 
 from lumoe.cli.options import CsvOption, JsonOption
 from lumoe.cli.tables import for_programs, show
+from lumoe.pipeline.settings import Training
 
 app = typer.Typer(no_args_is_help=True)
+# The shipped model's; a pipeline that trains one takes the same.
+DEFAULT = Training()
 
 
 @app.callback()
@@ -23,22 +26,22 @@ def _model() -> None:
 def train(
     corpus: list[Path] = typer.Option(help="corpus folders; their train splits are trained on"),
     output: Path = typer.Option(help="model folder to write"),
-    vocabulary: int = typer.Option(4096, min=300),
-    hidden: int = typer.Option(128, min=8),
-    intermediate: int = typer.Option(448, min=8),
-    layers: int = typer.Option(4, min=1),
-    heads: int = typer.Option(4, min=1),
-    key_value_heads: int = typer.Option(2, min=1),
-    experts: int = typer.Option(8, min=2),
-    sequence: int = typer.Option(256, min=8, help="tokens per training sequence"),
-    batch: int = typer.Option(16, min=1, help="sequences per step"),
-    steps: int = typer.Option(2600, min=1),
-    learning_rate: float = typer.Option(2e-3, min=0.0),
-    warmup: int = typer.Option(100, min=0, help="steps of rising learning rate"),
-    decay: float = typer.Option(0.4, min=0.0, max=1.0, help="share of the steps in which the rate falls to zero"),
-    weight_decay: float = typer.Option(0.1, min=0.0),
-    balance: float = typer.Option(0.01, min=0.0, help="weight of the load-balancing loss"),
-    final_balance: float = typer.Option(0.1, min=0.0, help="its weight at the end of the decay"),
+    vocabulary: int = typer.Option(DEFAULT.vocabulary, min=300),
+    hidden: int = typer.Option(DEFAULT.hidden, min=8),
+    intermediate: int = typer.Option(DEFAULT.intermediate, min=8),
+    layers: int = typer.Option(DEFAULT.layers, min=1),
+    heads: int = typer.Option(DEFAULT.heads, min=1),
+    key_value_heads: int = typer.Option(DEFAULT.key_value_heads, min=1),
+    experts: int = typer.Option(DEFAULT.experts, min=2),
+    sequence: int = typer.Option(DEFAULT.sequence, min=8, help="tokens per training sequence"),
+    batch: int = typer.Option(DEFAULT.batch, min=1, help="sequences per step"),
+    steps: int = typer.Option(DEFAULT.steps, min=1),
+    learning_rate: float = typer.Option(DEFAULT.learning_rate, min=0.0),
+    warmup: int = typer.Option(DEFAULT.warmup, min=0, help="steps of rising learning rate"),
+    decay: float = typer.Option(DEFAULT.decay, min=0.0, max=1.0, help="share of the steps in which it falls to zero"),
+    weight_decay: float = typer.Option(DEFAULT.weight_decay, min=0.0),
+    balance: float = typer.Option(DEFAULT.balance, min=0.0, help="weight of the load-balancing loss"),
+    final_balance: float = typer.Option(DEFAULT.final_balance, min=0.0, help="its weight at the end of the decay"),
     seed: int = typer.Option(0, min=0),
     threads: int = typer.Option(1, min=1),
     checkpoint: Path | None = typer.Option(None, help="state of training: a killed run resumes from it"),

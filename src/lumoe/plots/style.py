@@ -82,8 +82,14 @@ def _first_digit(value: float) -> int:
     return round(value / 10 ** np.floor(np.log10(value))) if value > 0 else 0
 
 
-def basis_note(figure: Figure, text: str) -> None:
-    """Write below the axes what the numbers rest on: measured, simulated, modelled or fitted."""
+def basis_note(figure: Figure, text: str, strip: float | None = None) -> None:
+    """Write below the axes what the numbers rest on: measured, simulated, modelled or fitted.
+
+    Args:
+        strip: share of the figure's height that is left below the axes for it; by default the layout stays as it is.
+    """
+    if strip is not None:
+        figure.set_layout_engine("constrained", rect=(0, strip, 1, 1 - strip))
     figure.text(0.995, 0.005, text, ha="right", va="bottom", fontsize=6, color="0.35")
 
 

@@ -25,7 +25,7 @@ from lumoe.moe.model.static_decoder import StaticDecoder
 from lumoe.moe.offload.device_tier import CudaStreams, DeviceTier, pin_memory
 from lumoe.moe.offload.host_experts import DeviceExperts, checkpoint_writer
 from lumoe.moe.offload.miss_cost import MissCosts, split_misses
-from lumoe.moe.offload.storage import Buffer
+from lumoe.moe.offload.storage import PageBuffer
 from lumoe.moe.planning.cost import seconds_at
 from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced, Transfer
 from lumoe.moe.planning.plan import Plan
@@ -313,7 +313,7 @@ def cuda() -> Iterator[torch.device]:
 
 @pytest.mark.cuda
 def test_pinned_pages_are_pinned_and_copied_beside_computation(cuda: torch.device) -> None:
-    memory = Buffer(64 << 20)
+    memory = PageBuffer(64 << 20)
     memory.bytes.random_(0, 256)
     undo = pin_memory(memory.bytes)
     try:

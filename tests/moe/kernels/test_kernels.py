@@ -19,7 +19,7 @@ from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, encode, nearest, pack_nibbles, unpack_nibbles
 from lumoe.moe.offload.file_experts import ExpertSource
-from lumoe.moe.offload.storage import Buffer, fill
+from lumoe.moe.offload.storage import PageBuffer, fill
 from lumoe.moe.quantization.folder import QuantizedExperts
 from lumoe.moe.quantization.quantize import Recipe, quantize
 
@@ -185,6 +185,6 @@ def test_absent_precision_is_refused(model_bf16: Path, tmp_path: Path) -> None:
 
 def _expert(source: ExpertSource, bits: int, layer: int = 1, index: int = 2):  # type: ignore[no-untyped-def]
     record = source.record(layer, index, bits)
-    buffer = Buffer(record.nbytes)
+    buffer = PageBuffer(record.nbytes)
     fill(buffer, record)
     return source.build(layer, index, bits, buffer.tensors(record))

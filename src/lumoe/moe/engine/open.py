@@ -22,7 +22,7 @@ from lumoe.moe.offload.file_experts import ExpertSource
 from lumoe.moe.offload.file_tier import FileTier
 from lumoe.moe.offload.host_experts import DeviceExperts, checkpoint_writer
 from lumoe.moe.offload.storage import spill_folder
-from lumoe.moe.offload.store import SWAP_BUFFERS, Policy, bytes_needed
+from lumoe.moe.offload.store import SWAP_BUFFERS, CachePolicy, bytes_needed
 from lumoe.moe.offload.tier import Source, Tier
 from lumoe.moe.planning.placement import fill
 from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan
@@ -49,7 +49,7 @@ class EngineConfig:
 
     device: str = "cpu"
     dtype: torch.dtype = torch.bfloat16
-    policy: Policy = "static"
+    policy: CachePolicy = "static"
     swap_buffers: int = SWAP_BUFFERS
     spill: str | Path | None = None
     native: bool = True
@@ -68,14 +68,14 @@ class OpenedModel:
         decoder: weights outside the experts, and the forward pass.
         source: the experts, at every precision that there is.
         tier: the fast tier that an engine brings them into.
-        room: bytes that the device has for experts and swap buffers; None where nothing but the budget limits them.
+        limit_bytes: what the device has for experts and swap buffers; None where nothing but the budget limits them.
     """
 
     decoder: Decoding
     source: Source[Any]
     tier: Tier[Any, Any]
     config: EngineConfig
-    room: int | None = None
+    limit_bytes: int | None = None
 
     @property
     def plan_shape(self) -> tuple[int, int]:
@@ -91,7 +91,7 @@ class OpenedModel:
     @property
     def most_bytes(self) -> int | None:
         """Bytes of weights that the fast tier can hold at most; None where nothing but the budget limits them."""
-        return None if self.room is None else self.decoder.nbytes + self.room
+        return None if self.limit_bytes is None else self.decoder.nbytes + self.limit_bytes
 
     def bytes_needed(self, plan: Plan) -> int:
         """Bytes of the fast tier that `plan` takes: all weights outside the experts, residents, swap buffers."""
@@ -103,8 +103,8 @@ class OpenedModel:
             return plan
         sizes = self.memory.expert
         swap = max(self.config.swap_buffers, 1) * max(sizes[bits] for bits in np.unique(plan.bits).tolist())
-        room = self.most_bytes - self.decoder.nbytes - swap
-        return Plan(plan.bits, plan.resident & fill(plan.bits, room, sizes))
+        left = self.most_bytes - self.decoder.nbytes - swap
+        return Plan(plan.bits, plan.resident & fill(plan.bits, left, sizes))
 
     def left_for_experts(self, budget_bytes: int | None) -> int | None:
         """Return what a budget leaves beside the weights outside the experts; None where there is no budget.
@@ -176,5 +176,5 @@ def open_on_device(checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts]
     recorder = recorder_for(place) if config.recorded else None
     decoder = StaticDecoder(Decoder(checkpoint, config.dtype), place, recorder)
     free = device.free_bytes(place)
-    room = None if free is None else max(free - device.KEPT_FREE - config.beside_bytes, 0)
-    return OpenedModel(decoder, experts, DeviceTier(experts), config, room)
+    limit = None if free is None else max(free - device.KEPT_FREE - config.beside_bytes, 0)
+    return OpenedModel(decoder, experts, DeviceTier(experts), config, limit)

@@ -11,9 +11,9 @@ import ctypes
 import logging
 import os
 from functools import lru_cache
-from pathlib import Path
 
 from lumoe import compiled
+from lumoe.machine import cpu_flags
 from lumoe.resources import package_path
 
 _SOURCES = ("experts.cpp", "layout.h", "simd_avx2.h", "simd_avx512.h")
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None (and say why in the log) where there are none."""
-    known = processor_flags()
+    known = cpu_flags()
     if not {"avx2", "fma"} <= known:
         log.info("no AVX2: experts run on torch's kernels")
         return None
@@ -39,21 +39,11 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def processor_flags() -> frozenset[str]:
-    """Names of the processor's instruction sets, as Linux lists them; empty where it does not."""
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("flags"):
-                return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
-
-
 @lru_cache(maxsize=1)
 def expands() -> bool:
     """Whether this processor multiplies bfloat16 matrices so fast that expanding int4 weights for it pays."""
     found = library()
-    return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in processor_flags()
+    return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in cpu_flags()
 
 
 def _declare(found: ctypes.CDLL) -> ctypes.CDLL:

@@ -22,7 +22,7 @@ import torch
 from lumoe.moe.engine.engine import Engine, Reconfiguration
 from lumoe.moe.engine.open import OpenedModel
 from lumoe.moe.measurement.budget_traces import budgets
-from lumoe.moe.measurement.load_generator import Workload
+from lumoe.moe.measurement.load_generator import LoadGenerator
 from lumoe.moe.planning.placement import PaperRules, random_order
 from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan, Preference
 from lumoe.progress import track
@@ -91,11 +91,11 @@ class Session:
         self.engine, self._open = engine, open_anew
         self._prompts, self._new_tokens = prompts, new_tokens
         self._past_tokens = self._past_failed = 0
-        self.workload: Workload | None = None
+        self.workload: LoadGenerator | None = None
 
     def work(self) -> None:
         """Begin to generate."""
-        self.workload = Workload(self.engine, self._prompts, self._new_tokens)
+        self.workload = LoadGenerator(self.engine, self._prompts, self._new_tokens)
 
     @property
     def tokens(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from lumoe.moe.engine.engine import Engine
 
 
-class Workload:
+class LoadGenerator:
     """Requests one after another at batch 1, the likeliest token each time.
 
     Attributes:

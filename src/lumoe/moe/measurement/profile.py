@@ -6,15 +6,14 @@ Nothing here times a generation: what the model predicts from these numbers is a
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from lumoe.machine import cpu_name
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.model.expert import Expert
 from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced, Transfer
@@ -81,9 +80,9 @@ def some_experts(engine: Engine, bits: int) -> list[Expert]:
     for place in range(min(most, layers * each)):
         layer, index = place % layers, place // layers
         record = source.record(layer, index, bits)
-        room = tier.allocate(record.nbytes)
-        tier.submit(room, tier.bring, room, record).result()
-        experts.append(source.build(layer, index, bits, room.tensors(record)))
+        buffer = tier.allocate(record.nbytes)
+        tier.submit(buffer, tier.load, buffer, record).result()
+        experts.append(source.build(layer, index, bits, buffer.tensors(record)))
     return experts
 
 
@@ -220,14 +219,7 @@ def describe_device(device: torch.device = CPU) -> str:
     """Name the GPU, or the processor and the threads that torch uses."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        for line in information.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    return f"{model}, {torch.get_num_threads()} threads"
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def _seconds(tokens: Sequence[int], seconds: Sequence[float]) -> Seconds:

@@ -53,7 +53,7 @@ class KVCache:
         return sum(value.nbytes for value in (*self.keys, *self.values))
 
 
-class Window:
+class Positions:
     """What one forward pass needs to know about positions: computed once, used by every layer.
 
     Attributes:
@@ -91,40 +91,40 @@ class Attention:
         self.heads, self.key_value_heads = architecture.num_attention_heads, architecture.num_key_value_heads
         self.width = architecture.head_width
 
-    def __call__(self, hidden: torch.Tensor, cache: KVCache, window: Window) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, cache: KVCache, positions: Positions) -> torch.Tensor:
         """Map `[sequences, tokens, hidden]` to the same shape, appending keys and values to the cache."""
         count, tokens, _ = hidden.shape
         heads, shared = self.heads, self.key_value_heads
         mixed = self.projection(hidden).view(count, tokens, heads + 2 * shared, self.width)
         turned = mixed[:, :, : heads + shared]
-        turned = turned * window.cosine + turned.roll(self.width // 2, dims=-1) * window.sine
+        turned = turned * positions.cosine + turned.roll(self.width // 2, dims=-1) * positions.sine
         keys, values = self._remember(
-            cache, window, turned[:, :, heads:].transpose(1, 2), mixed[:, :, heads + shared :].transpose(1, 2)
+            cache, positions, turned[:, :, heads:].transpose(1, 2), mixed[:, :, heads + shared :].transpose(1, 2)
         )
         query = turned[:, :, :heads].transpose(1, 2)
         if tokens == 1:
             # The heads that share a key take the place of tokens: nothing is repeated.
             query = query.reshape(count, shared, heads // shared, self.width)
-            found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=window.mask)
+            found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=positions.mask)
             found = found.reshape(count, 1, heads * self.width)
         else:
             found = functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=window.mask, is_causal=window.causal, enable_gqa=True
+                query, keys, values, attn_mask=positions.mask, is_causal=positions.causal, enable_gqa=True
             )
             found = found.transpose(1, 2).reshape(count, tokens, heads * self.width)
         return self.output(found)
 
     def _remember(
-        self, cache: KVCache, window: Window, keys: torch.Tensor, values: torch.Tensor
+        self, cache: KVCache, positions: Positions, keys: torch.Tensor, values: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         all_keys, all_values = cache.keys[self.index], cache.values[self.index]
-        if window.even:
-            first, start, end = window.slots[0], window.starts[0], window.longest
-            rows = slice(first, first + len(window.slots))
+        if positions.even:
+            first, start, end = positions.slots[0], positions.starts[0], positions.longest
+            rows = slice(first, first + len(positions.slots))
             all_keys[rows, :, start:end] = keys
             all_values[rows, :, start:end] = values
             return all_keys[rows, :, :end], all_values[rows, :, :end]
-        for row, (slot, start) in enumerate(zip(window.slots, window.starts, strict=True)):
-            all_keys[slot, :, start : start + window.tokens] = keys[row]
-            all_values[slot, :, start : start + window.tokens] = values[row]
-        return all_keys[window.slots, :, : window.longest], all_values[window.slots, :, : window.longest]
+        for row, (slot, start) in enumerate(zip(positions.slots, positions.starts, strict=True)):
+            all_keys[slot, :, start : start + positions.tokens] = keys[row]
+            all_values[slot, :, start : start + positions.tokens] = values[row]
+        return all_keys[positions.slots, :, : positions.longest], all_values[positions.slots, :, : positions.longest]

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.model.attention import Attention, KVCache, Rotary, Window
+from lumoe.moe.model.attention import Attention, KVCache, Positions, Rotary
 from lumoe.moe.model.linear import DenseLinear, Linear, linear, linear4
 from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer
 from lumoe.moe.planning.plan import FULL_BITS
@@ -96,10 +96,10 @@ class Decoder:
             Logits `[sequences, tokens or 1, vocabulary]`.
         """
         a = self.architecture
-        window = Window(cache, slots, tokens.shape[1], self._rotary, a.sliding_window)
+        positions = Positions(cache, slots, tokens.shape[1], self._rotary, a.sliding_window)
         hidden = functional.embedding(tokens, self.embedding)
         for (before, attention, between, _), experts in zip(self.layers, self._experts, strict=True):
-            hidden = hidden + attention(rms_norm(hidden, before, a.rms_norm_eps), cache, window)
+            hidden = hidden + attention(rms_norm(hidden, before, a.rms_norm_eps), cache, positions)
             normed = rms_norm(hidden, between, a.rms_norm_eps)
             hidden = hidden + experts(normed.view(-1, a.hidden_size)).view(hidden.shape)
         for slot in slots:

@@ -107,11 +107,11 @@ def pin_memory(memory: torch.Tensor) -> Callable[[], object]:
     return lambda: runtime.cudaHostUnregister(address)
 
 
-class DeviceRoom:
+class DeviceBuffer:
     """Memory of the device for one expert.
 
     Attributes:
-        after: computation that may still read what was here before; a copy into the room waits for it.
+        after: computation that may still read what was here before; a copy into the buffer waits for it.
     """
 
     __slots__ = ("after", "bytes", "nbytes")
@@ -146,29 +146,29 @@ class DeviceTier:
         self.streams: Streams = streams or streams_of(self._device)
         self._readers = ThreadPoolExecutor(READERS if overlapped else 1, thread_name_prefix="lumoe-copy")
 
-    def allocate(self, nbytes: int) -> DeviceRoom:
-        return DeviceRoom(nbytes, self._device)
+    def allocate(self, nbytes: int) -> DeviceBuffer:
+        return DeviceBuffer(nbytes, self._device)
 
-    def bring(self, room: DeviceRoom, record: HostCopy) -> None:
-        # Rooms may be made within a forward pass, and the mode of that is its thread's own.
+    def load(self, buffer: DeviceBuffer, record: HostCopy) -> None:
+        # Buffers may be made within a forward pass, and the mode of that is its thread's own.
         with torch.inference_mode():
-            self.streams.copy(room.bytes[: record.nbytes], record.bytes, room.after)
+            self.streams.copy(buffer.bytes[: record.nbytes], record.bytes, buffer.after)
 
-    def submit(self, room: DeviceRoom, work: Callable[..., T], *arguments: Any) -> Future[T]:
+    def submit(self, buffer: DeviceBuffer, work: Callable[..., T], *arguments: Any) -> Future[T]:
         if not self.overlapped:
             self.streams.finish()
         # Here and not on the reader's thread: what the caller begins from now on may run beside the copy.
-        room.after = self.streams.mark()
+        buffer.after = self.streams.mark()
         return self._readers.submit(work, *arguments)
 
-    def near(
+    def in_place(
         self, layer: int, missing: Sequence[int], bits: Sequence[int], tokens: Sequence[int]
     ) -> Mapping[int, Expert]:
         if self._costs is None:
             return {}
         stay = split_misses(bits, tokens, self._costs)
         return {
-            index: self._experts.at_rest(layer, index, value)
+            index: self._experts.on_host(layer, index, value)
             for index, value, here in zip(missing, bits, stay, strict=True)
             if here
         }

@@ -10,7 +10,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lumoe.moe.model.expert import Expert
-from lumoe.moe.offload.storage import Buffer, Record, fill
+from lumoe.moe.offload.storage import PageBuffer, Record, fill
 from lumoe.moe.offload.tier import T
 
 
@@ -31,16 +31,16 @@ class FileTier:
         self.overlapped = overlapped
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="lumoe-read", initializer=_without_a_team)
 
-    def allocate(self, nbytes: int) -> Buffer:
-        return Buffer(nbytes)
+    def allocate(self, nbytes: int) -> PageBuffer:
+        return PageBuffer(nbytes)
 
-    def bring(self, room: Buffer, record: Record) -> None:
-        fill(room, record)
+    def load(self, buffer: PageBuffer, record: Record) -> None:
+        fill(buffer, record)
 
-    def submit(self, room: Buffer, work: Callable[..., T], *arguments: Any) -> Future[T]:
+    def submit(self, buffer: PageBuffer, work: Callable[..., T], *arguments: Any) -> Future[T]:
         return self._reader.submit(work, *arguments)
 
-    def near(
+    def in_place(
         self, layer: int, missing: Sequence[int], bits: Sequence[int], tokens: Sequence[int]
     ) -> Mapping[int, Expert]:
         return {}

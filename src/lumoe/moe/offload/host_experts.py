@@ -19,7 +19,7 @@ from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Checkpoint, check_finite, expert_name
 from lumoe.moe.kernels.torch_kernels import int4_matmul, int4_packed, int4_supported, pack_int4, stack_rows
 from lumoe.moe.model.expert import MATRICES, DenseExpert, Expert, Int4Expert
-from lumoe.moe.offload.storage import Buffer, Place, aligned, lay_out, views
+from lumoe.moe.offload.storage import PageBuffer, Place, aligned, lay_out, views
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.shape import ModelShape
 from lumoe.moe.quantization.folder import QuantizedExperts
@@ -56,7 +56,7 @@ class HostCopy:
         return views(self.memory.bytes, self.places)
 
 
-class AtRest:
+class HostExpert:
     """An expert that computes in host memory; its input comes from the device and its output goes there."""
 
     __slots__ = ("_expert",)
@@ -146,11 +146,11 @@ class DeviceExperts:
             return DenseExpert(tensors, use_native=self.device.type == "cpu")
         return Int4Expert(tensors, self._groups[bits], int4_matmul(self.device))
 
-    def at_rest(self, layer: int, expert: int, bits: int) -> Expert:
+    def on_host(self, layer: int, expert: int, bits: int) -> Expert:
         """Return the expert computing where it lies; only 16-bit weights are laid out alike on host and device."""
         if bits != FULL_BITS:
             raise ValueError(f"experts at {bits} bits are laid out for {self.device.type}")
-        return AtRest(DenseExpert(self.record(layer, expert, bits).tensors()))
+        return HostExpert(DenseExpert(self.record(layer, expert, bits).tensors()))
 
     def _layout(self, bits: int) -> tuple[Place, ...]:
         hidden, wide = self.shape.hidden_size, self.shape.intermediate_size
@@ -170,7 +170,7 @@ class DeviceExperts:
 
 
 def _own_pages(key: tuple[int, int, int], nbytes: int) -> tuple[HostMemory, bool]:
-    return Buffer(nbytes), False
+    return PageBuffer(nbytes), False
 
 
 def checkpoint_writer(checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts], device: torch.device) -> Writer:

@@ -53,7 +53,7 @@ class Record:
     nbytes: int
 
 
-class Buffer:
+class PageBuffer:
     """Page-aligned memory that goes back to the system as soon as the last reference is dropped."""
 
     __slots__ = ("bytes", "nbytes", "view")
@@ -68,11 +68,7 @@ class Buffer:
 
     def tensors(self, record: Record) -> dict[str, torch.Tensor]:
         """Return the record's tensors as views of this buffer."""
-        found = {}
-        for place in record.places:
-            size = torch.Size(place.shape).numel() * place.dtype.itemsize
-            found[place.name] = self.bytes[place.at : place.at + size].view(place.dtype).view(place.shape)
-        return found
+        return views(self.bytes, record.places)
 
 
 class DirectFile:
@@ -183,7 +179,7 @@ def span(
     return Record(tuple(reads), tuple(places), at)
 
 
-def fill(buffer: Buffer, record: Record) -> None:
+def fill(buffer: PageBuffer, record: Record) -> None:
     """Read a record into a buffer.
 
     Raises:

@@ -20,11 +20,11 @@ import numpy as np
 from lumoe.errors import UserError
 from lumoe.moe.model.expert import Expert
 from lumoe.moe.offload.file_tier import FileTier
-from lumoe.moe.offload.tier import Room, Source, Tier
+from lumoe.moe.offload.tier import Buffer, Source, Tier
 from lumoe.moe.planning.plan import IntArray, Plan
 from lumoe.progress import track
 
-Policy = Literal["static", "lru"]
+CachePolicy = Literal["static", "lru"]
 SWAP_BUFFERS = 2
 
 
@@ -50,7 +50,7 @@ class ExpertStore:
         source: Source[Any],
         plan: Plan,
         budget_bytes: int | None = None,
-        policy: Policy = "static",
+        policy: CachePolicy = "static",
         swap_buffers: int = SWAP_BUFFERS,
         tier: Tier[Any, Any] | None = None,
     ) -> None:
@@ -73,8 +73,8 @@ class ExpertStore:
         self.budget_bytes = 0
         self.bytes_fast = 0
         self._rows: list[list[Expert | None]] = [[None] * experts for _ in range(layers)]
-        self._held: dict[tuple[int, int], Room] = {}
-        self._swap: deque[Room] = deque()
+        self._held: dict[tuple[int, int], Buffer] = {}
+        self._swap: deque[Buffer] = deque()
         # Residents of the plan that are not there yet, in the order of loading, and those being read.
         self._todo: dict[tuple[int, int], None] = {}
         self._arriving: dict[tuple[int, int], Future[Expert]] = {}
@@ -131,7 +131,7 @@ class ExpertStore:
         with self._place_lock:
             if not self._todo:
                 return False
-            task = self._bring(*next(iter(self._todo)))
+            task = self._start_load(*next(iter(self._todo)))
         task.result()
         return True
 
@@ -179,7 +179,7 @@ class ExpertStore:
         counters.misses += len(missing)
         shares = dict(zip(wanted, tokens or [1] * len(wanted), strict=True))
         bits = self.plan.bits[layer, missing].tolist()
-        near = self.tier.near(layer, missing, bits, [shares[index] for index in missing])
+        near = self.tier.in_place(layer, missing, bits, [shares[index] for index in missing])
         counters.in_place += len(near)
         yield from self._fetch_around(layer, wanted, [index for index in missing if index not in near], near, found)
 
@@ -192,12 +192,12 @@ class ExpertStore:
         found: list[tuple[int, Expert | None]],
     ) -> Iterator[tuple[int, Expert]]:
         # With each read its swap buffer, or None where the expert goes to a place of its own.
-        waiting, reading = deque(missing), deque[tuple[int, Future[Expert], Room | None]]()
+        waiting, reading = deque(missing), deque[tuple[int, Future[Expert], Buffer | None]]()
 
         def start() -> None:
             while waiting:
                 buffer = None
-                task = self._bring_to_stay(layer, waiting[0], wanted)
+                task = self._load_to_stay(layer, waiting[0], wanted)
                 if task is None:
                     if not self._swap:
                         return
@@ -251,7 +251,7 @@ class ExpertStore:
                 tasks = list(self._arriving.values())
             wait(tasks)
 
-    def _bring_to_stay(self, layer: int, index: int, wanted: Sequence[int]) -> Future[Expert] | None:
+    def _load_to_stay(self, layer: int, index: int, wanted: Sequence[int]) -> Future[Expert] | None:
         """Start, or find, the read of a missed expert that is to stay: one that the plan wants, or that `lru` keeps."""
         with self._place_lock:
             if (expert := self._rows[layer][index]) is not None:  # it has come since it was missed
@@ -261,12 +261,12 @@ class ExpertStore:
             if (layer, index) in self._arriving:
                 return self._arriving[layer, index]
             if (layer, index) in self._todo:
-                return self._bring(layer, index)
-            if self.policy == "lru" and (buffer := self._make_room(layer, index, wanted)) is not None:
-                return self._bring(layer, index, buffer)
+                return self._start_load(layer, index)
+            if self.policy == "lru" and (buffer := self._evict(layer, index, wanted)) is not None:
+                return self._start_load(layer, index, buffer)
         return None
 
-    def _bring(self, layer: int, expert: int, buffer: Room | None = None) -> Future[Expert]:
+    def _start_load(self, layer: int, expert: int, buffer: Buffer | None = None) -> Future[Expert]:
         """Start to read an expert into a place of its own; the place lock is held."""
         plan = self.plan
         if buffer is None:
@@ -276,7 +276,7 @@ class ExpertStore:
         self._arriving[layer, expert] = task
         return task
 
-    def _arrive(self, layer: int, expert: int, buffer: Room, plan: Plan) -> Expert:
+    def _arrive(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
         try:
             loaded = self._read(layer, expert, buffer, plan)
         except BaseException:
@@ -292,7 +292,7 @@ class ExpertStore:
             self._held[layer, expert] = buffer
         return loaded
 
-    def _make_room(self, layer: int, index: int, wanted: Sequence[int]) -> Room | None:
+    def _evict(self, layer: int, index: int, wanted: Sequence[int]) -> Buffer | None:
         """Take the buffer of the least recently used expert of this layer and precision, if one can be spared."""
         bits = self.plan.bits[layer]
         row, used = self._rows[layer], self._used[layer]
@@ -304,10 +304,10 @@ class ExpertStore:
         row[victim] = None
         return self._held.pop((layer, victim))
 
-    def _read(self, layer: int, expert: int, buffer: Room, plan: Plan) -> Expert:
+    def _read(self, layer: int, expert: int, buffer: Buffer, plan: Plan) -> Expert:
         bits = int(plan.bits[layer, expert])
         record = self.source.record(layer, expert, bits)
-        self.tier.bring(buffer, record)
+        self.tier.load(buffer, record)
         with self._bytes_lock:
             self.counters.bytes_moved += record.nbytes
         return self.source.build(layer, expert, bits, buffer.tensors(record))
@@ -315,15 +315,15 @@ class ExpertStore:
     def _size(self, plan: Plan, layer: int, expert: int) -> int:
         return self.source.nbytes(int(plan.bits[layer, expert]))
 
-    def _allocate(self, nbytes: int) -> Room:
+    def _allocate(self, nbytes: int) -> Buffer:
         with self._bytes_lock:
             if self.bytes_fast + nbytes > self.budget_bytes:
                 raise RuntimeError(f"{nbytes} bytes more would exceed the budget of {self.budget_bytes}")
             self.bytes_fast += nbytes
-        room: Room = self.tier.allocate(nbytes)
-        return room
+        buffer: Buffer = self.tier.allocate(nbytes)
+        return buffer
 
-    def _free(self, buffer: Room) -> None:
+    def _free(self, buffer: Buffer) -> None:
         nbytes = buffer.nbytes
         del buffer
         with self._bytes_lock:

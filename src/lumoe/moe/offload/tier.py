@@ -16,12 +16,12 @@ from lumoe.moe.model.expert import Expert
 from lumoe.moe.offload.storage import Place
 
 T = TypeVar("T")
-Held = TypeVar("Held", bound="Room")
-Stored_co = TypeVar("Stored_co", bound="Resting", covariant=True)
-Stored_contra = TypeVar("Stored_contra", bound="Resting", contravariant=True)
+Held = TypeVar("Held", bound="Buffer")
+Stored_co = TypeVar("Stored_co", bound="Stored", covariant=True)
+Stored_contra = TypeVar("Stored_contra", bound="Stored", contravariant=True)
 
 
-class Room(Protocol):
+class Buffer(Protocol):
     """Memory of the fast tier; it is given back when the last reference is dropped."""
 
     nbytes: int
@@ -31,7 +31,7 @@ class Room(Protocol):
         ...
 
 
-class Resting(Protocol):
+class Stored(Protocol):
     """One expert on the slow tier: the bytes that it takes in the fast one, and the tensors among them."""
 
     @property
@@ -76,18 +76,18 @@ class Tier(Protocol[Held, Stored_contra]):
     overlapped: bool
 
     def allocate(self, nbytes: int) -> Held:
-        """Return room for one expert."""
+        """Return memory for one expert."""
         ...
 
-    def bring(self, room: Held, record: Stored_contra) -> None:
-        """Copy an expert into `room`; on return it is whole. Called from a thread of `submit`."""
+    def load(self, buffer: Held, record: Stored_contra) -> None:
+        """Copy an expert into `buffer`; on return it is whole. Called from a thread of `submit`."""
         ...
 
-    def submit(self, room: Held, work: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Run `work`, which brings an expert into `room`, beside the caller; what was begun before may still use it."""
+    def submit(self, buffer: Held, work: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Run `work`, which loads an expert into `buffer`, beside the caller; what was begun before may use it yet."""
         ...
 
-    def near(
+    def in_place(
         self, layer: int, missing: Sequence[int], bits: Sequence[int], tokens: Sequence[int]
     ) -> Mapping[int, Expert]:
         """Return those of the missed experts that had better compute where they rest than be brought.
@@ -102,5 +102,5 @@ class Tier(Protocol[Held, Stored_contra]):
         ...
 
     def reclaim(self) -> None:
-        """Hand rooms that were given up back to the device."""
+        """Hand buffers that were given up back to the device."""
         ...

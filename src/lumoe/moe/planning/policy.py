@@ -1,4 +1,4 @@
-"""Policies: which experts give up precision, as plans that take equally many bytes."""
+"""Precision policies: which experts give up precision, as plans that take equally many bytes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from lumoe.moe.planning.placement import quantize_first, random_order
 from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan
 from lumoe.moe.planning.sensitivity import cheapest_first, choose_bits, cost_table
 
-Policy = Literal["random", "sensitivity", "mixed"]
-POLICIES: tuple[Policy, ...] = get_args(Policy)
+PrecisionPolicy = Literal["random", "sensitivity", "mixed"]
+POLICIES: tuple[PrecisionPolicy, ...] = get_args(PrecisionPolicy)
 
 
 def plans_of(

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.model.attention import KVCache, Rotary, Window
+from lumoe.moe.model.attention import KVCache, Positions, Rotary
 from lumoe.moe.model.decoder import Decoder, rms_norm
 from lumoe.moe.model.moe_layer import route
 
@@ -57,8 +57,8 @@ def walk(checkpoint: Checkpoint, tokens: torch.Tensor) -> Iterator[LayerInputs]:
             part = hidden[begin : begin + _SEQUENCES_AT_ONCE]
             # Only this layer's pages of the fresh cache are ever touched.
             cache = KVCache(a, len(part), part.shape[1], torch.float32)
-            window = Window(cache, list(range(len(part))), part.shape[1], rotary, a.sliding_window)
-            part += attention(rms_norm(part, before, a.rms_norm_eps), cache, window)
+            positions = Positions(cache, list(range(len(part))), part.shape[1], rotary, a.sliding_window)
+            part += attention(rms_norm(part, before, a.rms_norm_eps), cache, positions)
         normed = rms_norm(hidden, between, a.rms_norm_eps).view(-1, a.hidden_size)
         weights, chosen = route(normed, gate, a.num_experts_per_tok)
         inputs = LayerInputs(index, normed, weights, chosen)

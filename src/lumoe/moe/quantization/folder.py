@@ -49,6 +49,12 @@ def codebook_tensors(
     return {f"{name}.codes": pack_nibbles(codes), f"{name}.scales": scales, f"{name}.values": values}
 
 
+def looked_up(codes: torch.Tensor, scales: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the weights float32 `[outputs, inputs]` that codes stand for: `values [16]` times their group's scale."""
+    found = values.float()[codes.int()]
+    return (found.view(*scales.shape, -1) * scales.float().unsqueeze(-1)).view(found.shape)
+
+
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Say that the folder is complete, and how its experts were made."""
     write_sealed_json(folder / MANIFEST, {"format": FORMAT, **values})
@@ -100,9 +106,8 @@ class QuantizedExperts:
         if self.affine:
             return self.matrix(layer, expert, name).dequantize()
         tensors = self._load(layer, expert)
-        scales = tensors[f"{name}.scales"].float()
-        looked_up = tensors[f"{name}.values"].float()[unpack_nibbles(tensors[f"{name}.codes"]).int()]
-        return (looked_up.view(*scales.shape, -1) * scales.unsqueeze(-1)).view(looked_up.shape)
+        codes = unpack_nibbles(tensors[f"{name}.codes"])
+        return looked_up(codes, tensors[f"{name}.scales"], tensors[f"{name}.values"])
 
     def _load(self, layer: int, expert: int) -> dict[str, torch.Tensor]:
         if self._last is None or self._last[0] != (layer, expert):

@@ -26,6 +26,7 @@ from lumoe.moe.quantization.folder import (
     affine_tensors,
     codebook_tensors,
     expert_path,
+    looked_up,
     save_expert,
     write_manifest,
 )
@@ -189,11 +190,7 @@ def quantize_matrices(
         tensors: dict[str, torch.Tensor] = {}
         for name, parts in zip(("w1", "w2", "w3"), found, strict=True):
             tensors |= codebook_tensors(name, *parts)
-        approximate = [
-            (values[codes.int()].view(*scales.shape, -1) * scales.float().unsqueeze(-1)).view(codes.shape)
-            for codes, scales, values in found
-        ]
-        return tensors, approximate, method
+        return tensors, [looked_up(*parts) for parts in found], method
     solve = _solver(method)
     matrices = _calibrated(solve, w1, w2, w3, hidden, recipe) if solve else None
     if matrices is None:

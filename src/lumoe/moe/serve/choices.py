@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.prompts import Prompts
-from lumoe.moe.serve.sampling import Draw
+from lumoe.moe.serve.sampling import SampledToken
 from lumoe.moe.serve.schemas import Usage
 
 Kind = Literal["completion", "chat"]
@@ -69,7 +69,7 @@ class Answer:
 
     def usage(self) -> Usage:
         """Count tokens, as OpenAI does: those of all choices, but those of a prompt once."""
-        prompt, completion = self.prompt_tokens, sum(generation.drawn for generation in self.generations)
+        prompt, completion = self.prompt_tokens, sum(generation.made for generation in self.generations)
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     def whole(self, texts: dict[int, list[Piece]]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Answer:
         choices = []
         for index, pieces in sorted(texts.items()):
             text = "".join(piece.text for piece in pieces)
-            draws = [draw for piece in pieces for draw in piece.draws]
+            sampled = [one for piece in pieces for one in piece.sampled]
             content: dict[str, Any] = (
                 {"message": {"role": "assistant", "content": text, "refusal": None}}
                 if self.kind == "chat"
@@ -85,7 +85,7 @@ class Answer:
             )
             finish = pieces[-1].finish
             choices.append(
-                {"index": index, **content, "logprobs": self._logprobs(index, draws), "finish_reason": finish}
+                {"index": index, **content, "logprobs": self._logprobs(index, sampled), "finish_reason": finish}
             )
         return {**self._head(streamed=False), "choices": choices, "usage": self.usage().model_dump()}
 
@@ -101,7 +101,7 @@ class Answer:
         content: dict[str, Any] = (
             {"delta": {"content": piece.text} if piece.text else {}} if self.kind == "chat" else {"text": piece.text}
         )
-        return self._chunk(index, content, self._logprobs(index, list(piece.draws)), piece.finish)
+        return self._chunk(index, content, self._logprobs(index, list(piece.sampled)), piece.finish)
 
     def closing(self) -> dict[str, Any]:
         """Return the last chunk of a stream that reports its usage."""
@@ -117,26 +117,26 @@ class Answer:
             kind = "chat.completion.chunk" if streamed else "chat.completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _logprobs(self, index: int, draws: list[Draw]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, sampled: list[SampledToken]) -> dict[str, Any] | None:
         if self.top is None:
             return None
         if self.kind == "chat":
-            return {"content": [self._chat_entry(draw) for draw in draws], "refusal": None}
-        texts = [self.prompts.token_text(draw.token) for draw in draws]
+            return {"content": [self._chat_entry(one) for one in sampled], "refusal": None}
+        texts = [self.prompts.token_text(one.token) for one in sampled]
         offsets, at = [], self._offsets.get(index, 0)
         for text in texts:
             offsets.append(at)
             at += len(text)
         self._offsets[index] = at
-        tops = [{self.prompts.token_text(token): value for token, value in draw.top[: self.top]} for draw in draws]
+        tops = [{self.prompts.token_text(token): value for token, value in one.top[: self.top]} for one in sampled]
         return {
             "tokens": texts,
-            "token_logprobs": [draw.logprob for draw in draws],
+            "token_logprobs": [one.logprob for one in sampled],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
 
-    def _chat_entry(self, draw: Draw) -> dict[str, Any]:
+    def _chat_entry(self, one: SampledToken) -> dict[str, Any]:
         def entry(token: int, value: float) -> dict[str, Any]:
             return {
                 "token": self.prompts.token_text(token),
@@ -144,5 +144,5 @@ class Answer:
                 "bytes": list(self.prompts.token_bytes(token)),
             }
 
-        top = [entry(token, value) for token, value in draw.top[: self.top]]
-        return {**entry(draw.token, draw.logprob), "top_logprobs": top}
+        top = [entry(token, value) for token, value in one.top[: self.top]]
+        return {**entry(one.token, one.logprob), "top_logprobs": top}

@@ -1,4 +1,4 @@
-"""One sequence being generated: its prompt, how it is drawn, and what it has come to."""
+"""One sequence being generated: its prompt, how it is sampled, and what it has come to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from lumoe.moe.planning.plan import Preference
-from lumoe.moe.serve.sampling import Draw, Sampler, Sampling
+from lumoe.moe.serve.sampling import SampledToken, Sampler, Sampling
 from lumoe.moe.serve.text import TextStream
 
 Finish = Literal["stop", "length"]
@@ -22,7 +22,7 @@ class Piece:
     """Text that is ready, with the tokens that it is made of."""
 
     text: str
-    draws: tuple[Draw, ...]
+    sampled: tuple[SampledToken, ...]
     finish: Finish | None = None
 
 
@@ -64,11 +64,11 @@ class Generation:
         self.end_tokens = end_tokens
         # Whether a token begins with a space depends on the token before it, not on the whole prompt.
         self._text = TextStream(tokenizer, self.prompt[-4:], stops)
-        self._unreleased: deque[tuple[int, Draw]] = deque()
+        self._unreleased: deque[tuple[int, SampledToken]] = deque()
         self.times = Times()
         self.slot: int | None = None
         self.fed = 0
-        self.drawn = 0
+        self.made = 0
         self.last = -1
         self.cancelled = False
 
@@ -81,28 +81,28 @@ class Generation:
         """Ask for no more tokens."""
         self.cancelled = True
 
-    def accept(self, draw: Draw) -> Piece | None:
+    def accept(self, sampled: SampledToken) -> Piece | None:
         """Take the next token; return what can be shown of it, or None while nothing can."""
         self.times.last_token = time.perf_counter()
         if self.times.first_token is None:
             self.times.first_token = self.times.last_token
-        self.last, self.drawn = draw.token, self.drawn + 1
-        ended = draw.token in self.end_tokens
+        self.last, self.made = sampled.token, self.made + 1
+        ended = sampled.token in self.end_tokens
         text = ""
         if not ended:
-            self._unreleased.append((self._text.decoded, draw))
-            text = self._text.push(draw.token)
+            self._unreleased.append((self._text.decoded, sampled))
+            text = self._text.push(sampled.token)
         if ended or self._text.stopped:
             finish: Finish | None = "stop"
         else:
-            finish = "length" if self.drawn >= self.sampling.max_tokens else None
+            finish = "length" if self.made >= self.sampling.max_tokens else None
         if finish and not self._text.stopped:
             text += self._text.finish()
             finish = "stop" if self._text.stopped else finish
-        draws = self._released(everything=finish is not None and not self._text.stopped)
-        return Piece(text, draws, finish) if text or finish else None
+        shown = self._released(everything=finish is not None and not self._text.stopped)
+        return Piece(text, shown, finish) if text or finish else None
 
-    def _released(self, everything: bool) -> tuple[Draw, ...]:
+    def _released(self, everything: bool) -> tuple[SampledToken, ...]:
         """Tokens whose text has begun to appear."""
         found = []
         while self._unreleased and (everything or self._unreleased[0][0] < self._text.released):

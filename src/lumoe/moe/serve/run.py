@@ -17,7 +17,7 @@ from lumoe.moe.checkpoint.tokenizer import load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.open import EngineConfig, OpenedModel, open_model
-from lumoe.moe.offload.store import Policy
+from lumoe.moe.offload.store import CachePolicy
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
@@ -57,7 +57,7 @@ class Setup:
     name: str | None = None
     api_key: str | None = None
     dtype: str = "bfloat16"
-    policy: Policy = "static"
+    policy: CachePolicy = "static"
     seed: int = 0
     state: Path | None = None
     device: str = "cpu"

@@ -12,13 +12,13 @@ import torch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one sequence is drawn.
+    """How one sequence is sampled.
 
     Attributes:
         temperature: 0 takes the most likely token.
-        top_p: draw from the smallest set of tokens whose probabilities sum to at least this.
+        top_p: sample from the smallest set of tokens whose probabilities sum to at least this.
         seed: of the sequence's random stream; None draws one.
-        max_tokens: tokens to draw at most.
+        max_tokens: tokens to sample at most.
         top_logprobs: how many of the most likely tokens are reported; None reports no log-probability at all.
     """
 
@@ -30,8 +30,8 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """One drawn token; log-probabilities are the model's own, before temperature and top-p."""
+class SampledToken:
+    """One sampled token; log-probabilities are the model's own, before temperature and top-p."""
 
     token: int
     logprob: float = 0.0
@@ -39,12 +39,12 @@ class Draw:
 
 
 class Sampler:
-    """How one sequence is drawn, with its stream of random numbers."""
+    """How one sequence is sampled, with its stream of random numbers."""
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
-        # Other sequences and other requests never touch this stream: equal seeds give equal draws in any batch.
+        # Other sequences and other requests never touch this stream: equal seeds give equal tokens in any batch.
         self._random = random.Random(seed)  # noqa: S311 - draws of words, not of secrets
 
     def uniform(self) -> float:
@@ -52,21 +52,21 @@ class Sampler:
         return self._random.random()
 
 
-def draw(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Draw]:
-    """Draw one token for each row of logits `[sequences, vocabulary]`."""
+def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken]:
+    """Sample one token for each row of logits `[sequences, vocabulary]`."""
     tokens = logits.argmax(dim=-1)
     warm = [row for row, sampler in enumerate(samplers) if sampler.sampling.temperature > 0]
-    # Apart from each other: a sequence that draws from everything does so in any company.
+    # Apart from each other: a sequence that samples from everything does so in any company.
     for cut in (False, True):
         if rows := [row for row in warm if (samplers[row].sampling.top_p < 1) == cut]:
             tokens[rows] = _sample(logits[rows], [samplers[row] for row in rows], cut)
-    draws = [Draw(token) for token in tokens.tolist()]
+    sampled = [SampledToken(token) for token in tokens.tolist()]
     reported = [row for row, sampler in enumerate(samplers) if sampler.sampling.top_logprobs is not None]
     if reported:
         counts = [samplers[row].sampling.top_logprobs or 0 for row in reported]
         for row, report in zip(reported, _report(logits[reported], tokens[reported], counts), strict=True):
-            draws[row] = report
-    return draws
+            sampled[row] = report
+    return sampled
 
 
 def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +90,7 @@ def _sample(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> tor
     """Return tokens `[sequences]`: each stream's next number, put through the inverse of the cumulated probabilities.
 
     Args:
-        cut: whether to draw from the nucleus only.
+        cut: whether to sample from the nucleus only.
     """
     settings = [(s.sampling.temperature, s.sampling.top_p, s.uniform()) for s in samplers]
     columns = torch.tensor(settings, dtype=torch.float64, device=logits.device).unsqueeze(1)
@@ -105,12 +105,12 @@ def _sample(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> tor
     return (place if tokens is None else tokens.gather(-1, place)).squeeze(1)
 
 
-def _report(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[Draw]:
+def _report(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[SampledToken]:
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     drawn = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).tolist()
     values, best = logprobs.topk(min(max(counts), logprobs.shape[1]))
     rows = zip(tokens.tolist(), drawn, best.tolist(), values.tolist(), counts, strict=True)
     return [
-        Draw(token, logprob, tuple(zip(top[:count], near[:count], strict=True)))
+        SampledToken(token, logprob, tuple(zip(top[:count], near[:count], strict=True)))
         for token, logprob, top, near, count in rows
     ]

@@ -21,7 +21,7 @@ from lumoe.moe.model.attention import KVCache
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics
-from lumoe.moe.serve.sampling import Draw, draw
+from lumoe.moe.serve.sampling import SampledToken, sample
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -176,7 +176,7 @@ class Scheduler:
         while left > 0 and (group := self._next_prompts(left)):
             left -= self._prefill(*group)
             self._serve_calls()
-        decoding = [generation for generation in self._running if generation.drawn]
+        decoding = [generation for generation in self._running if generation.made]
         if decoding:
             tokens = torch.tensor([[generation.last] for generation in decoding])
             self._hand_out(decoding, self._step(tokens, decoding))
@@ -188,10 +188,10 @@ class Scheduler:
         while self._calls:
             self._calls.popleft()()
 
-    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[Draw]:
+    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken]:
         slots = [generation.slot for generation in generations if generation.slot is not None]
         logits = self.engine.step(tokens, self.cache, slots)[:, -1]
-        return draw(logits, [generation.sampler for generation in generations])
+        return sample(logits, [generation.sampler for generation in generations])
 
     def _admit(self) -> None:
         with self._condition:
@@ -225,13 +225,13 @@ class Scheduler:
         done = [row for row, generation in enumerate(group) if generation.prefilled]
         if done:
             ready = [group[row] for row in done]
-            self._hand_out(ready, draw(logits[done], [generation.sampler for generation in ready]))
+            self._hand_out(ready, sample(logits[done], [generation.sampler for generation in ready]))
         return size * len(group)
 
-    def _hand_out(self, generations: Sequence[Generation], draws: Sequence[Draw]) -> None:
-        for generation, drawn in zip(generations, draws, strict=True):
+    def _hand_out(self, generations: Sequence[Generation], sampled: Sequence[SampledToken]) -> None:
+        for generation, token in zip(generations, sampled, strict=True):
             before = generation.times.last_token
-            piece = generation.accept(drawn)
+            piece = generation.accept(token)
             self.metrics.token(generation.times, before)
             if piece is not None:
                 self._events.append((generation, piece))

@@ -9,7 +9,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lumoe.plots.style import (
@@ -93,7 +92,7 @@ def draw_throughput_memory(
     _log_speed(axes)
     axes.set(xlabel="fast-tier memory (GB)", ylabel=SPEED_LABEL)
     axes.legend(title=f"4-bit experts of {total}", loc="center left", bbox_to_anchor=(1.01, 0.5))
-    _note(figure, f"modelled: {table['hardware'].iloc[0]}; one constant fitted to 13.00 tokens/s")
+    basis_note(figure, f"modelled: {table['hardware'].iloc[0]}; one constant fitted to 13.00 tokens/s", 0.05)
     points = anchors.assign(placement=PUBLISHED, bytes_fast=anchors["budget_bytes"])
     columns = ["hardware", "placement", "quantized_experts", "resident_experts", "bytes_fast", "predicted_tokens_per_s"]
     columns += ["published_tokens_per_s", "basis"]
@@ -121,7 +120,7 @@ def draw_pareto(pareto: pd.DataFrame, output: str | Path) -> None:
     )
     axes.legend(title=f"budget ({unit})", loc="center left", bbox_to_anchor=(1.01, 0.5))
     basis = "perplexity measured, interpolated between measured counts" if measured else "quality axis is a count"
-    _note(figure, f"speed modelled: {table['hardware'].iloc[0]}; {basis}")
+    basis_note(figure, f"speed modelled: {table['hardware'].iloc[0]}; {basis}", 0.05)
     columns = ["hardware", "budget_bytes", "quantized_experts", "resident_experts", "bytes_fast"]
     columns += ["predicted_tokens_per_s", "perplexity", "perplexity_basis"]
     save(figure, output, table[columns])
@@ -160,7 +159,7 @@ def draw_perplexity(perplexity: pd.DataFrame, output: str | Path) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         _bytes_above(axes, perplexity)
     panels[0][0].legend(title="which experts", loc="upper left")
-    _note(figure, "measured; 95 % paired bootstrap over windows, one point per choice of experts")
+    basis_note(figure, "measured; 95 % paired bootstrap over windows, one point per choice of experts", 0.05)
     columns = ["corpus", "policy", "seed", "equivalent_experts", "expert_bytes"]
     columns += ["increase", "increase_low", "increase_high"]
     save(figure, output, perplexity[columns])
@@ -190,7 +189,7 @@ def draw_prediction(throughput: pd.DataFrame, output: str | Path) -> None:
     axes.legend(loc="upper left")
     error = table["error"].abs()
     axes.set_title(f"median error {error.median():.0%}, worst {error.max():.0%}")
-    _note(figure, f"measured: {table['device'].iloc[0]}")
+    basis_note(figure, f"measured: {table['device'].iloc[0]}", 0.05)
     columns = ["quantized_experts", "resident_experts", "budget_bytes", "tokens_per_s", "tokens_per_s_min",
                "tokens_per_s_max", "predicted_tokens_per_s", "error", "device"]  # fmt: skip
     save(figure, output, table[columns])
@@ -209,12 +208,6 @@ def _bytes_above(axes: Axes, perplexity: pd.DataFrame) -> None:
             "top", functions=(lambda count: origin + slope * count, lambda weight: (weight - origin) / slope)
         )
         above.set_xlabel("expert weights (MB)")
-
-
-def _note(figure: Figure, text: str) -> None:
-    """Leave a strip below the axes for the basis."""
-    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
-    basis_note(figure, text)
 
 
 def _log_speed(axes: Axes, vertical: bool = True) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lumoe.plots.style import COLUMN_WIDTH_IN, OKABE_ITO, basis_note, heatmap, save, use_style
 
@@ -63,7 +62,7 @@ def draw_training_loss(losses: pd.DataFrame, held_out: pd.DataFrame, output: Pat
     axes.set(xlabel="training tokens (million)", ylabel="loss (nats per token)")
     axes.set_ylim(0.9 * min(curve["nll"].min(), lines["nll"].min()), None)
     axes.legend(frameon=False)
-    _note(figure, f"measured; training loss: running mean of {_SMOOTHING_STEPS} steps")
+    basis_note(figure, f"measured; training loss: running mean of {_SMOOTHING_STEPS} steps", 0.05)
     save(figure, output, pd.concat([curve, lines], ignore_index=True))
 
 
@@ -82,10 +81,5 @@ def draw_expert_load(loads: pd.DataFrame, output: Path) -> None:
     mesh = heatmap(axes, grid, 2, (0.0, 2.0), "RdBu_r", 6)
     figure.colorbar(mesh, ax=axes, label="load / fair share")
     axes.set(xlabel="expert", ylabel="layer")
-    _note(figure, "measured on held-out text")
+    basis_note(figure, "measured on held-out text", 0.05)
     save(figure, output, table)
-
-
-def _note(figure: Figure, text: str) -> None:
-    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
-    basis_note(figure, text)

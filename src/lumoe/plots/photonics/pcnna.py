@@ -7,7 +7,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
@@ -65,7 +64,11 @@ def draw_pcnna(layers: pd.DataFrame, summary: pd.DataFrame | None, output: str |
     _speedup_axis(axes, table)
     axes.axvline(len(table) - 1.5, color="0.8", linewidth=0.8)
     figure.legend(loc="outside upper center", ncols=3)
-    _note(figure, "modelled; baseline: measured processing latency of Eyeriss per image (Chen et al., JSSC 2017)")
+    basis_note(
+        figure,
+        "modelled; baseline: measured processing latency of Eyeriss per image (Chen et al., JSSC 2017)",
+        strip=0.05,
+    )
     save(figure, output, table)
 
 
@@ -100,7 +103,11 @@ def draw_waterfall(steps: pd.DataFrame, output: str | Path) -> None:
     patches = [Patch(color=colours[kind], label=text) for kind, text in STEP_KINDS.items()]
     handles, _ = axes.get_legend_handles_labels()
     axes.legend(handles=[*patches, *handles], loc="lower right", fontsize=6.5)
-    _note(figure, "modelled; bars: all convolutions; baseline: measured processing latency of Eyeriss per image")
+    basis_note(
+        figure,
+        "modelled; bars: all convolutions; baseline: measured processing latency of Eyeriss per image",
+        strip=0.05,
+    )
     save(figure, output, table)
 
 
@@ -147,7 +154,7 @@ def draw_resources(layers: pd.DataFrame, output: str | Path) -> None:
     for x, limit in zip(positions, layers["all_bounds_limit"], strict=True):
         top.text(x, 1.05, limit.replace("_", " "), ha="center", fontsize=6.5, transform=top.get_xaxis_transform())
     top.text(-0.06, 1.05, "bounded by", ha="right", fontsize=6.5, weight="bold", transform=top.transAxes)
-    _note(figure, "modelled, batch 1, as many wavelengths as a kernel has inputs")
+    basis_note(figure, "modelled, batch 1, as many wavelengths as a kernel has inputs", 0.05)
     save(figure, output, pd.concat(tables, axis=1))
 
 
@@ -170,9 +177,3 @@ def _label_offset(value: float) -> int:
 def _order(value: float) -> str:
     """A speed-up in two digits: 25, 1.7k, 160k."""
     return f"{float(f'{value:.2g}'):g}" if value < 1000 else f"{float(f'{value:.2g}') / 1000:g}k"
-
-
-def _note(figure: Figure, text: str) -> None:
-    """Leave a strip below the axes for the basis."""
-    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
-    basis_note(figure, text)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from matplotlib.figure import Figure
 
 from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, heatmap, save, use_style
 
@@ -14,12 +13,6 @@ SPECTRUM_COLUMNS = ("detuning_linewidths", "through", "drop", "weight")
 DETECTOR_COLUMNS = ("rate_hz", "received_power_dbm", "effective_bits", "ceiling_bits")
 WEIGHT_COLUMNS = ("spacing_linewidths", "method", "rms_error", "lorentzian_sum")
 ACCURACY_COLUMNS = ("tile", "channels", "weight_bits", "noise", "accuracy", "accuracy_float", "samples")
-
-
-def _note(figure: Figure, text: str) -> None:
-    # Room below the axes' labels for the note.
-    figure.set_layout_engine("constrained", rect=(0, 0.04, 1, 0.96))
-    basis_note(figure, text)
 
 
 def draw_ring_spectrum(table: pd.DataFrame, output: str | Path) -> None:
@@ -34,7 +27,7 @@ def draw_ring_spectrum(table: pd.DataFrame, output: str | Path) -> None:
         axis.plot(table["detuning_linewidths"], table[column], style, label=label)
     axis.set(xlabel="detuning (linewidths)", ylabel="power transmission, weight", ylim=(-1.05, 1.05))
     figure.legend(loc="outside upper center", ncols=3, frameon=False, columnspacing=1.2)
-    _note(figure, "modelled")
+    basis_note(figure, "modelled", 0.04)
     save(figure, output, table)
 
 
@@ -54,7 +47,7 @@ def draw_detector_bits(table: pd.DataFrame, output: str | Path) -> None:
         axis.axhline(rows["ceiling_bits"].iloc[0], color=colour, linestyle=":", linewidth=0.9)
     axis.set(xlabel="received power per wavelength (dBm)", ylabel="effective bits", ylim=(0, None))
     axis.legend(title="dotted: ceiling of laser noise", loc="lower right", frameon=True, framealpha=0.9)
-    _note(figure, "modelled")
+    basis_note(figure, "modelled", 0.04)
     save(figure, output, table)
 
 
@@ -75,7 +68,7 @@ def draw_weight_errors(table: pd.DataFrame, output: str | Path) -> None:
     axis.set_xticks(ticks, [str(tick) for tick in ticks])
     axis.set_xticks([], minor=True)
     axis.legend(loc="center right", frameon=True, framealpha=0.9)
-    _note(figure, "simulated; 1e-8 is where calibration stops")
+    basis_note(figure, "simulated; 1e-8 is where calibration stops", 0.04)
     save(figure, output, table)
 
 
@@ -104,5 +97,5 @@ def draw_accuracy(table: pd.DataFrame, output: str | Path) -> None:
     figure.supylabel("weight bits", fontsize=8)
     exact = 100 * table["accuracy_float"].iloc[0]
     images = table["samples"].iloc[0]
-    _note(figure, f"simulated; test accuracy in %, {images} images; float: {exact:.1f} %")
+    basis_note(figure, f"simulated; test accuracy in %, {images} images; float: {exact:.1f} %", 0.04)
     save(figure, output, table)

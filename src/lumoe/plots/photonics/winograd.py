@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lumoe.plots.style import MARKERS, OKABE_ITO, PAGE_WIDTH_IN, basis_note, save, use_style
@@ -25,12 +24,6 @@ COLUMNS = (
     *FIGURES_OF_MERIT, *(f"baseline_{name}" for name in FIGURES_OF_MERIT), *NEEDED_LASER.values(),
 )  # fmt: skip
 POWER_COLUMNS = ("device_set", "tile", "scope", "layer", "power_w", "power_rings_w")
-
-
-def _note(figure: Figure, text: str) -> None:
-    # Room below the axes' labels for the note.
-    figure.set_layout_engine("constrained", rect=(0, 0.035, 1, 0.965))
-    basis_note(figure, text)
 
 
 def _tile_name(tile: int) -> str:
@@ -57,7 +50,7 @@ def draw_winograd(summary: pd.DataFrame, output: str | Path) -> None:
     axes[0].set_yticks(range(len(rows)), list(reversed(rows)))
     axes[0].set_ylim(-0.6, len(rows) - 0.4)
     figure.legend(handles=_legend(designs), loc="outside upper center", ncols=5, columnspacing=1.0, handletextpad=0.3)
-    _note(figure, "photonic: modelled, reconstructed design; electronic: published")
+    basis_note(figure, "photonic: modelled, reconstructed design; electronic: published", 0.035)
     columns = ["device_set", "tile", "scope", *FIGURES_OF_MERIT, *NEEDED_LASER.values(), "feasible_bits"]
     published = ["baseline", *(f"baseline_{name}" for name in FIGURES_OF_MERIT), "confidence"]
     save(figure, output, summary[[*columns, *published]])
@@ -131,5 +124,5 @@ def draw_winograd_power(layers: pd.DataFrame, output: str | Path) -> None:
     axes[0, 0].set_ylabel("power while running (W)")
     handles, labels = axes[0, -1].get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside right center")
-    _note(figure, "modelled; batch and network as configured, DRAM included")
+    basis_note(figure, "modelled; batch and network as configured, DRAM included", 0.035)
     save(figure, output, table[["device_set", "tile", "scope", "layer", "gop_per_s", "power_w", *parts]])
