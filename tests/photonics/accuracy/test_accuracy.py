@@ -123,6 +123,6 @@ def test_command_line_writes_the_tables(tmp_path) -> None:
 
     names = ("spectrum", "bits", "sizes", "weights")
     options = [word for name in names for word in (f"--{name}", str(tmp_path / f"{name}.csv"))]
-    result = CliRunner().invoke(app, ["physics", *options])
+    result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
     assert all(len(pd.read_csv(tmp_path / f"{name}.csv")) > 5 for name in names)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumoe.photonics.physics import weightbank
+from lumoe.photonics.physics.link import channel_capacity
 from lumoe.photonics.physics.microring import Microring
 from lumoe.photonics.physics.parameters import load_physics
 from lumoe.photonics.physics.tuning import (
@@ -23,7 +24,6 @@ from lumoe.photonics.physics.tuning import (
 from lumoe.photonics.physics.weightbank import (
     WeightBank,
     attainable_bits,
-    channel_capacity,
     full_scale,
     lorentzian_crosstalk,
 )

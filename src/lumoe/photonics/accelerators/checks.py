@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from lumoe.errors import UserError
-
-Number = float | npt.NDArray[np.float64]
+from lumoe.photonics.devices import Number
 
 
 def require_known(values: Mapping[str, object], names: Iterable[str], accelerator: str) -> None:

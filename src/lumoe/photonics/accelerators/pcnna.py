@@ -15,10 +15,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from lumoe.photonics.accelerators.checks import Number, require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.accelerators.checks import require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.devices import Number, Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
-Values = Mapping[str, Number]
 # What runs at the same time in a layer: the slowest bounds it. What must happen before: it adds.
 STREAMS = ("optical_core", "input_dacs", "adcs", "sram", "dram")
 PREPARATIONS = ("weight_dacs", "settling")

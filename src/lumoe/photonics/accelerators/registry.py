@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,9 @@ from lumoe.photonics.accelerators.checks import require_known, require_switches
 from lumoe.photonics.accelerators.feasibility import attainable_bits, channel_limit
 from lumoe.photonics.accelerators.feasibility import check_values as check_link
 from lumoe.photonics.accelerators.tiling import check_tiles
-from lumoe.photonics.devices import DeviceSet
+from lumoe.photonics.devices import DeviceSet, Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
-Values = Mapping[str, Any]
 # What bounds the bits of an output of PCNNA beside its detectors.
 _PCNNA_BITS = ("adc_bits", "weight_bits", "data_bits")
 

@@ -21,10 +21,10 @@ import numpy.typing as npt
 
 from lumoe.photonics import cook_toom
 from lumoe.photonics.accelerators import tiling as tiles
-from lumoe.photonics.accelerators.checks import Number, require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.accelerators.checks import require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.devices import Number, Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
-Values = Mapping[str, Number]
 STREAMS = ("optical_core", "sram", "dram")
 # The device parameters that this model reads: whole numbers, those that must be positive, and the rest.
 _COUNTS = ("channels", "kernels", "signed_rails")

@@ -133,7 +133,7 @@ class Core:
         constant = rails * (4 * charge * detector.dark_current + 2 * detector.thermal_density) * bandwidth / unit**2
         shot = 2 * charge * lit * bandwidth / unit**2
         squared = self.noise**2
-        return squared * constant, squared * shot, squared * detector.rin_per_hz * bandwidth
+        return squared * float(constant), squared * float(shot), squared * float(detector.rin_per_hz) * bandwidth
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lumoe.errors import UserError
 from lumoe.photonics.physics.limits import require_between, require_count, require_finite, require_positive
+from lumoe.photonics.physics.link import channel_capacity
 from lumoe.photonics.physics.microring import Microring, half_phase_sine
 
 # Rings × channels that one pass holds: a few arrays of this many floats stay in the caches.
@@ -118,14 +119,6 @@ def full_scale(ring: Microring, reach: float) -> float:
     """Return the largest |w| that weights are mapped to: `reach` of what the ring has on both sides of 0."""
     low, high = ring.weight_range
     return reach * min(-low, high)
-
-
-def channel_capacity(finesse: float, spacing: float) -> float:
-    """Return F/δ, the channels that one free spectral range holds (Tait 2016); a whole bank takes the floor."""
-    require_positive("finesse", finesse)
-    require_positive("spacing", spacing)
-    # Published spacings have three digits: a relative 1e-4 keeps F/δ = 39.0 from losing a channel to the last bit.
-    return finesse / spacing * (1 + 1e-4)
 
 
 def lorentzian_crosstalk(spacing: float) -> tuple[float, float]:

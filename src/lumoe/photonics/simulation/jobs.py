@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lumoe.photonics.accelerators import pcnna, winograd
-from lumoe.photonics.accelerators.registry import PCNNA, Values, pcnna_design
+from lumoe.photonics.accelerators.registry import PCNNA, pcnna_design
 from lumoe.photonics.network.layers import Layer
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.simulation.events import Job, LineBuffer, Stage
 
 
-def jobs_of(design: str, layers: Sequence[Layer], values: Values, choices: Values) -> list[Job]:
+def jobs_of(
+    design: str, layers: Sequence[Layer], values: Mapping[str, float], choices: Mapping[str, float]
+) -> list[Job]:
     """Return the jobs of a registered accelerator: scalar device values and complete choices.
 
     Raises:

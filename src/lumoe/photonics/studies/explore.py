@@ -15,7 +15,7 @@ from lumoe.errors import UserError, nearest
 from lumoe.files import read_yaml
 from lumoe.photonics.accelerators.choices import ALIASES
 from lumoe.photonics.accelerators.registry import Accelerator
-from lumoe.photonics.devices import UNITS, DeviceSet
+from lumoe.photonics.devices import UNITS, DeviceSet, Number
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes, convolution_shapes
 from lumoe.progress import track
@@ -134,8 +134,8 @@ def _evaluate(
     for start in track(range(0, count, step), "parts of the design space"):
         here = {name: levels[start : start + step] for name, levels in chosen.items()}
         si = {name: x * UNITS[devices[name].unit] for name, x in here.items() if name not in accelerator.choices}
-        choices = {**defaults, **{name: x for name, x in here.items() if name in accelerator.choices}}
-        found = accelerator.evaluate(shapes, {**values, **si}, choices)
+        chosen_here: dict[str, Number] = {name: x for name, x in here.items() if name in accelerator.choices}
+        found = accelerator.evaluate(shapes, {**values, **si}, {**defaults, **chosen_here})
         width = min(step, count - start)
         figures = (found.total_time_s, found.total_energy_j, found.total_area_m2 * 1e6, found.least_bits)
         parts.append([np.broadcast_to(figure, (width,)) for figure in figures])

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lumoe.photonics.accelerators import pcnna
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
@@ -17,7 +18,7 @@ COLUMNS = (
 SUMMARY_COLUMNS = ("quantity", "baseline", "optical_core", "full_system", "all_bounds")
 
 
-def layer_table(network: Network, values: pcnna.Values, design: pcnna.Design) -> pd.DataFrame:
+def layer_table(network: Network, values: Values, design: pcnna.Design) -> pd.DataFrame:
     """Return one row per convolution: rings, times, limit, speed-ups over Eyeriss, energy and area with their parts.
 
     `full_system_s` is bounded by what the paper counts, `all_bounds_s` by every resource; energy is that of the

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lumoe.photonics.accelerators import pcnna
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import ConvolutionShapes, convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
@@ -49,7 +50,7 @@ class _State:
     step: str
     kind: str
     shapes: ConvolutionShapes
-    values: pcnna.Values
+    values: Values
     design: pcnna.Design
     alone: pcnna.Design | None = None
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lumoe.photonics.accelerators import winograd
 from lumoe.photonics.accelerators.tiling import check_tiles
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
@@ -37,9 +38,7 @@ NOISE_LOSS = "noise_loss_bits"
 LASER_LIMITED = "gop_per_s_per_w_with_needed_laser"
 
 
-def layer_table(
-    network: Network, sets: Mapping[str, winograd.Values], tiles: Sequence[int], *, batch: int = 1
-) -> pd.DataFrame:
+def layer_table(network: Network, sets: Mapping[str, Values], tiles: Sequence[int], *, batch: int = 1) -> pd.DataFrame:
     """Return one row per device set, tile, scope and convolution, and one, `all`, for the whole network.
 
     Operations are two per multiply-accumulate of the direct convolution, whatever the tile. The power of a layer is
