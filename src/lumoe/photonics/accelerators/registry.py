@@ -11,10 +11,10 @@ import numpy.typing as npt
 from lumoe.errors import UserError, nearest
 from lumoe.photonics.accelerators import pcnna, winograd
 from lumoe.photonics.accelerators.checks import require_known, require_switches
-from lumoe.photonics.accelerators.feasibility import attainable_bits, channel_limit
+from lumoe.photonics.accelerators.feasibility import attainable_bits
 from lumoe.photonics.accelerators.feasibility import check_values as check_link
 from lumoe.photonics.accelerators.tiling import check_tiles
-from lumoe.photonics.devices import DeviceSet, Values
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
 # What bounds the bits of an output of PCNNA beside its detectors.
@@ -78,14 +78,6 @@ class Accelerator:
     choices: Mapping[str, float | None]
     evaluate: Callable[[ConvolutionShapes, Values, Values], Estimate]
 
-    def complete(self, devices: DeviceSet, chosen: Mapping[str, float]) -> dict[str, float]:
-        """Return every design choice: the chosen ones, the rest as they are by default."""
-        values = devices.values()
-        check_link(values)
-        limit = float(channel_limit(values))
-        defaults = {name: limit if value is None else value for name, value in self.choices.items()}
-        return {**defaults, **chosen}
-
 
 def accelerator(name: str) -> Accelerator:
     """Return an accelerator by name.
@@ -96,6 +88,15 @@ def accelerator(name: str) -> Accelerator:
     if name not in ACCELERATORS:
         raise UserError(f"unknown design '{name}'{nearest(name, ACCELERATORS)}")
     return ACCELERATORS[name]
+
+
+def winograd_design(choices: Values) -> winograd.Design:
+    """Return the Winograd accelerator's design from choices by name.
+
+    Raises:
+        UserError: a choice is out of range.
+    """
+    return winograd.Design(**choices).check()
 
 
 def pcnna_design(choices: Values) -> pcnna.Design:
@@ -142,7 +143,7 @@ def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estima
 def _winograd(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
     winograd.check_values(values)
     check_link(values)
-    design = winograd.Design(**choices).check()
+    design = winograd_design(choices)
     check_tiles(shapes, [int(tile) for tile in np.unique(design.tile)])
     times = winograd.resource_times(shapes, values, design)
     time, limit = winograd.total_time(times)

@@ -1,39 +1,43 @@
-"""The two accelerators as jobs of the discrete-event pipeline."""
+"""What a design point does with each layer, as jobs for the simulation: sweeps, their stages and line buffers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from lumoe.photonics.accelerators import pcnna, winograd
-from lumoe.photonics.accelerators.registry import PCNNA, pcnna_design
+from lumoe.photonics.accelerators.design_point import DesignPoint
+from lumoe.photonics.accelerators.registry import PCNNA, WINOGRAD, pcnna_design, winograd_design
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Layer
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.simulation.events import Job, LineBuffer, Stage
 
 
-def jobs_of(
-    design: str, layers: Sequence[Layer], values: Mapping[str, float], choices: Mapping[str, float]
-) -> list[Job]:
-    """Return the jobs of a registered accelerator: scalar device values and complete choices.
+def jobs_of(point: DesignPoint, layers: Sequence[Layer], *, cache_bits: float | None = None) -> list[Job]:
+    """Return the sweeps of a design point over convolution layers, in the order in which they run.
+
+    Args:
+        cache_bits: what the SRAM holds; as in the device set unless given, infinite for one without limit.
 
     Raises:
         UserError: a choice is out of range.
     """
-    if design == PCNNA.name:
-        return pcnna_jobs(layers, dict(values), pcnna_design(choices))
-    return winograd_jobs(layers, dict(values), winograd.Design(**choices).check())
+    values = point.devices.values()
+    if cache_bits is not None:
+        values["sram_capacity"] = cache_bits
+    return _SWEEPS[point.accelerator.name](layers, values, point.choices)
 
 
-def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.Design) -> list[Job]:
-    """Return PCNNA's sweeps over each layer.
+def _pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Values) -> list[Job]:
+    """PCNNA's sweeps over each layer.
 
     A line buffer that cannot hold the rows of one window is of no use: then every location fetches its new inputs
     from DRAM by itself. Partial sums that do not fit either go to DRAM and come back. The cache is `sram_capacity`
     bits, or unlimited if that is infinite.
     """
-    shapes = convolution_shapes(layers)
+    design, shapes = pcnna_design(choices), convolution_shapes(layers)
     sweeps = pcnna.passes(shapes, design)[:, 0]
     fresh = pcnna.new_inputs(shapes)[:, 0]
     counted = {"optical_core", "input_dacs", *design.bounds}
@@ -95,13 +99,13 @@ def _line_buffer(layer: Layer, seconds: float, capacity: int) -> LineBuffer:
     return LineBuffer("dram", seconds, capacity, tuple(ends), (*starts[:-1], ends[-1]))
 
 
-def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: winograd.Design) -> list[Job]:
-    """Return the Winograd accelerator's passes over each layer; an item is one tile position.
+def _winograd_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Values) -> list[Job]:
+    """The Winograd accelerator's passes over each layer; an item is one tile position.
 
     A cache that cannot hold a pass's inputs and partial sums sends them to DRAM: inputs come again for every group of
     kernels, partial sums go and come back for every group of channels.
     """
-    shapes = convolution_shapes(layers)
+    design, shapes = winograd_design(choices), convolution_shapes(layers)
     work = winograd.divide(shapes, values, design)
     times = winograd.resource_times(shapes, values, design)
     passes = np.broadcast_to(work.passes, times["sram"].shape)
@@ -140,3 +144,9 @@ def _pass_bytes(layer: Layer, groups: float, kernel_groups: float, word: float) 
     inputs = layer.in_channels / layer.groups / groups * layer.in_side[0] * layer.in_side[1]
     sums = 2 * layer.out_channels / layer.groups / kernel_groups * layer.locations if groups > 1 else 0.0
     return (inputs + sums) * word
+
+
+_SWEEPS: Mapping[str, Callable[[Sequence[Layer], dict[str, float], Values], list[Job]]] = {
+    PCNNA.name: _pcnna_jobs,
+    WINOGRAD.name: _winograd_jobs,
+}
