@@ -112,10 +112,6 @@ class DeviceSet(BaseModel):
         """Return every parameter's value in SI units, by name."""
         return {name: parameter.si for name, parameter in self.parameters.items()}
 
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Return the SI range of every parameter that has one."""
-        return {name: found for name, parameter in self.parameters.items() if (found := parameter.range_si)}
-
     def replace(self, changes: Mapping[str, float]) -> DeviceSet:
         """Return a copy with other values, each given in the parameter's own unit; ranges grow to hold them.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from scipy.constants import elementary_charge
 from torch import Tensor
 
 from lumoe.errors import UserError
@@ -124,16 +123,16 @@ class Core:
             rails: detectors per sample: 1, or 2 for the differential pair of signed inputs.
         """
         detector = Detector.of(self.physics)
+        pair = detector.balanced
         bandwidth = self.physics.clock / math.sqrt(2)
         power = from_dbm(received_power_dbm(self.physics, self.channels, laser_dbm=self.laser_dbm))
         swing = 1 / (1 + self.leak)
         lit = detector.responsivity * power * swing
         unit = lit * full_scale(self.physics.ring, self.physics.weight_reach)
-        charge: float = elementary_charge
-        constant = rails * (4 * charge * detector.dark_current + 2 * detector.thermal_density) * bandwidth / unit**2
-        shot = 2 * charge * lit * bandwidth / unit**2
+        constant = rails * pair.dark * bandwidth / unit**2
+        shot = pair.shot * lit * bandwidth / unit**2
         squared = self.noise**2
-        return squared * float(constant), squared * float(shot), squared * float(detector.rin_per_hz) * bandwidth
+        return squared * float(constant), squared * float(shot), squared * float(pair.intensity) * bandwidth
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,21 @@ _DB_PER_BIT, _SINE_DB = 6.02, 1.76
 
 
 @dataclass(frozen=True)
+class PairNoise:
+    """Noise of a balanced pair's current per hertz of bandwidth, by what it grows with.
+
+    Attributes:
+        dark: A²/Hz, of dark currents and loads, without light.
+        shot: A²/Hz for each ampere of the two photodiodes' currents together.
+        intensity: 1/Hz, for the square of the difference of the two currents: of the laser that both share.
+    """
+
+    dark: Number
+    shot: Number
+    intensity: Number
+
+
+@dataclass(frozen=True)
 class Detector:
     """A photodiode with its load.
 
@@ -81,12 +96,10 @@ class Detector:
         shot = 2 * _CHARGE * (current + self.dark_current)
         return (shot + self.thermal_density + current * current * self.rin_per_hz) * bandwidth_hz
 
-    def balanced_variance(self, drop_w: Number, through_w: Number, bandwidth_hz: Number) -> Number:
-        """Return σ² of a balanced pair's current, A², for the powers on its two diodes and one shared laser."""
-        total = self.responsivity * (drop_w + through_w)
-        difference = self.responsivity * (drop_w - through_w)
-        shot = 2 * _CHARGE * (total + 2 * self.dark_current)
-        return (shot + 2 * self.thermal_density + difference**2 * self.rin_per_hz) * bandwidth_hz
+    @property
+    def balanced(self) -> PairNoise:
+        """The noise of two such photodiodes whose currents are subtracted, lit by one laser."""
+        return PairNoise(4 * _CHARGE * self.dark_current + 2 * self.thermal_density, 2 * _CHARGE, self.rin_per_hz)
 
     def effective_bits(self, power_w: Number, rate_hz: Number) -> Number:
         """Return the effective number of bits at received power `power_w` and data rate `rate_hz`; may be negative."""

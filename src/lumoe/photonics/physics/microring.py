@@ -228,11 +228,6 @@ class Microring:
         return self.free_spectral_range_m / self.finesse
 
     @property
-    def quality_factor(self) -> float:
-        """Q = λ/FWHM."""
-        return self.wavelength_m / self.linewidth_m
-
-    @property
     def weight_range(self) -> tuple[float, float]:
         """Lowest and highest weight."""
         return weight_range(r1=self.r1, r2=self.r2, loss=self.loss)

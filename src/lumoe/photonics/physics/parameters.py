@@ -30,7 +30,6 @@ class Physics(BaseModel):
     fabrication_variation: float
     thermal_crosstalk: float
     thermo_optic_power: float
-    electro_optic_power: float
     # converters
     weight_bits: float
     input_bits: float
