@@ -69,3 +69,15 @@ def test_a_room_does_not_load_what_it_does_not_need(modules: list[str], heavy: s
     code = f"import sys, {imports}; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_no_function_has_more_than_seven_parameters() -> None:
+    found = set()
+    for path in HOME.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                listed = node.args
+                names = [*listed.posonlyargs, *listed.args, *listed.kwonlyargs, listed.vararg, listed.kwarg]
+                if len([name for name in names if name and name.arg not in ("self", "cls")]) > 7:
+                    found.add(f"{path.relative_to(HOME)}: {node.name}")
+    assert found == set()

@@ -120,12 +120,10 @@ def fine_tune(
     model: nn.Module,
     settings: Sequence[Setting],
     device_set: str,
+    training: digits.Training,
     *,
-    epochs: int,
-    learning_rate: float,
     seeds: int,
     images: int,
-    seed: int,
 ) -> pd.DataFrame:
     """Train copies of `model` through the noisy core and return what each recovers, columns FINE_TUNE_COLUMNS.
 
@@ -139,8 +137,8 @@ def fine_tune(
     for setting in track(settings, "settings of the core"):
         noisy = setting.core(model, device_set)
         before, before_low, before_high = interval(_scores(noisy, pixels, labels, seeds))
-        reseed(noisy, seeds + seed)
-        digits.train(noisy, shown, epochs=epochs, learning_rate=learning_rate, seed=seed)
+        reseed(noisy, seeds + training.seed)
+        digits.train(noisy, shown, training)
         after, after_low, after_high = interval(_scores(noisy, pixels, labels, seeds))
         rows.append(
             {
