@@ -34,7 +34,7 @@ def test_the_needed_parameters_are_those_that_the_model_reads(name: str, model) 
     shapes = convolution_shapes(load_network("alexnet").convolutions())
     point.accelerator.evaluate(shapes, values, point.choices)
     beside = {"adc_bits", "weight_bits", "data_bits"}
-    assert values.read == {*model.PARAMETERS, *feasibility.PARAMETERS} | (beside if name == "pcnna" else set())
+    assert values.read == {*model.NEEDS.names, *feasibility.NEEDS.names} | (beside if name == "pcnna" else set())
 
 
 @pytest.mark.parametrize(("name", "devices"), [("pcnna", "moderate"), ("winograd", "pcnna"), ("pcnna", "common")])

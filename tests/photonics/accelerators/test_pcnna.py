@@ -31,7 +31,7 @@ ODD = Layer("odd", "conv", 6, 4, (3, 5), stride=(1, 2), groups=2, in_side=(10, 2
 ODD_SHAPES = convolution_shapes([ODD])
 # 20 wavelengths hold 4 of a kernel's 9 rows of 5: 3 groups.
 GROUPED = pcnna.Design(batch=5.0, channels=20.0, adcs=3.0)
-ROUND = dict.fromkeys(pcnna.PARAMETERS, 1.0) | {
+ROUND = dict.fromkeys(pcnna.NEEDS.names, 1.0) | {
     "clock": 2e9, "input_dacs": 3.0, "weight_dacs": 2.0, "dac_rate": 5e8, "adc_rate": 4e9, "data_bits": 16.0,
     "sram_width": 64.0, "sram_access": 4e-9, "dram_bandwidth": 1e9, "thermo_optic_settling": 6e-6, "ring_pitch": 3e-5,
     "laser_channel_power": 2e-3, "ring_power": 3e-3, "tia_power": 5e-3, "adc_power": 7e-3, "dac_energy": 1e-12,
@@ -241,7 +241,7 @@ def test_a_dilated_window_meets_its_columns_again_only_at_multiples() -> None:
 
 def test_a_rate_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match="input_dacs is 0"):
-        pcnna.check_values({**VALUES, "input_dacs": 0.0})
+        pcnna.NEEDS.check({**VALUES, "input_dacs": 0.0})
 
 
 @pytest.mark.parametrize("bounded_by_dram", [False, True])
@@ -368,7 +368,7 @@ def test_a_switch_is_off_or_on() -> None:
 def test_a_device_set_that_lacks_a_parameter_is_refused() -> None:
     without = {name: value for name, value in ROUND.items() if name != "dram_energy"}
     with pytest.raises(UserError, match="lacks 'dram_energy', which PCNNA needs"):
-        pcnna.check_values(without)
+        pcnna.NEEDS.check(without)
 
 
 def test_how_rings_are_counted_is_said_by_name() -> None:

@@ -12,8 +12,7 @@ import numpy as np
 
 from lumoe.errors import UserError, nearest
 from lumoe.photonics.accelerators.choices import apply_choices
-from lumoe.photonics.accelerators.feasibility import channel_limit
-from lumoe.photonics.accelerators.feasibility import check_values as check_link
+from lumoe.photonics.accelerators.feasibility import NEEDS, channel_limit
 from lumoe.photonics.accelerators.registry import Accelerator, Estimate, accelerator
 from lumoe.photonics.devices import UNITS, DeviceSet, Number, load_devices
 from lumoe.photonics.network.shapes import ConvolutionShapes
@@ -41,7 +40,7 @@ class DesignPoint:
         if unknown := [name for name in self.choices if name not in known]:
             raise UserError(f"{self.accelerator.name} has no choice '{unknown[0]}'{nearest(unknown[0], known)}")
         values = self.devices.values()
-        check_link(values)
+        NEEDS.check(values)
         limit = float(channel_limit(values))
         defaults = {name: limit if value is None else value for name, value in known.items()}
         object.__setattr__(self, "choices", {**defaults, **self.choices})

@@ -8,32 +8,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from lumoe.photonics.accelerators.checks import require_known, require_rates
+from lumoe.photonics.accelerators.checks import Needs
 from lumoe.photonics.devices import Number, Values
 from lumoe.photonics.network.shapes import Array
 from lumoe.photonics.physics.detector import Detector, from_dbm
 from lumoe.photonics.physics.link import channel_capacity, launched_dbm, received_dbm
 
-# The device parameters that the link reads: those that must be positive, and the rest.
-_RATES = (
-    "ring_finesse", "channel_spacing", "laser_channel_power", "laser_wall_plug_efficiency", "photodiode_responsivity",
-    "photodiode_load", "temperature",
+NEEDS = Needs(
+    "the link budget",
+    rates=(
+        "ring_finesse", "channel_spacing", "laser_channel_power", "laser_wall_plug_efficiency",
+        "photodiode_responsivity", "photodiode_load", "temperature",
+    ),
+    others=(
+        "laser_rin", "photodiode_dark_current", "link_fibre_coupling_loss", "link_modulator_loss", "link_weight_loss",
+        "link_waveguide_loss", "link_ring_pitch", "link_off_resonance_loss", "link_splitter_loss", "link_penalty",
+    ),
 )  # fmt: skip
-PARAMETERS = (
-    *_RATES, "laser_rin", "photodiode_dark_current", "link_fibre_coupling_loss", "link_modulator_loss",
-    "link_weight_loss", "link_waveguide_loss", "link_ring_pitch", "link_off_resonance_loss", "link_splitter_loss",
-    "link_penalty",
-)  # fmt: skip
-
-
-def check_values(values: Values) -> None:
-    """Raise unless every parameter of the link is there, and positive where it must be.
-
-    Raises:
-        UserError: the message names the parameter.
-    """
-    require_known(values, PARAMETERS, "the link budget")
-    require_rates(values, _RATES)
 
 
 def channel_limit(values: Values) -> Array:

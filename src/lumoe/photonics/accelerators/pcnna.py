@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from lumoe.photonics.accelerators.checks import require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.accelerators import resources
+from lumoe.photonics.accelerators.checks import Needs, require_counts, require_switches
+from lumoe.photonics.accelerators.resources import Names, aligned
 from lumoe.photonics.devices import Number, Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
@@ -23,13 +24,15 @@ from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 STREAMS = ("optical_core", "input_dacs", "adcs", "sram", "dram")
 PREPARATIONS = ("weight_dacs", "settling")
 BOUNDS = ("weight_dacs", "settling", "adcs", "sram", "dram")
-# The device parameters that this model reads: whole numbers, those that must be positive, and the rest.
-_COUNTS = ("input_dacs", "weight_dacs")
-_RATES = ("clock", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width", "sram_access", "data_bits")
-PARAMETERS = (
-    *_COUNTS, *_RATES, "thermo_optic_settling", "laser_channel_power", "laser_area", "ring_power", "ring_pitch",
-    "dac_energy", "dac_area", "modulator_energy", "modulator_area", "tia_power", "tia_area", "adc_power", "adc_area",
-    "sram_energy", "sram_area", "dram_energy",
+NEEDS = Needs(
+    "PCNNA",
+    counts=("input_dacs", "weight_dacs"),
+    rates=("clock", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width", "sram_access", "data_bits"),
+    others=(
+        "thermo_optic_settling", "laser_channel_power", "laser_area", "ring_power", "ring_pitch", "dac_energy",
+        "dac_area", "modulator_energy", "modulator_area", "tia_power", "tia_area", "adc_power", "adc_area",
+        "sram_energy", "sram_area", "dram_energy",
+    ),
 )  # fmt: skip
 
 
@@ -62,20 +65,14 @@ class Design:
         require_switches(vars(self), ("in_time",))
         return self
 
+    @property
+    def counted(self) -> frozenset[str]:
+        """The resources whose time counts: what the paper counts, and the bounds."""
+        return self.bounds | {"optical_core", "input_dacs"}
+
     def with_bounds(self, *bounds: str) -> Design:
         """Return the same design with these bounds."""
         return replace(self, bounds=frozenset(bounds))
-
-
-def check_values(values: Values) -> None:
-    """Raise unless every parameter is there, every count whole and every rate positive.
-
-    Raises:
-        UserError: the message names the parameter.
-    """
-    require_known(values, PARAMETERS, "PCNNA")
-    require_counts(values, _COUNTS)
-    require_rates(values, _RATES)
 
 
 def rings(shapes: ConvolutionShapes, *, filtered: bool = True) -> Array:
@@ -100,7 +97,7 @@ def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
     A group holds whole rows of the kernel where it can: a value that the window keeps when it moves on goes to another
     wavelength of its row, so that it stays within its group, and splitting costs no further conversions.
     """
-    channels = _colours(shapes, design)
+    channels = colours(shapes, design)
     rows = shapes.kernel_height * shapes.in_channels / shapes.groups
     whole_rows = np.ceil(rows / np.maximum(np.floor(channels / shapes.kernel_width), 1))
     cut_rows = rows * np.ceil(shapes.kernel_width / channels)
@@ -141,20 +138,13 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
         "weight_dacs": weight_time / batch,
         "settling": sweeps * np.asarray(values["thermo_optic_settling"]) / batch,
     }  # fmt: skip
-    width = np.broadcast_shapes(*(time.shape for time in times.values()))
-    return {name: np.broadcast_to(time, width) for name, time in times.items()}
+    return aligned(times)
 
 
-def total_time(times: Mapping[str, Array], design: Design) -> tuple[Array, npt.NDArray[np.str_]]:
+def total_time(times: Mapping[str, Array], design: Design) -> tuple[Array, Names]:
     """Return the time per image [L, P] in seconds and the name of the resource that takes most of it, [L, P]."""
-    counted = {"optical_core", "input_dacs", *design.bounds}
-    streams = [name for name in STREAMS if name in counted]
-    before = [name for name in PREPARATIONS if name in counted]
-    total = np.max([times[name] for name in streams], axis=0)
-    for name in before:
-        total = total + times[name]
-    names = np.array([*streams, *before])
-    return total, names[np.argmax([times[name] for name in names], axis=0)]
+    streams, preparations = ([x for x in names if x in design.counted] for names in (STREAMS, PREPARATIONS))
+    return resources.total_time(times, streams, preparations)
 
 
 def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s: Array) -> dict[str, Array]:
@@ -194,26 +184,25 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
     The accelerator itself needs the largest of its layers, component by component. Groups that follow in time share
     the modulators; groups side by side share the lasers.
     """
-    colours = _colours(shapes, design)
-    driven = np.where(np.asarray(design.in_time) > 0, colours * shapes.groups, shapes.window)
+    lit = colours(shapes, design)
+    driven = np.where(np.asarray(design.in_time) > 0, lit * shapes.groups, shapes.window)
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     parts = {
         "rings": _held(shapes, design) * np.asarray(values["ring_pitch"]) ** 2,
         "modulators": driven * np.asarray(values["modulator_area"]),
-        "lasers": colours * np.asarray(values["laser_area"]),
+        "lasers": lit * np.asarray(values["laser_area"]),
         "dacs": (np.asarray(values["input_dacs"]) + values["weight_dacs"]) * values["dac_area"],
         "amplifiers": shapes.kernels * _banks(shapes, design) * np.asarray(values["tia_area"]),
         "adcs": converters * np.asarray(values["adc_area"]),
         "sram": np.asarray(values["sram_area"], dtype=float),
     }
-    width = np.broadcast_shapes(*(np.shape(part) for part in parts.values()))
-    return {name: np.broadcast_to(part, width) for name, part in parts.items()}
+    return aligned(parts)
 
 
-def _colours(shapes: ConvolutionShapes, design: Design) -> Array:
-    """Wavelengths that a kernel uses, [L, P]: of more than it has inputs the rest stay dark."""
-    colours: Array = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
-    return colours
+def colours(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Return the wavelengths that a kernel uses, [L, P]: of more than it has inputs the rest stay dark."""
+    used: Array = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
+    return used
 
 
 def _banks(shapes: ConvolutionShapes, design: Design) -> Array:

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lumoe.errors import UserError, nearest
-from lumoe.photonics.accelerators import pcnna, winograd
+from lumoe.photonics.accelerators import feasibility, pcnna, winograd
 from lumoe.photonics.accelerators.checks import require_known, require_switches
 from lumoe.photonics.accelerators.feasibility import attainable_bits
-from lumoe.photonics.accelerators.feasibility import check_values as check_link
 from lumoe.photonics.accelerators.tiling import check_tiles
 from lumoe.photonics.devices import Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
@@ -119,14 +118,14 @@ def pcnna_design(choices: Values) -> pcnna.Design:
 
 
 def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
-    pcnna.check_values(values)
-    check_link(values)
+    pcnna.NEEDS.check(values)
+    feasibility.NEEDS.check(values)
     require_known(values, _PCNNA_BITS, "PCNNA")
     design = pcnna_design(choices)
     times = pcnna.resource_times(shapes, values, design)
     time, limit = pcnna.total_time(times, design)
-    colours = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
-    resolved = attainable_bits(values, colours, shapes.kernels, values["clock"])
+    lit = pcnna.colours(shapes, design)
+    resolved = attainable_bits(values, lit, shapes.kernels, values["clock"])
     shape = np.broadcast_shapes(time.shape, resolved.shape)
     bits = np.minimum.reduce(np.broadcast_arrays(resolved, *(values[name] for name in _PCNNA_BITS)))
     return Estimate(
@@ -141,8 +140,8 @@ def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estima
 
 
 def _winograd(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
-    winograd.check_values(values)
-    check_link(values)
+    winograd.NEEDS.check(values)
+    feasibility.NEEDS.check(values)
     design = winograd_design(choices)
     check_tiles(shapes, [int(tile) for tile in np.unique(design.tile)])
     times = winograd.resource_times(shapes, values, design)

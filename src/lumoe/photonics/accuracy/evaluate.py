@@ -74,9 +74,7 @@ def evaluate(
     `accuracy` is the mean over noise seeds; `ci_low` and `ci_high` are its 95 % t interval over them, zero wide where
     there is no noise. `test_ci_*` is the 95 % Wilson interval of the test set's size, at that accuracy.
     """
-    shown = digits.load()
-    pixels, labels = shown.test_images[:images], shown.test_labels[:images]
-    exact = float(digits.correct(model, pixels, labels).float().mean())
+    pixels, labels, exact = _tested(model, digits.load(), images)
     devices = load_devices(device_set)
     conversion = devices.si("adc_fom") * 2 ** load_physics(devices).detector_bits
     rows = []
@@ -131,8 +129,7 @@ def fine_tune(
     of :func:`evaluate`: over noise seeds, for this one training.
     """
     shown = digits.load()
-    pixels, labels = shown.test_images[:images], shown.test_labels[:images]
-    exact = float(digits.correct(model, pixels, labels).float().mean())
+    pixels, labels, exact = _tested(model, shown, images)
     rows = []
     for setting in track(settings, "settings of the core"):
         noisy = setting.core(model, device_set)
@@ -209,6 +206,12 @@ def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return centre - half, centre + half
+
+
+def _tested(model: nn.Module, shown: digits.Digits, images: int) -> tuple[Tensor, Tensor, float]:
+    """The first test images, their labels, and the accuracy of `model` itself on them."""
+    pixels, labels = shown.test_images[:images], shown.test_labels[:images]
+    return pixels, labels, float(digits.correct(model, pixels, labels).float().mean())
 
 
 def _scores(model: nn.Module, pixels: Tensor, labels: Tensor, seeds: int) -> list[float]:

@@ -114,6 +114,11 @@ class Core:
         leak = leak_of_extinction(self.extinction_db)
         return leak / (1 - leak)
 
+    def scales(self, largest: Tensor) -> Tensor:
+        """Return the full scale of each group, [G]: its own `largest` magnitude [G] or that of all; 1 where it is 0."""
+        largest = largest if self.per_group else largest.max().expand(len(largest))
+        return torch.where(largest > 0, largest, torch.ones_like(largest))
+
     def noise_terms(self, rails: int) -> tuple[float, float, float]:
         """Return (constant, per lit channel, per squared sample) of a sample's noise variance, in squared samples.
 
@@ -166,8 +171,7 @@ def hold(weight: Tensor, core: Core) -> Weights:
     require_finite("weight", weight)
     weight = weight.detach()
     groups, outputs, inputs = weight.shape
-    scale = weight.abs().amax((1, 2)) if core.per_group else weight.abs().max().expand(groups)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = core.scales(weight.abs().amax((1, 2)))
     relative = weight / scale[:, None, None]
     if core.weight_bits is not None:
         relative = quantize(relative, bits=core.weight_bits, full_scale=1.0)

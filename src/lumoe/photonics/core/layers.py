@@ -135,9 +135,7 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
         held = self._remembered(
             lambda: hold(self.weight.detach().reshape(groups, self.out_channels // groups, -1), self.core)
         )
-        by_group = padded.reshape(padded.shape[0], groups, -1)
-        largest = by_group.abs().amax((0, 2)) if self.core.per_group else padded.abs().max().expand(groups)
-        scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+        scale = self.core.scales(padded.reshape(padded.shape[0], groups, -1).abs().amax((0, 2)))
         per_channel = scale.repeat_interleave(self.in_channels // groups)[:, None, None]
         light = modulate_inputs(padded, self.core, per_channel)
         images = max(1, _UNFOLDED_ELEMENTS // (held.inputs * groups * locations))

@@ -174,10 +174,8 @@ def _range(held: Tensor, lit: Tensor, core: Core) -> tuple[Tensor, Tensor | None
     some = lit if columns <= wanted else lit[..., _scattered(wanted, columns).to(lit.device)]
     samples = torch.bmm(held.flatten(0, 1), some.flatten(0, 1))
     largest = torch.maximum(samples.amax((1, 2)), -samples.amin((1, 2))).reshape(groups, -1).amax(1)
-    largest = largest if core.per_group else largest.max().expand(groups)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     few = some.shape[-1] == columns and columns <= _TILE_COLUMNS and samples.numel() <= _DEVICE_SAMPLES
-    return scale, samples.view(groups, banks, outputs, columns) if few else None
+    return core.scales(largest), samples.view(groups, banks, outputs, columns) if few else None
 
 
 def _scattered(wanted: int, columns: int) -> Tensor:

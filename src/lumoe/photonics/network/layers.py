@@ -12,6 +12,8 @@ from lumoe.errors import UserError
 from lumoe.files import read_json, write_json
 
 Shape = tuple[int, int, int]
+# What stands in a table of layers for the whole network.
+ALL_LAYERS = "all"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pandas as pd
 from lumoe.errors import UserError
 from lumoe.photonics.accelerators.design_point import DesignPoint
 from lumoe.photonics.devices import UNITS
-from lumoe.photonics.network.layers import Network
+from lumoe.photonics.network.layers import ALL_LAYERS, Network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.simulation.events import Job, layer_times
 from lumoe.photonics.simulation.jobs import jobs_of
@@ -18,7 +18,6 @@ COLUMNS = (
     "design", "sram_kb", "layer", "closed_form_s", "simulated_s", "difference", "stall_s", "preparation_s", "busiest",
     "busiest_share", "refetches",
 )  # fmt: skip
-ALL_LAYERS = "all"
 
 
 def comparison(network: Network, point: DesignPoint, *, depth: int, caches_kb: Sequence[float] = ()) -> pd.DataFrame:

@@ -40,7 +40,7 @@ def _pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Valu
     design, shapes = pcnna_design(choices), convolution_shapes(layers)
     sweeps = pcnna.passes(shapes, design)[:, 0]
     fresh = pcnna.new_inputs(shapes)[:, 0]
-    counted = {"optical_core", "input_dacs", *design.bounds}
+    counted = design.counted
     word = values["data_bits"] / 8
     cache = values["sram_width"] / 8 / values["sram_access"] if "sram" in counted else np.inf
     memory = values["dram_bandwidth"] if "dram" in counted else np.inf

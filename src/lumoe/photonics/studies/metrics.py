@@ -25,7 +25,7 @@ def pcnna_metrics(network: Network) -> Metrics:
         UserError: Eyeriss was not measured on that network.
     """
     shapes = convolution_shapes(network.convolutions())
-    baseline = eyeriss_layers(network.name).reindex(shapes.names)["processing_s"].to_numpy()[:, None]
+    baseline = eyeriss_layers(network)["processing_s"].to_numpy()[:, None]
     if np.isnan(baseline).any():
         raise UserError(f"{network.name}: no published latency of Eyeriss for its layers")
 

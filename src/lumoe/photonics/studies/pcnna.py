@@ -24,7 +24,7 @@ def layer_table(network: Network, values: Values, design: pcnna.Design) -> pd.Da
     `full_system_s` is bounded by what the paper counts, `all_bounds_s` by every resource; energy is that of the
     latter, since rings and lasers stay on while the system waits.
     """
-    pcnna.check_values(values)
+    pcnna.NEEDS.check(values)
     shapes = convolution_shapes(network.convolutions())
     paper, honest = design.with_bounds(), design.with_bounds(*pcnna.BOUNDS)
     full, limit = pcnna.total_time(pcnna.resource_times(shapes, values, paper), paper)
@@ -32,7 +32,7 @@ def layer_table(network: Network, values: Values, design: pcnna.Design) -> pd.Da
     bounded, bounded_limit = pcnna.total_time(times, honest)
     joules = pcnna.energy(shapes, values, honest, bounded)
     square_metres = pcnna.area(shapes, values, honest)
-    baseline = eyeriss_layers(network.name).reindex(shapes.names)
+    baseline = eyeriss_layers(network)
     table = pd.DataFrame(
         {
             "layer": shapes.names,
