@@ -225,7 +225,7 @@ def test_groups_in_time_need_fewer_rings_and_modulators() -> None:
     groups = pcnna.wavelength_groups(SHAPES, in_time)
     assert (one["rings"] * groups)[:, 0] == pytest.approx(many["rings"][:, 0])
     assert one["modulators"][:, 0] == pytest.approx(36 * VALUES["modulator_area"])
-    assert many["modulators"][:, 0] == pytest.approx((SHAPES.window * VALUES["modulator_area"])[:, 0])
+    assert many["modulators"][:, 0] == pytest.approx((SHAPES.window_inputs * VALUES["modulator_area"])[:, 0])
 
 
 def test_a_dilated_window_meets_its_columns_again_only_at_multiples() -> None:
@@ -245,20 +245,20 @@ def test_a_rate_of_zero_is_refused() -> None:
 
 
 @pytest.mark.parametrize("bounded_by_dram", [False, True])
-@pytest.mark.parametrize(("in_time", "sweeps"), [(0.0, 1), (1.0, 3)])
-def test_times_by_hand(in_time: float, sweeps: int, bounded_by_dram: bool) -> None:
+@pytest.mark.parametrize(("in_time", "passes"), [(0.0, 1), (1.0, 3)])
+def test_times_by_hand(in_time: float, passes: int, bounded_by_dram: bool) -> None:
     design = replace(GROUPED, in_time=in_time, bounds=frozenset({"dram"} if bounded_by_dram else ()))
-    # 72 locations convert 6 x 3 x 2 new inputs each; 288 outputs are written at each sweep and read before all but one.
-    cached = 72 * 36 + 288 * {1: 1, 3: 5}[sweeps]
+    # 72 locations convert 6 x 3 x 2 new inputs each; 288 outputs are written at each pass and read before all but one.
+    cached = 72 * 36 + 288 * {1: 1, 3: 5}[passes]
     # 180 weights: through two converters at 0.5 GS/s in 180 ns, from a memory at 1 GB/s in 360 ns.
     by_hand = {
-        "optical_core": 72 * sweeps / 2e9,
+        "optical_core": 72 * passes / 2e9,
         "input_dacs": 72 * 36 / (3 * 5e8),
-        "adcs": 288 * sweeps / (3 * 4e9),
+        "adcs": 288 * passes / (3 * 4e9),
         "sram": cached * 2 / 8 * 4e-9,
         "dram": (10 * 21 * 6 + 288) * 2 / 1e9,
         "weight_dacs": (360e-9 if bounded_by_dram else 180e-9) / 5,
-        "settling": sweeps * 6e-6 / 5,
+        "settling": passes * 6e-6 / 5,
     }
     times = pcnna.resource_times(ODD_SHAPES, ROUND, design)
     assert {name: time.item() for name, time in times.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)

@@ -13,7 +13,7 @@ from lumoe.photonics.accuracy import evaluate as accuracy
 from lumoe.photonics.accuracy.digits import Training
 from lumoe.photonics.accuracy.evaluate import Setting
 from lumoe.photonics.core.layers import to_photonic
-from lumoe.photonics.physics import tables as sweeps
+from lumoe.photonics.physics import tables
 from lumoe.photonics.physics.parameters import load_physics
 
 
@@ -112,7 +112,7 @@ def test_nothing_to_fine_tune_is_said() -> None:
 
 
 def test_weight_error_table_shows_what_calibration_buys() -> None:
-    table = sweeps.weight_errors(load_physics(), seed=0, spacings=(4.0, 8.0), banks=20).set_index("method")
+    table = tables.weight_errors(load_physics(), seed=0, spacings=(4.0, 8.0), banks=20).set_index("method")
     isolated, calibrated, drifted = (table.loc[name, "rms_error"] for name in ("isolated", "calibrated", "drifted"))
     assert (calibrated < 1e-6).all()
     assert (calibrated < drifted.to_numpy()).all()

@@ -69,7 +69,7 @@ def simulate(
 ) -> None:
     """Check the closed form by discrete-event simulation with finite buffers; show where they stall.
 
-    Example: `lumoe photonics simulate --network alexnet --design pcnna --cache 128 --cache inf --output pipeline.csv`
+    Example: `lumoe photonics simulate --network alexnet --design pcnna --cache 128 --cache inf --output simulated.csv`
     """
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators.design_point import DesignPoint
@@ -114,17 +114,17 @@ def explore(
     from lumoe.photonics.devices import load_devices
     from lumoe.photonics.network.layers import parse_shape
     from lumoe.photonics.network.load import load_network
-    from lumoe.photonics.studies import explore as sweep
+    from lumoe.photonics.studies import explore as study
 
     traced = load_network(network, parse_shape(image))
-    changes = dict(sweep.parse_levels(text) for text in vary or [])
+    changes = dict(study.parse_levels(text) for text in vary or [])
     tables, fronts = [], []
     for chosen in [accelerator(name) for name in design or list(ACCELERATORS)]:
-        levels = {**sweep.default_space(chosen, space), **changes}
+        levels = {**study.default_space(chosen, space), **changes}
         bases = [DesignPoint(chosen, load_devices(name)) for name in devices or [chosen.devices]]
-        tables.append(sweep.explore(traced, bases, levels, points=points, seed=seed))
-        fronts.append(sweep.pareto(tables[-1], least_bits=least_bits))
+        tables.append(study.explore(traced, bases, levels, points=points, seed=seed))
+        fronts.append(study.pareto(tables[-1], least_bits=least_bits))
         typer.echo(f"{chosen.name}: {len(fronts[-1])} of {len(tables[-1])} designs are not beaten", err=True)
-    write_csv(output, pd.concat(fronts, ignore_index=True), sweep.COLUMNS)
+    write_csv(output, pd.concat(fronts, ignore_index=True), study.COLUMNS)
     if all_points:
-        write_csv(all_points, pd.concat(tables, ignore_index=True), sweep.COLUMNS)
+        write_csv(all_points, pd.concat(tables, ignore_index=True), study.COLUMNS)

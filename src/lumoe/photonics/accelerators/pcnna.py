@@ -106,7 +106,7 @@ def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
 
 
 def passes(shapes: ConvolutionShapes, design: Design) -> Array:
-    """Return how many times a layer's locations are swept, [L, P]."""
+    """Return how often all locations of a layer are gone through, [L, P]."""
     return np.where(np.asarray(design.in_time) > 0, wavelength_groups(shapes, design), 1.0)
 
 
@@ -115,11 +115,11 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
 
     All resources are given; `design.bounds` says which of them `total_time` counts.
     """
-    sweeps = passes(shapes, design)
+    n_passes = passes(shapes, design)
     batch = np.asarray(design.batch, dtype=float)
     byte = np.asarray(values["data_bits"]) / 8
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
-    partial_sums = shapes.outputs * (2 * sweeps - 1)
+    partial_sums = shapes.outputs * (2 * n_passes - 1)
     cache_bytes = (shapes.locations * new_inputs(shapes) + partial_sums) * byte
     cache_rate = np.asarray(values["sram_width"]) / 8 / np.asarray(values["sram_access"])
     weight_time = shapes.weights / (np.asarray(values["weight_dacs"]) * np.asarray(values["dac_rate"]))
@@ -127,16 +127,16 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
     if "dram" in design.bounds:
         weight_time = np.maximum(weight_time, shapes.weights * byte / np.asarray(values["dram_bandwidth"]))
     times = {
-        "optical_core": shapes.locations * sweeps / np.asarray(values["clock"]),
+        "optical_core": shapes.locations * n_passes / np.asarray(values["clock"]),
         "input_dacs": (
             shapes.locations * new_inputs(shapes)
             / (np.asarray(values["input_dacs"]) * np.asarray(values["dac_rate"]))
         ),
-        "adcs": shapes.outputs * sweeps / (converters * np.asarray(values["adc_rate"])),
+        "adcs": shapes.outputs * n_passes / (converters * np.asarray(values["adc_rate"])),
         "sram": cache_bytes / cache_rate,
         "dram": (shapes.inputs + shapes.outputs) * byte / np.asarray(values["dram_bandwidth"]),
         "weight_dacs": weight_time / batch,
-        "settling": sweeps * np.asarray(values["thermo_optic_settling"]) / batch,
+        "settling": n_passes * np.asarray(values["thermo_optic_settling"]) / batch,
     }  # fmt: skip
     return aligned(times)
 
@@ -156,11 +156,11 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
     Args:
         duration_s: how long rings, lasers and amplifiers are on for one image, [L, P].
     """
-    sweeps, banks = passes(shapes, design), _banks(shapes, design)
+    n_passes, banks = passes(shapes, design), _banks(shapes, design)
     batch = np.asarray(design.batch, dtype=float)
     bits = np.asarray(values["data_bits"])
     conversions = shapes.locations * new_inputs(shapes)
-    samples = shapes.outputs * sweeps
+    samples = shapes.outputs * n_passes
     held = _held(shapes, design)
     cached = conversions + shapes.inputs + 2 * samples
     moved = shapes.inputs + shapes.outputs + shapes.weights / batch
@@ -169,7 +169,7 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
         "rings": held * values["ring_power"] * duration_s,
         "input_dacs": conversions * values["dac_energy"],
         "weight_dacs": shapes.weights / batch * values["dac_energy"],
-        "modulators": shapes.locations * shapes.window * values["modulator_energy"],
+        "modulators": shapes.locations * shapes.window_inputs * values["modulator_energy"],
         "amplifiers": shapes.kernels * banks * values["tia_power"] * duration_s,
         "adcs": samples * np.asarray(values["adc_power"]) / values["adc_rate"],
         "sram": cached * bits * values["sram_energy"],
@@ -185,7 +185,7 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
     the modulators; groups side by side share the lasers.
     """
     lit = colours(shapes, design)
-    driven = np.where(np.asarray(design.in_time) > 0, lit * shapes.groups, shapes.window)
+    driven = np.where(np.asarray(design.in_time) > 0, lit * shapes.groups, shapes.window_inputs)
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     parts = {
         "rings": _held(shapes, design) * np.asarray(values["ring_pitch"]) ** 2,

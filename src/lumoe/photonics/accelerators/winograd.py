@@ -6,7 +6,7 @@ Buffer → input transform → DACs → modulated source → microrings held by 
 sum over wavelengths (input channels) on photodiodes → inverse transform → ADCs → buffer.
 
 One tile position of `channels` input channels meets `kernels` kernels per clock. Layers whose channels or kernels are
-more are swept in passes, one for each group of channels and of kernels; partial sums return to the buffer.
+more take several passes, one for each group of channels and of kernels; partial sums return to the buffer.
 
 Arrays: a layer quantity is [L, 1], a design quantity [P] or a scalar, a result [L, P].
 """
@@ -88,7 +88,7 @@ class Work:
 
     @property
     def passes(self) -> Array:
-        """Sweeps over all tiles of a layer."""
+        """How often all tiles of a layer are gone through."""
         return self.channel_groups * self.kernel_groups * self.groups
 
 

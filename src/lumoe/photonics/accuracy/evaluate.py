@@ -1,4 +1,4 @@
-"""What a design point does to a network's accuracy: evaluation over a grid, the cheapest setting, fine-tuning."""
+"""What the analog core does to a network's accuracy: over a grid of settings, and after training through it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """A design point: tile 1 is direct convolution (PCNNA), others are Winograd's m."""
+    """One setting of the core: tile 1 is direct convolution (PCNNA), others are Winograd's m."""
 
     tile: int
     weight_bits: int
@@ -48,7 +48,7 @@ class Setting:
         return "pcnna" if self.tile == 1 else "winograd"
 
     def core(self, model: nn.Module, device_set: str) -> nn.Module:
-        """`model` on this design point."""
+        """`model` on this core."""
         return to_photonic(
             model,
             device_set,

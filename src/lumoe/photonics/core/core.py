@@ -1,4 +1,4 @@
-"""A design point of the analog core, its noise, and the weights that its rings hold."""
+"""The analog core: which imperfections it has, its noise, and the weights that its rings hold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHUNK_RINGS = 1 << 17
 
 @dataclass(frozen=True)
 class Core:
-    """A design point of the analog core: which imperfections there are, and how large.
+    """A configuration of the analog core: which imperfections there are, and how large.
 
     Attributes:
         physics: the device numbers.

@@ -63,7 +63,7 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
     """`torch.nn.Conv2d` on microring weight banks; takes the same arguments and these.
 
     Args:
-        core: the design point.
+        core: its configuration.
         tile: m of Winograd's F(m×m, r×r), or None for im2col. Kernels of side 1, dilated and non-square ones always use
             im2col: Winograd saves nothing there.
         points: interpolation points, ``standard`` or ``better``.

@@ -121,7 +121,7 @@ class Detector:
 
         The detector is one, not an array of designs.
         """
-        # Half of what a sweep that never asks this would import.
+        # Taken here: it would be half of all that a sweep imports, and few ask this.
         from scipy.optimize import brentq
 
         def lacking(power_dbm: float) -> float:

@@ -158,8 +158,8 @@ def _inverse_denominators(sine: Tensor, cosine: Tensor, bank: WeightBank) -> Ite
     shape = (-1, *([1] * (sine.dim() - 1)))
     near, far = (f(half).to(sine).reshape(shape) for f in (torch.cos, torch.sin))
     for j in range(rings - 1, -1, -1):
-        window = slice(rings - 1 - j, 2 * rings - 1 - j)
-        detuned = sine[j] * near[window] - cosine[j] * far[window]
+        beside = slice(rings - 1 - j, 2 * rings - 1 - j)
+        detuned = sine[j] * near[beside] - cosine[j] * far[beside]
         yield j, 1 / ((1 - product) ** 2 + (4 * product) * detuned**2)
 
 

@@ -62,7 +62,7 @@ def parse_levels(text: str) -> tuple[str, list[float]]:
 
 
 def designs(space: Space, points: int, seed: int) -> dict[str, Array]:
-    """Return design points [P] of a space: every combination if there are at most `points`, else a Sobol sample.
+    """Return the designs [P] of a space: every combination if there are at most `points`, else a Sobol sample.
 
     Raises:
         UserError: fewer than one point asked for.
@@ -86,7 +86,7 @@ def explore(network: Network, bases: Sequence[DesignPoint], space: Space, *, poi
     """Return one row per design: its levels, then time, energy, area (of all convolutions), bits and efficiency.
 
     Args:
-        bases: design points of one accelerator, on one or more device sets; each is combined with every point of the
+        bases: design points of one accelerator, on one or more device sets; each is combined with every design of the
             space.
         space: levels by name, in the unit of the device file.
         points: at most so many designs, shared evenly by the bases.

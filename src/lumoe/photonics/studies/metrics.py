@@ -14,7 +14,7 @@ from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import Array, convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers, platforms
 
-# (device values, design values) -> one number per design point, [P].
+# (device values, design values) -> one number per design, [P].
 Metrics = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
 
 
