@@ -1,4 +1,7 @@
-"""The two accelerators behind one interface: what a command or a sweep needs to know of each."""
+"""The accelerators behind one interface: what a command or a sweep needs to know of each.
+
+A further one is a module with its closed form, an entry here and, to be simulated, one in `simulation.jobs`.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One of the two designs.
+    """What there is to know of an accelerator.
 
     Attributes:
         name: as on the command line.

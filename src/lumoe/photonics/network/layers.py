@@ -1,4 +1,4 @@
-"""The layers of a network: shapes and counts, from a trace or from the file of one."""
+"""A network as a list of layers: their shapes and counts, and the file that holds them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise of a balanced photodiode pair, and the bits that it leaves.
+"""The detector: noise of a photodiode and of a balanced pair, and the bits that it leaves.
 
 One photodiode: σ² = [2q(R·P + I_d) + 4kT/R_L + (R·P)²·RIN]·B. A balanced pair adds the shot and thermal noise of both
 diodes; the intensity noise of a shared laser is common to both, so only that of the difference remains.

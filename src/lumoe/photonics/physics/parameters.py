@@ -1,4 +1,4 @@
-"""The numbers of a device set that the functional core needs, in SI units and checked."""
+"""Physics: the numbers of a device set that rings, links and the analog core need, in SI units and checked."""
 
 from __future__ import annotations
 

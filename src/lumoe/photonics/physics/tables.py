@@ -1,4 +1,4 @@
-"""Model-derived tables of the physics: spectra, attainable bits, weight errors."""
+"""Tables of the physics alone: ring spectra, bits of a detector, sizes of a link, errors of weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of PCNNA: layer by layer, summed up, and step by step from the paper's speed-up to the honest one."""
+"""Tables of PCNNA: layer by layer as its paper counts and with every bound, and summed up."""
 
 from __future__ import annotations
 

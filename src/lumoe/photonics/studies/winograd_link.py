@@ -1,4 +1,4 @@
-"""What the Winograd accelerator's lasers, rings and photodiodes can physically do, from the link budget and noise.
+"""What the Winograd accelerator's lasers, rings and photodiodes can physically do, device set by device set.
 
 The device sets count laser power per wavelength, kernel and rail, so the broadcast to them is already paid for. The ADC
 converts the sum over all wavelengths of a photodiode: that sum, at full scale, is what must resolve the ADC's bits.
