@@ -122,8 +122,9 @@ def main(
     dataflow: Annotated[list[str] | None, typer.Option(help="os, ws or is; may be repeated  [default: all]")] = None,
 ) -> None:
     """Write one row per layer and dataflow: multiply-accumulates and time of SCALE-Sim, of the trace, of Eyeriss."""
-    layers = [found for found in load_network("alexnet").convolutions() if not layer or found.name in layer]
-    measured = eyeriss_layers("alexnet")["processing_s"]
+    network = load_network("alexnet")
+    layers = [found for found in network.convolutions() if not layer or found.name in layer]
+    measured = eyeriss_layers(network)["processing_s"]
     blocks = []
     for name in dataflow or DATAFLOWS:
         if name not in DATAFLOWS or not layers:

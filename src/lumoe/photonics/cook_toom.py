@@ -1,4 +1,4 @@
-"""The exact Cook-Toom transforms of Winograd's F(m×m, r×r), and what they save and cost.
+"""The exact Cook-Toom transforms of Winograd's F(m×m, r×r), and what they cost in additions and in noise.
 
 Y = Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A (Lavin and Gray, CVPR 2016); the matrices come from wincnn.
 """
@@ -75,8 +75,3 @@ def noise_gain(m: int, r: int) -> float:
     common = 1 / np.pi
     powers = np.outer(kernel, kernel) * ((1 - common) * np.outer(white, white) + common * np.outer(mean, mean))
     return float((a_t**2 @ powers @ (a_t**2).T).mean()) / r**2
-
-
-def saving(m: int, r: int) -> float:
-    """Return how many times fewer multiplications F(m×m, r×r) needs than direct convolution, m²r²/n²."""
-    return (m * r / tile_points(m, r)) ** 2

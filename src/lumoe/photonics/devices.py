@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lumoe.errors import UserError, about, nearest
@@ -31,7 +33,19 @@ UNITS = {
     "pm/K": 1e-12, "mW/FSR": 1e-3, "uW/nm": 1e3,
 }  # fmt: skip
 
+# One design's number, or those of many designs, [P].
+Number = float | npt.NDArray[np.float64]
+# SI numbers by the names of the device files, as `DeviceSet.values` gives them.
+Values = Mapping[str, Number]
+
 Confidence = Literal["read", "derived", "recalled", "assumed"]
+
+
+class Numbers(Protocol):
+    """Whatever gives SI numbers by the names of the device files: `Values`, or a checked record of them."""
+
+    def __getitem__(self, name: str, /) -> Any:
+        """The number of that name."""
 
 
 class Parameter(BaseModel):
@@ -97,10 +111,6 @@ class DeviceSet(BaseModel):
     def values(self) -> dict[str, float]:
         """Return every parameter's value in SI units, by name."""
         return {name: parameter.si for name, parameter in self.parameters.items()}
-
-    def ranges(self) -> dict[str, tuple[float, float]]:
-        """Return the SI range of every parameter that has one."""
-        return {name: found for name, parameter in self.parameters.items() if (found := parameter.range_si)}
 
     def replace(self, changes: Mapping[str, float]) -> DeviceSet:
         """Return a copy with other values, each given in the parameter's own unit; ranges grow to hold them.

@@ -10,8 +10,7 @@ import pytest
 from lumoe.errors import UserError
 from lumoe.photonics.accelerators import feasibility, pcnna, winograd
 from lumoe.photonics.accelerators.checks import require_counts, require_known, require_rates, require_switches
-from lumoe.photonics.accelerators.registry import ACCELERATORS
-from lumoe.photonics.devices import load_devices
+from lumoe.photonics.accelerators.design_point import DesignPoint
 from lumoe.photonics.network.load import load_network
 from lumoe.photonics.network.shapes import convolution_shapes
 
@@ -30,25 +29,21 @@ class Recorded(dict[str, float]):
 
 @pytest.mark.parametrize(("name", "model"), [("pcnna", pcnna), ("winograd", winograd)])
 def test_the_needed_parameters_are_those_that_the_model_reads(name: str, model) -> None:
-    accelerator = ACCELERATORS[name]
-    devices = load_devices(accelerator.devices)
-    values = Recorded(devices.values())
-    choices = accelerator.complete(devices, {})
-    values.read.clear()
+    point = DesignPoint.named(name)
+    values = Recorded(point.devices.values())
     shapes = convolution_shapes(load_network("alexnet").convolutions())
-    accelerator.evaluate(shapes, values, choices)
+    point.accelerator.evaluate(shapes, values, point.choices)
     beside = {"adc_bits", "weight_bits", "data_bits"}
-    assert values.read == {*model.PARAMETERS, *feasibility.PARAMETERS} | (beside if name == "pcnna" else set())
+    assert values.read == {*model.NEEDS.names, *feasibility.NEEDS.names} | (beside if name == "pcnna" else set())
 
 
 @pytest.mark.parametrize(("name", "devices"), [("pcnna", "moderate"), ("winograd", "pcnna"), ("pcnna", "common")])
 def test_a_device_set_of_another_design_is_refused(name: str, devices: str) -> None:
-    found = load_devices(devices)
     shapes = convolution_shapes(load_network("alexnet").convolutions())
     with pytest.raises(
         UserError, match=r"the device set lacks '.+', which (PCNNA|the Winograd accelerator|the link budget) needs"
     ):
-        ACCELERATORS[name].evaluate(shapes, found.values(), ACCELERATORS[name].complete(found, {}))
+        DesignPoint.named(name, devices).evaluate(shapes)
 
 
 @pytest.mark.parametrize("value", [0, -1, 0.5, 2.5, math.inf, math.nan])

@@ -31,7 +31,7 @@ ODD = Layer("odd", "conv", 6, 4, (3, 5), stride=(1, 2), groups=2, in_side=(10, 2
 ODD_SHAPES = convolution_shapes([ODD])
 # 20 wavelengths hold 4 of a kernel's 9 rows of 5: 3 groups.
 GROUPED = pcnna.Design(batch=5.0, channels=20.0, adcs=3.0)
-ROUND = dict.fromkeys(pcnna.PARAMETERS, 1.0) | {
+ROUND = dict.fromkeys(pcnna.NEEDS.names, 1.0) | {
     "clock": 2e9, "input_dacs": 3.0, "weight_dacs": 2.0, "dac_rate": 5e8, "adc_rate": 4e9, "data_bits": 16.0,
     "sram_width": 64.0, "sram_access": 4e-9, "dram_bandwidth": 1e9, "thermo_optic_settling": 6e-6, "ring_pitch": 3e-5,
     "laser_channel_power": 2e-3, "ring_power": 3e-3, "tia_power": 5e-3, "adc_power": 7e-3, "dac_energy": 1e-12,
@@ -225,7 +225,7 @@ def test_groups_in_time_need_fewer_rings_and_modulators() -> None:
     groups = pcnna.wavelength_groups(SHAPES, in_time)
     assert (one["rings"] * groups)[:, 0] == pytest.approx(many["rings"][:, 0])
     assert one["modulators"][:, 0] == pytest.approx(36 * VALUES["modulator_area"])
-    assert many["modulators"][:, 0] == pytest.approx((SHAPES.window * VALUES["modulator_area"])[:, 0])
+    assert many["modulators"][:, 0] == pytest.approx((SHAPES.window_inputs * VALUES["modulator_area"])[:, 0])
 
 
 def test_a_dilated_window_meets_its_columns_again_only_at_multiples() -> None:
@@ -241,24 +241,24 @@ def test_a_dilated_window_meets_its_columns_again_only_at_multiples() -> None:
 
 def test_a_rate_of_zero_is_refused() -> None:
     with pytest.raises(UserError, match="input_dacs is 0"):
-        pcnna.check_values({**VALUES, "input_dacs": 0.0})
+        pcnna.NEEDS.check({**VALUES, "input_dacs": 0.0})
 
 
 @pytest.mark.parametrize("bounded_by_dram", [False, True])
-@pytest.mark.parametrize(("in_time", "sweeps"), [(0.0, 1), (1.0, 3)])
-def test_times_by_hand(in_time: float, sweeps: int, bounded_by_dram: bool) -> None:
+@pytest.mark.parametrize(("in_time", "passes"), [(0.0, 1), (1.0, 3)])
+def test_times_by_hand(in_time: float, passes: int, bounded_by_dram: bool) -> None:
     design = replace(GROUPED, in_time=in_time, bounds=frozenset({"dram"} if bounded_by_dram else ()))
-    # 72 locations convert 6 x 3 x 2 new inputs each; 288 outputs are written at each sweep and read before all but one.
-    cached = 72 * 36 + 288 * {1: 1, 3: 5}[sweeps]
+    # 72 locations convert 6 x 3 x 2 new inputs each; 288 outputs are written at each pass and read before all but one.
+    cached = 72 * 36 + 288 * {1: 1, 3: 5}[passes]
     # 180 weights: through two converters at 0.5 GS/s in 180 ns, from a memory at 1 GB/s in 360 ns.
     by_hand = {
-        "optical_core": 72 * sweeps / 2e9,
+        "optical_core": 72 * passes / 2e9,
         "input_dacs": 72 * 36 / (3 * 5e8),
-        "adcs": 288 * sweeps / (3 * 4e9),
+        "adcs": 288 * passes / (3 * 4e9),
         "sram": cached * 2 / 8 * 4e-9,
         "dram": (10 * 21 * 6 + 288) * 2 / 1e9,
         "weight_dacs": (360e-9 if bounded_by_dram else 180e-9) / 5,
-        "settling": sweeps * 6e-6 / 5,
+        "settling": passes * 6e-6 / 5,
     }
     times = pcnna.resource_times(ODD_SHAPES, ROUND, design)
     assert {name: time.item() for name, time in times.items()} == pytest.approx(by_hand, rel=1e-9, abs=0)
@@ -368,7 +368,7 @@ def test_a_switch_is_off_or_on() -> None:
 def test_a_device_set_that_lacks_a_parameter_is_refused() -> None:
     without = {name: value for name, value in ROUND.items() if name != "dram_energy"}
     with pytest.raises(UserError, match="lacks 'dram_energy', which PCNNA needs"):
-        pcnna.check_values(without)
+        pcnna.NEEDS.check(without)
 
 
 def test_how_rings_are_counted_is_said_by_name() -> None:

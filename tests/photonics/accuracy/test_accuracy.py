@@ -10,15 +10,16 @@ from typer.testing import CliRunner
 from lumoe.errors import UserError
 from lumoe.photonics.accuracy import digits
 from lumoe.photonics.accuracy import evaluate as accuracy
+from lumoe.photonics.accuracy.digits import Training
 from lumoe.photonics.accuracy.evaluate import Setting
 from lumoe.photonics.core.layers import to_photonic
-from lumoe.photonics.physics import tables as sweeps
+from lumoe.photonics.physics import tables
 from lumoe.photonics.physics.parameters import load_physics
 
 
 @pytest.fixture(scope="module")
 def model() -> nn.Sequential:
-    return digits.trained(epochs=8, learning_rate=5e-3, seed=0)
+    return digits.trained(Training(epochs=8, learning_rate=5e-3, seed=0))
 
 
 def test_digits_are_split_by_class_without_overlap() -> None:
@@ -30,7 +31,7 @@ def test_digits_are_split_by_class_without_overlap() -> None:
 
 
 def test_training_repeats_exactly_and_survives_the_file(model: nn.Sequential, tmp_path) -> None:
-    again = digits.trained(epochs=8, learning_rate=5e-3, seed=0)
+    again = digits.trained(Training(epochs=8, learning_rate=5e-3, seed=0))
     digits.save(model, tmp_path / "model.safetensors")
     read = digits.read(tmp_path / "model.safetensors")
     for name, value in model.state_dict().items():
@@ -88,7 +89,7 @@ def test_cheapest_takes_fewest_samples_then_bits_among_the_good() -> None:
 
 def test_fine_tuning_recovers_accuracy(model: nn.Sequential) -> None:
     setting = Setting(tile=1, weight_bits=2, channels=16, noise=0.5)
-    table = accuracy.fine_tune(model, [setting], "moderate", epochs=1, learning_rate=2e-3, seeds=2, images=200, seed=0)
+    table = accuracy.fine_tune(model, [setting], "moderate", Training(1, 2e-3, seed=0), seeds=2, images=200)
     row = table.iloc[0]
     assert list(table.columns) == list(accuracy.FINE_TUNE_COLUMNS)
     assert row["before_ci_low"] <= row["accuracy_before"] <= row["before_ci_high"]
@@ -111,7 +112,7 @@ def test_nothing_to_fine_tune_is_said() -> None:
 
 
 def test_weight_error_table_shows_what_calibration_buys() -> None:
-    table = sweeps.weight_errors(load_physics(), seed=0, spacings=(4.0, 8.0), banks=20).set_index("method")
+    table = tables.weight_errors(load_physics(), seed=0, spacings=(4.0, 8.0), banks=20).set_index("method")
     isolated, calibrated, drifted = (table.loc[name, "rms_error"] for name in ("isolated", "calibrated", "drifted"))
     assert (calibrated < 1e-6).all()
     assert (calibrated < drifted.to_numpy()).all()
@@ -123,6 +124,6 @@ def test_command_line_writes_the_tables(tmp_path) -> None:
 
     names = ("spectrum", "bits", "sizes", "weights")
     options = [word for name in names for word in (f"--{name}", str(tmp_path / f"{name}.csv"))]
-    result = CliRunner().invoke(app, ["physics", *options])
+    result = CliRunner().invoke(app, options)
     assert result.exit_code == 0, result.output
     assert all(len(pd.read_csv(tmp_path / f"{name}.csv")) > 5 for name in names)

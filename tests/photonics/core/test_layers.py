@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -220,3 +221,10 @@ def test_a_weight_that_is_not_a_number_is_named(physics: Physics) -> None:
     nn.init.constant_(layer.weight, math.inf)
     with pytest.raises(ValueError, match="weight is inf"):
         to_photonic(layer, physics)(torch.ones(2))
+
+
+def test_each_group_has_its_full_scale_or_all_share_the_largest() -> None:
+    largest = torch.tensor([2.0, 0.0, 5.0])
+    core = Core.ideal(load_physics())
+    assert core.scales(largest).tolist() == [2.0, 1.0, 5.0]
+    assert dataclasses.replace(core, per_group=False).scales(largest).tolist() == [5.0, 5.0, 5.0]

@@ -36,7 +36,7 @@ def test_philox_gives_the_published_words(counter, key, words) -> None:
 
 
 def test_deviates_are_normal_and_uncorrelated() -> None:
-    drawn = normals(Draw(3), tile=0, bank=0, banks=4, samples=100_000, device=torch.device("cpu")).double()
+    drawn = normals(Draw(3), panel=0, bank=0, banks=4, samples=100_000, device=torch.device("cpu")).double()
     assert stats.kstest(drawn.flatten().numpy(), "norm").pvalue > 1e-3
     assert float(drawn.abs().max()) > 4
     # Neighbours in a bank, the two of a Box-Muller pair, the same place of two banks: all within 4.5 deviations of 0.
@@ -52,8 +52,8 @@ def test_deviates_are_normal_and_uncorrelated() -> None:
 
 
 def test_each_place_has_noise_of_its_own() -> None:
-    def drawn(draw: Draw, tile: int = 0, bank: int = 0) -> torch.Tensor:
-        return normals(draw, tile=tile, bank=bank, banks=1, samples=300, device=torch.device("cpu"))
+    def drawn(draw: Draw, panel: int = 0, bank: int = 0) -> torch.Tensor:
+        return normals(draw, panel=panel, bank=bank, banks=1, samples=300, device=torch.device("cpu"))
 
     places = [drawn(Draw(1)), drawn(Draw(2)), drawn(Draw(1, 1)), drawn(Draw(1, 0, 1)), drawn(Draw(1), 1),
               drawn(Draw(1), 0, 1)]  # fmt: skip
@@ -80,7 +80,7 @@ def test_compiled_and_torch_give_the_same_bits(data: st.DataObject) -> None:
     draw = Draw(data.draw(st.integers(0, 2**32 - 1)), stream=5, call=7)
     wide = torch.zeros(groups, rows, columns + 2)
     total, expected = wide[..., :columns], torch.zeros(groups, rows, columns)
-    add_readings(total, samples, how, draw, tile=2, bank=11)
+    add_readings(total, samples, how, draw, panel=2, bank=11)
     readout._add_readings(expected, samples, how, draw, 2, 11)
     assert float(wide[..., columns:].abs().max()) == 0
     if rounding or not noisy:
@@ -97,7 +97,7 @@ def test_compiled_deviates_are_bit_for_bit_those_of_torch() -> None:
     draw, count = Draw(2**32 - 1, 17, 3), 100_001
     got = torch.empty(count)
     library.lumoe_normals(got.data_ptr(), count, draw.seed | draw.stream << 32, draw.call, 4, 9)
-    expected = normals(draw, tile=4, bank=9, banks=1, samples=count, device=torch.device("cpu"))[0]
+    expected = normals(draw, panel=4, bank=9, banks=1, samples=count, device=torch.device("cpu"))[0]
     assert torch.equal(got, expected)
 
 

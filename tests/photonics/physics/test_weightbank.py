@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lumoe.photonics.physics import weightbank
+from lumoe.photonics.physics.link import channel_capacity
 from lumoe.photonics.physics.microring import Microring
 from lumoe.photonics.physics.parameters import load_physics
 from lumoe.photonics.physics.tuning import (
     compensate,
     drift_phase,
-    electro_optic_power_w,
     heat,
     heater_settings,
     thermal_coupling,
@@ -23,7 +23,6 @@ from lumoe.photonics.physics.tuning import (
 from lumoe.photonics.physics.weightbank import (
     WeightBank,
     attainable_bits,
-    channel_capacity,
     full_scale,
     lorentzian_crosstalk,
 )
@@ -175,11 +174,9 @@ def test_thermal_crosstalk_without_compensation_spoils_the_weights() -> None:
 
 def test_tuning_power() -> None:
     physics = load_physics("moderate")
-    # Half a free spectral range at 27.5 mW/FSR; 4 µW per nanometre (CrossLight, DAC 2021).
+    # Half a free spectral range at 27.5 mW/FSR (CrossLight, DAC 2021).
     half = torch.tensor([[math.pi, 0.0]], dtype=torch.float64)
     assert float(thermo_optic_power_w(half, physics)) == pytest.approx(27.5e-3 / 2)
-    nanometres = physics.ring.free_spectral_range_m * 1e9 / 2
-    assert float(electro_optic_power_w(half, physics)) == pytest.approx(4e-6 * nanometres)
     # A ring fabricated just past its target goes nearly once around: heat only moves it one way.
     settings = heater_settings(torch.tensor([0.0]), torch.tensor([0.1]))
     assert float(settings) == pytest.approx(2 * math.pi - 0.1, rel=1e-6)

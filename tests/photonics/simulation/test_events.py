@@ -1,4 +1,4 @@
-"""The discrete-event pipeline against an independent recursion, and against the closed forms."""
+"""The simulation against an independent recursion, and against the closed forms."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 
 from lumoe.errors import UserError
 from lumoe.photonics.accelerators import pcnna
-from lumoe.photonics.accelerators.registry import ACCELERATORS
-from lumoe.photonics.devices import load_devices
+from lumoe.photonics.accelerators.design_point import DesignPoint
 from lumoe.photonics.network.load import load_network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.simulation.comparison import comparison
 from lumoe.photonics.simulation.events import Job, LineBuffer, Stage, simulate
-from lumoe.photonics.simulation.jobs import jobs_of
 
 
 def departures(seconds: list[float], items: int, depth: int) -> float:
@@ -75,58 +73,57 @@ def test_images_follow_one_another_without_a_gap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("design", "chosen", "values"),
+    ("design", "choices"),
     [
-        ("pcnna", {}, {}),
-        ("pcnna", {"bound_sram": 0.0, "bound_dram": 0.0, "bound_weight_dacs": 0.0, "bound_settling": 0.0}, {}),
-        ("pcnna", {"in_time": 1.0}, {"thermo_optic_settling": 20e-9}),
-        ("pcnna", {"adcs": 16.0}, {}),
-        ("winograd", {"tile": 2.0}, {}),
-        ("winograd", {"tile": 4.0, "memory": 0.0}, {}),
+        ("pcnna", []),
+        ("pcnna", ["bound_sram=0", "bound_dram=0", "bound_weight_dacs=0", "bound_settling=0"]),
+        ("pcnna", ["in_time=1", "thermo_optic_settling=0.02"]),
+        ("pcnna", ["adcs=16"]),
+        ("winograd", ["tile=2"]),
+        ("winograd", ["tile=4", "memory=0"]),
     ],
 )
-def test_with_roomy_buffers_the_closed_form_holds_within_one_per_cent(design, chosen, values) -> None:
-    accelerator = ACCELERATORS[design]
-    devices = load_devices(accelerator.devices)
-    network = load_network("alexnet")
-    numbers = {**devices.values(), **values, "sram_capacity": math.inf}
-    choices = accelerator.complete(devices, chosen)
-    layers = list(network.convolutions())
-    closed = accelerator.evaluate(convolution_shapes(layers), numbers, choices).time_s[:, 0].tolist()
-    table = comparison(network, jobs_of(accelerator.name, layers, numbers, choices), closed, depth=256)
+def test_with_roomy_buffers_the_closed_form_holds_within_one_per_cent(design: str, choices: list[str]) -> None:
+    point = DesignPoint.named(design, choices=choices)
+    table = comparison(load_network("alexnet"), point, depth=256, caches_kb=[math.inf])
     assert table["difference"].abs().max() < 0.01
     assert not table["refetches"].any()
 
 
 def test_a_small_cache_stalls_the_layer_whose_window_just_fits() -> None:
-    accelerator = ACCELERATORS["pcnna"]
-    devices = load_devices("pcnna")
-    network = load_network("alexnet")
-    choices = accelerator.complete(devices, {})
-    layers = list(network.convolutions())
-    closed = accelerator.evaluate(convolution_shapes(layers), devices.values(), choices).time_s[:, 0].tolist()
-    table = comparison(network, jobs_of(accelerator.name, layers, devices.values(), choices), closed, depth=256)
-    table = table.set_index("layer")
+    table = comparison(load_network("alexnet"), DesignPoint.named("pcnna"), depth=256).set_index("layer")
     # 128 kb hold 12.2 rows of conv1's input, 11 of which are its window; a window of conv2 needs 207 kb.
+    assert (table["sram_kb"] == 128).all()
     assert table.loc["conv1", "difference"] > 0.05
     assert not table.loc["conv1", "refetches"]
     assert table.loc["conv2", "refetches"]
 
 
-def test_a_small_cache_sends_pcnnas_partial_sums_to_dram() -> None:
-    accelerator = ACCELERATORS["pcnna"]
-    devices = load_devices("pcnna")
+def test_each_cache_has_its_rows_and_a_total() -> None:
+    point = DesignPoint.named("winograd")
     network = load_network("alexnet")
-    choices = accelerator.complete(devices, {"in_time": 1.0})
-    layers = list(network.convolutions())
+    table = comparison(network, point, depth=16, caches_kb=[64, math.inf])
+    assert table["sram_kb"].tolist() == [64] * 6 + [math.inf] * 6
+    assert table["layer"].tolist() == [*(layer.name for layer in network.convolutions()), "all"] * 2
+    assert set(table["design"]) == {"winograd"}
+    for _, rows in table.groupby("sram_kb"):
+        for column in ("closed_form_s", "simulated_s", "preparation_s", "stall_s"):
+            assert rows[column].iloc[:-1].sum() == pytest.approx(rows[column].iloc[-1])
+    with pytest.raises(UserError, match="the cache is 0 kb, but must be positive"):
+        comparison(network, point, depth=16, caches_kb=[0])
+
+
+def test_a_small_cache_sends_pcnnas_partial_sums_to_dram() -> None:
     # Fast tuning and a wide cache, so that DRAM is what the sums wait for.
-    values = {**devices.values(), "thermo_optic_settling": 0.0, "sram_width": 1e6, "weight_dacs": 1000.0}
-    closed = accelerator.evaluate(convolution_shapes(layers), values, choices).time_s[:, 0].tolist()
-    table = comparison(network, jobs_of(accelerator.name, layers, values, choices), closed, depth=64).set_index("layer")
+    point = DesignPoint.named(
+        "pcnna", choices=["in_time=1", "thermo_optic_settling=0", "sram_width=1e6", "weight_dacs=1000"]
+    )
+    network = load_network("alexnet")
+    table = comparison(network, point, depth=64).set_index("layer")
     # conv5: 169 locations of 256 sums are 692 kb of 128. Four groups a kernel: three times out and three times back.
-    (conv5,) = [layer for layer in layers if layer.name == "conv5"]
+    (conv5,) = [layer for layer in network.convolutions() if layer.name == "conv5"]
     groups = int(pcnna.wavelength_groups(convolution_shapes([conv5]), pcnna.Design(channels=39.0)).item())
-    moved = 169 * 256 * 2 * (2 * groups - 2) / values["dram_bandwidth"]
+    moved = 169 * 256 * 2 * (2 * groups - 2) / point.devices.si("dram_bandwidth")
     assert groups > 1
     assert table.loc["conv5", "refetches"]
     assert table.loc["conv5", "stall_s"] > 0.9 * moved
@@ -138,14 +135,8 @@ def test_buffers_must_hold_something() -> None:
 
 
 def test_a_small_cache_sends_winograds_partial_sums_to_dram() -> None:
-    accelerator = ACCELERATORS["winograd"]
-    devices = load_devices("moderate")
-    network = load_network("alexnet")
-    choices = accelerator.complete(devices, {})
-    layers = list(network.convolutions())
-    values = {**devices.values(), "sram_capacity": 256e3}
-    closed = accelerator.evaluate(convolution_shapes(layers), values, choices).time_s[:, 0].tolist()
-    table = comparison(network, jobs_of(accelerator.name, layers, values, choices), closed, depth=16).set_index("layer")
+    point = DesignPoint.named("winograd")
+    table = comparison(load_network("alexnet"), point, depth=16, caches_kb=[256]).set_index("layer")
     # A pass of conv2 keeps 16 of 96 channels of 27 x 27 bytes and 32 kernels' sums of twice that: 467 kb.
     assert table.loc["conv2", "refetches"]
     assert table.loc["conv2", "simulated_s"] > 2 * table.loc["conv2", "closed_form_s"]

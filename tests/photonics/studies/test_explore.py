@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,21 +15,25 @@ from typer.testing import CliRunner
 from lumoe.cli.photonics.design import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv
-from lumoe.photonics.accelerators.choices import apply_choices
-from lumoe.photonics.accelerators.registry import ACCELERATORS, accelerator
-from lumoe.photonics.devices import load_devices
+from lumoe.photonics.accelerators.design_point import DesignPoint
+from lumoe.photonics.accelerators.registry import ACCELERATORS
+from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.load import load_network
+from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.studies import explore as sweep
-from lumoe.photonics.studies.estimate import estimate_table, warnings
+from lumoe.photonics.studies.estimate import estimate_table
 
 ALEXNET = load_network("alexnet")
+
+
+def table_of(point: DesignPoint, network: Network = ALEXNET) -> pd.DataFrame:
+    return estimate_table(network, point.evaluate(convolution_shapes(network.convolutions())))
 
 
 @pytest.mark.parametrize("design", ACCELERATORS)
 @pytest.mark.parametrize("network", ["alexnet", "mobilenet_v2"])
 def test_components_and_layers_add_up(design: str, network: str) -> None:
-    chosen = accelerator(design)
-    table = estimate_table(load_network(network), chosen, load_devices(chosen.devices), {})
+    table = table_of(DesignPoint.named(design), load_network(network))
     layers, whole = table.iloc[:-1], table.iloc[-1]
     assert table.filter(regex="^energy_.+_j$").sum(axis=1).to_numpy() == pytest.approx(table["energy_j"].to_numpy())
     for column in ("macs", "weights", "time_s", "energy_j"):
@@ -39,59 +44,27 @@ def test_components_and_layers_add_up(design: str, network: str) -> None:
 
 
 def test_twice_the_converters_halve_the_input_time_and_nothing_else() -> None:
-    chosen = accelerator("pcnna")
-    devices = load_devices("pcnna")
-    twice, _ = apply_choices(["dacs=20"], devices, list(chosen.choices))
-    one, two = (estimate_table(ALEXNET, chosen, found, {}).set_index("layer") for found in (devices, twice))
+    one, two = (table_of(DesignPoint.named("pcnna", choices=made)).set_index("layer") for made in ([], ["dacs=20"]))
     assert two["time_input_dacs_s"].to_numpy() == pytest.approx(one["time_input_dacs_s"].to_numpy() / 2)
     assert two["time_sram_s"].to_numpy() == pytest.approx(one["time_sram_s"].to_numpy())
 
 
-def test_what_cannot_be_built_is_said() -> None:
-    chosen = accelerator("pcnna")
-    devices = load_devices("pcnna")
-    weak = warnings(estimate_table(ALEXNET, chosen, devices, {}), chosen, devices, {})
-    assert len(weak) == 1
-    assert "raise laser_channel_power" in weak[0]
-    crowded = {"channels": 200.0}
-    said = warnings(estimate_table(ALEXNET, chosen, devices, crowded), chosen, devices, crowded)
-    assert "200 wavelengths do not fit" in said[0]
-    bright, _ = apply_choices(["laser_channel_power=100", "clock=1", "reticle_area=900"], devices, [])
-    assert warnings(estimate_table(ALEXNET, chosen, bright, {}), chosen, bright, {}) == []
-
-
-def test_what_does_not_fit_on_one_chip_is_said() -> None:
-    chosen, devices = accelerator("pcnna"), load_devices("pcnna")
-    vgg = warnings(estimate_table(load_network("vgg16"), chosen, devices, {}), chosen, devices, {})
-    # 2.36 million rings of 25 um x 25 um are 1475 mm2.
-    assert any("mm2 do not fit on one chip: a lithography field has 858 mm2" in said for said in vgg)
-
-
-def test_a_large_tile_is_said_to_cost_bits() -> None:
-    chosen, devices = accelerator("winograd"), load_devices("conservative")
-    tiles = {tile: estimate_table(ALEXNET, chosen, devices, {"tile": tile}) for tile in (1.0, 4.0)}
-    assert tiles[1.0]["bits"].iloc[-1] - tiles[4.0]["bits"].iloc[-1] > 1.5
-    assert not any(
-        "an inverse transform amplifies" in said for said in warnings(tiles[1.0], chosen, devices, {"tile": 1.0})
-    )
-    assert any(
-        "an inverse transform amplifies" in said for said in warnings(tiles[4.0], chosen, devices, {"tile": 4.0})
-    )
-
-
 @pytest.mark.parametrize("design", ACCELERATORS)
 def test_a_sweep_gives_what_each_design_gives_alone(design: str) -> None:
-    chosen = accelerator(design)
-    devices = load_devices(chosen.devices)
-    space = sweep.default_space(chosen)
-    table = sweep.explore(ALEXNET, chosen, [devices], space, points=64, seed=3)
+    base = DesignPoint.named(design)
+    space = sweep.default_space(base.accelerator)
+    table = sweep.explore(ALEXNET, [base], space, points=64, seed=3)
     assert len(table) == 64
     for row in table.sample(4, random_state=0).to_dict("records"):
-        levels = {name: row[name] for name in space}
-        changed = devices.replace({name: x for name, x in levels.items() if name not in chosen.choices})
-        alone = estimate_table(ALEXNET, chosen, changed, {k: v for k, v in levels.items() if k in chosen.choices})
+        alone = table_of(DesignPoint.named(design, choices=[f"{name}={row[name]!r}" for name in space]))
         for column in ("time_s", "energy_j", "area_mm2", "bits"):
             assert row[column] == pytest.approx(alone[column].iloc[-1]), column
+
+
+def test_every_device_set_has_its_share_of_the_designs() -> None:
+    bases = [DesignPoint.named("winograd", name) for name in ("moderate", "aggressive")]
+    table = sweep.explore(ALEXNET, bases, {"tile": [1.0, 2.0], "batch": [1.0, 8.0]}, points=6, seed=0)
+    assert table["device_set"].tolist() == ["moderate"] * 3 + ["aggressive"] * 3
 
 
 def test_a_small_space_is_enumerated_whole() -> None:
@@ -153,7 +126,7 @@ def test_the_commands_write_whole_tables(tmp_path: Path) -> None:
         (["explore", "--output", "x.csv", "--vary", "dacs=a"], "NAME=VALUE,VALUE"),
         (["explore", "--output", "x.csv", "--vary", "what=1"], "unknown name 'what'"),
         (["explore", "--output", "x.csv", "--points", "10", "--least-bits", "20"], "no design reaches 20 bits"),
-        (["simulate", "--output", "x.csv", "--cache", "0"], "--cache is 0"),
+        (["simulate", "--output", "x.csv", "--cache", "0"], "the cache is 0 kb"),
     ],
 )
 def test_mistakes_are_one_sentence_and_write_nothing(arguments, words, tmp_path, monkeypatch) -> None:

@@ -33,7 +33,7 @@ def train_digits(
     from lumoe.photonics.accuracy import digits
 
     use_exact_threads(threads)
-    model = digits.trained(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    model = digits.trained(digits.Training(epochs, learning_rate, seed))
     shown = digits.load()
     accuracy = digits.correct(model, shown.test_images, shown.test_labels).float().mean()
     digits.save(model, output)
@@ -112,14 +112,6 @@ def fine_tune(
 
     use_exact_threads(threads)
     worst = accuracy.spoiled(read_csv(table, accuracy.COLUMNS))
-    trained = accuracy.fine_tune(
-        digits.read(model),
-        worst,
-        devices,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        seeds=seeds,
-        images=images,
-        seed=seed,
-    )
+    training = digits.Training(epochs, learning_rate, seed)
+    trained = accuracy.fine_tune(digits.read(model), worst, devices, training, seeds=seeds, images=images)
     write_csv(output, trained, accuracy.FINE_TUNE_COLUMNS)

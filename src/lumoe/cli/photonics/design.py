@@ -38,22 +38,19 @@ def estimate(
     Example: `lumoe photonics estimate --network alexnet --design pcnna --set dacs=20`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics.accelerators.choices import apply_choices
-    from lumoe.photonics.accelerators.registry import accelerator
-    from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.accelerators.design_point import DesignPoint
     from lumoe.photonics.network.layers import parse_shape
     from lumoe.photonics.network.load import load_network
-    from lumoe.photonics.studies.estimate import COLUMNS, estimate_table, warnings
+    from lumoe.photonics.network.shapes import convolution_shapes
+    from lumoe.photonics.studies.estimate import COLUMNS, estimate_table
 
-    chosen_design = accelerator(design)
-    found, chosen = apply_choices(
-        choices or [], load_devices(devices or chosen_design.devices), list(chosen_design.choices)
-    )
+    point = DesignPoint.named(design, devices, choices or [])
     traced = load_network(network, parse_shape(image))
-    table = estimate_table(traced, chosen_design, found, chosen)
+    found = point.evaluate(convolution_shapes(traced.convolutions()))
+    table = estimate_table(traced, found)
     if not for_programs(table, as_json, as_csv):
-        show(table[list(COLUMNS)], f"{network} on {design}, device set {found.name}; modelled, per image")
-    for note in [*traced.notes(), *warnings(table, chosen_design, found, chosen)]:
+        show(table[list(COLUMNS)], f"{network} on {design}, device set {point.devices.name}; modelled, per image")
+    for note in [*traced.notes(), *point.warnings(found)]:
         typer.echo(f"note: {note}", err=True)
     if output:
         write_csv(output, table, COLUMNS)
@@ -72,39 +69,17 @@ def simulate(
 ) -> None:
     """Check the closed form by discrete-event simulation with finite buffers; show where they stall.
 
-    Example: `lumoe photonics simulate --network alexnet --design pcnna --cache 128 --cache inf --output pipeline.csv`
+    Example: `lumoe photonics simulate --network alexnet --design pcnna --cache 128 --cache inf --output simulated.csv`
     """
-    import pandas as pd
-
-    from lumoe.errors import UserError
     from lumoe.files import write_csv
-    from lumoe.photonics.accelerators.choices import apply_choices
-    from lumoe.photonics.accelerators.registry import accelerator
-    from lumoe.photonics.devices import UNITS, load_devices
+    from lumoe.photonics.accelerators.design_point import DesignPoint
     from lumoe.photonics.network.layers import parse_shape
     from lumoe.photonics.network.load import load_network
-    from lumoe.photonics.network.shapes import convolution_shapes
     from lumoe.photonics.simulation.comparison import COLUMNS, comparison
-    from lumoe.photonics.simulation.jobs import jobs_of
 
-    chosen_design = accelerator(design)
-    found, chosen = apply_choices(
-        choices or [], load_devices(devices or chosen_design.devices), list(chosen_design.choices)
-    )
-    traced = load_network(network, parse_shape(image))
-    values, complete = found.values(), chosen_design.complete(found, chosen)
-    layers = list(traced.convolutions())
-    closed = chosen_design.evaluate(convolution_shapes(layers), values, complete).time_s[:, 0].tolist()
-    tables = []
-    for kilobits in cache or [found["sram_capacity"].value]:
-        if not kilobits > 0:
-            raise UserError(f"--cache is {kilobits:g}, but must be positive")
-        jobs = jobs_of(design, layers, {**values, "sram_capacity": kilobits * UNITS["kb"]}, complete)
-        table = comparison(traced, jobs, closed, depth=depth)
-        table.insert(0, "sram_kb", kilobits)
-        table.insert(0, "design", design)
-        tables.append(table)
-    write_csv(output, pd.concat(tables, ignore_index=True), ["design", "sram_kb", *COLUMNS])
+    point = DesignPoint.named(design, devices, choices or [])
+    table = comparison(load_network(network, parse_shape(image)), point, depth=depth, caches_kb=cache or [])
+    write_csv(output, table, COLUMNS)
 
 
 @app.command()
@@ -134,21 +109,22 @@ def explore(
     import pandas as pd
 
     from lumoe.files import write_csv
+    from lumoe.photonics.accelerators.design_point import DesignPoint
     from lumoe.photonics.accelerators.registry import ACCELERATORS, accelerator
     from lumoe.photonics.devices import load_devices
     from lumoe.photonics.network.layers import parse_shape
     from lumoe.photonics.network.load import load_network
-    from lumoe.photonics.studies import explore as sweep
+    from lumoe.photonics.studies import explore as study
 
     traced = load_network(network, parse_shape(image))
-    changes = dict(sweep.parse_levels(text) for text in vary or [])
+    changes = dict(study.parse_levels(text) for text in vary or [])
     tables, fronts = [], []
     for chosen in [accelerator(name) for name in design or list(ACCELERATORS)]:
-        levels = {**sweep.default_space(chosen, space), **changes}
-        sets = [load_devices(name) for name in devices or [chosen.devices]]
-        tables.append(sweep.explore(traced, chosen, sets, levels, points=points, seed=seed))
-        fronts.append(sweep.pareto(tables[-1], least_bits=least_bits))
+        levels = {**study.default_space(chosen, space), **changes}
+        bases = [DesignPoint(chosen, load_devices(name)) for name in devices or [chosen.devices]]
+        tables.append(study.explore(traced, bases, levels, points=points, seed=seed))
+        fronts.append(study.pareto(tables[-1], least_bits=least_bits))
         typer.echo(f"{chosen.name}: {len(fronts[-1])} of {len(tables[-1])} designs are not beaten", err=True)
-    write_csv(output, pd.concat(fronts, ignore_index=True), sweep.COLUMNS)
+    write_csv(output, pd.concat(fronts, ignore_index=True), study.COLUMNS)
     if all_points:
-        write_csv(all_points, pd.concat(tables, ignore_index=True), sweep.COLUMNS)
+        write_csv(all_points, pd.concat(tables, ignore_index=True), study.COLUMNS)

@@ -26,12 +26,12 @@ def tabulate_physics(
     Example: `lumoe photonics physics --spectrum ring.csv --bits bits.csv --sizes sizes.csv --weights weights.csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics.physics import tables as sweeps
+    from lumoe.photonics.physics import tables
     from lumoe.photonics.physics.parameters import load_physics
 
     use_exact_threads(1)
     physics = load_physics(devices)
-    write_csv(spectrum, sweeps.ring_spectrum(physics))
-    write_csv(bits, sweeps.detector_bits(physics))
-    write_csv(sizes, sweeps.link_sizes(physics))
-    write_csv(weights, sweeps.weight_errors(physics, seed=seed))
+    write_csv(spectrum, tables.ring_spectrum(physics))
+    write_csv(bits, tables.detector_bits(physics))
+    write_csv(sizes, tables.link_sizes(physics))
+    write_csv(weights, tables.weight_errors(physics, seed=seed))

@@ -3,13 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lumoe.errors import UserError
+from lumoe.photonics.devices import Number, Values
 
-Number = float | npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class Needs:
+    """The device parameters that a model reads.
+
+    Attributes:
+        model: what needs them, as a message names it.
+        counts: whole numbers of at least 1.
+        rates: those that must be positive.
+        others: the rest.
+    """
+
+    model: str
+    counts: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every parameter."""
+        return self.counts + self.rates + self.others
+
+    def check(self, values: Values) -> None:
+        """Raise unless every parameter is there, every count whole and every rate positive.
+
+        Raises:
+            UserError: the message names the parameter.
+        """
+        require_known(values, self.names, self.model)
+        require_counts(values, self.counts)
+        require_rates(values, self.rates)
 
 
 def require_known(values: Mapping[str, object], names: Iterable[str], accelerator: str) -> None:

@@ -13,23 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from lumoe.photonics.accelerators.checks import Number, require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.accelerators import resources
+from lumoe.photonics.accelerators.checks import Needs, require_counts, require_switches
+from lumoe.photonics.accelerators.resources import Names, aligned
+from lumoe.photonics.devices import Number, Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
-Values = Mapping[str, Number]
 # What runs at the same time in a layer: the slowest bounds it. What must happen before: it adds.
 STREAMS = ("optical_core", "input_dacs", "adcs", "sram", "dram")
 PREPARATIONS = ("weight_dacs", "settling")
 BOUNDS = ("weight_dacs", "settling", "adcs", "sram", "dram")
-# The device parameters that this model reads: whole numbers, those that must be positive, and the rest.
-_COUNTS = ("input_dacs", "weight_dacs")
-_RATES = ("clock", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width", "sram_access", "data_bits")
-PARAMETERS = (
-    *_COUNTS, *_RATES, "thermo_optic_settling", "laser_channel_power", "laser_area", "ring_power", "ring_pitch",
-    "dac_energy", "dac_area", "modulator_energy", "modulator_area", "tia_power", "tia_area", "adc_power", "adc_area",
-    "sram_energy", "sram_area", "dram_energy",
+NEEDS = Needs(
+    "PCNNA",
+    counts=("input_dacs", "weight_dacs"),
+    rates=("clock", "dac_rate", "adc_rate", "dram_bandwidth", "sram_width", "sram_access", "data_bits"),
+    others=(
+        "thermo_optic_settling", "laser_channel_power", "laser_area", "ring_power", "ring_pitch", "dac_energy",
+        "dac_area", "modulator_energy", "modulator_area", "tia_power", "tia_area", "adc_power", "adc_area",
+        "sram_energy", "sram_area", "dram_energy",
+    ),
 )  # fmt: skip
 
 
@@ -62,20 +65,14 @@ class Design:
         require_switches(vars(self), ("in_time",))
         return self
 
+    @property
+    def counted(self) -> frozenset[str]:
+        """The resources whose time counts: what the paper counts, and the bounds."""
+        return self.bounds | {"optical_core", "input_dacs"}
+
     def with_bounds(self, *bounds: str) -> Design:
         """Return the same design with these bounds."""
         return replace(self, bounds=frozenset(bounds))
-
-
-def check_values(values: Values) -> None:
-    """Raise unless every parameter is there, every count whole and every rate positive.
-
-    Raises:
-        UserError: the message names the parameter.
-    """
-    require_known(values, PARAMETERS, "PCNNA")
-    require_counts(values, _COUNTS)
-    require_rates(values, _RATES)
 
 
 def rings(shapes: ConvolutionShapes, *, filtered: bool = True) -> Array:
@@ -100,7 +97,7 @@ def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
     A group holds whole rows of the kernel where it can: a value that the window keeps when it moves on goes to another
     wavelength of its row, so that it stays within its group, and splitting costs no further conversions.
     """
-    channels = _colours(shapes, design)
+    channels = colours(shapes, design)
     rows = shapes.kernel_height * shapes.in_channels / shapes.groups
     whole_rows = np.ceil(rows / np.maximum(np.floor(channels / shapes.kernel_width), 1))
     cut_rows = rows * np.ceil(shapes.kernel_width / channels)
@@ -109,7 +106,7 @@ def wavelength_groups(shapes: ConvolutionShapes, design: Design) -> Array:
 
 
 def passes(shapes: ConvolutionShapes, design: Design) -> Array:
-    """Return how many times a layer's locations are swept, [L, P]."""
+    """Return how often all locations of a layer are gone through, [L, P]."""
     return np.where(np.asarray(design.in_time) > 0, wavelength_groups(shapes, design), 1.0)
 
 
@@ -118,11 +115,11 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
 
     All resources are given; `design.bounds` says which of them `total_time` counts.
     """
-    sweeps = passes(shapes, design)
+    n_passes = passes(shapes, design)
     batch = np.asarray(design.batch, dtype=float)
     byte = np.asarray(values["data_bits"]) / 8
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
-    partial_sums = shapes.outputs * (2 * sweeps - 1)
+    partial_sums = shapes.outputs * (2 * n_passes - 1)
     cache_bytes = (shapes.locations * new_inputs(shapes) + partial_sums) * byte
     cache_rate = np.asarray(values["sram_width"]) / 8 / np.asarray(values["sram_access"])
     weight_time = shapes.weights / (np.asarray(values["weight_dacs"]) * np.asarray(values["dac_rate"]))
@@ -130,31 +127,24 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
     if "dram" in design.bounds:
         weight_time = np.maximum(weight_time, shapes.weights * byte / np.asarray(values["dram_bandwidth"]))
     times = {
-        "optical_core": shapes.locations * sweeps / np.asarray(values["clock"]),
+        "optical_core": shapes.locations * n_passes / np.asarray(values["clock"]),
         "input_dacs": (
             shapes.locations * new_inputs(shapes)
             / (np.asarray(values["input_dacs"]) * np.asarray(values["dac_rate"]))
         ),
-        "adcs": shapes.outputs * sweeps / (converters * np.asarray(values["adc_rate"])),
+        "adcs": shapes.outputs * n_passes / (converters * np.asarray(values["adc_rate"])),
         "sram": cache_bytes / cache_rate,
         "dram": (shapes.inputs + shapes.outputs) * byte / np.asarray(values["dram_bandwidth"]),
         "weight_dacs": weight_time / batch,
-        "settling": sweeps * np.asarray(values["thermo_optic_settling"]) / batch,
+        "settling": n_passes * np.asarray(values["thermo_optic_settling"]) / batch,
     }  # fmt: skip
-    width = np.broadcast_shapes(*(time.shape for time in times.values()))
-    return {name: np.broadcast_to(time, width) for name, time in times.items()}
+    return aligned(times)
 
 
-def total_time(times: Mapping[str, Array], design: Design) -> tuple[Array, npt.NDArray[np.str_]]:
+def total_time(times: Mapping[str, Array], design: Design) -> tuple[Array, Names]:
     """Return the time per image [L, P] in seconds and the name of the resource that takes most of it, [L, P]."""
-    counted = {"optical_core", "input_dacs", *design.bounds}
-    streams = [name for name in STREAMS if name in counted]
-    before = [name for name in PREPARATIONS if name in counted]
-    total = np.max([times[name] for name in streams], axis=0)
-    for name in before:
-        total = total + times[name]
-    names = np.array([*streams, *before])
-    return total, names[np.argmax([times[name] for name in names], axis=0)]
+    streams, preparations = ([x for x in names if x in design.counted] for names in (STREAMS, PREPARATIONS))
+    return resources.total_time(times, streams, preparations)
 
 
 def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s: Array) -> dict[str, Array]:
@@ -166,11 +156,11 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
     Args:
         duration_s: how long rings, lasers and amplifiers are on for one image, [L, P].
     """
-    sweeps, banks = passes(shapes, design), _banks(shapes, design)
+    n_passes, banks = passes(shapes, design), _banks(shapes, design)
     batch = np.asarray(design.batch, dtype=float)
     bits = np.asarray(values["data_bits"])
     conversions = shapes.locations * new_inputs(shapes)
-    samples = shapes.outputs * sweeps
+    samples = shapes.outputs * n_passes
     held = _held(shapes, design)
     cached = conversions + shapes.inputs + 2 * samples
     moved = shapes.inputs + shapes.outputs + shapes.weights / batch
@@ -179,7 +169,7 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
         "rings": held * values["ring_power"] * duration_s,
         "input_dacs": conversions * values["dac_energy"],
         "weight_dacs": shapes.weights / batch * values["dac_energy"],
-        "modulators": shapes.locations * shapes.window * values["modulator_energy"],
+        "modulators": shapes.locations * shapes.window_inputs * values["modulator_energy"],
         "amplifiers": shapes.kernels * banks * values["tia_power"] * duration_s,
         "adcs": samples * np.asarray(values["adc_power"]) / values["adc_rate"],
         "sram": cached * bits * values["sram_energy"],
@@ -194,26 +184,25 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
     The accelerator itself needs the largest of its layers, component by component. Groups that follow in time share
     the modulators; groups side by side share the lasers.
     """
-    colours = _colours(shapes, design)
-    driven = np.where(np.asarray(design.in_time) > 0, colours * shapes.groups, shapes.window)
+    lit = colours(shapes, design)
+    driven = np.where(np.asarray(design.in_time) > 0, lit * shapes.groups, shapes.window_inputs)
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     parts = {
         "rings": _held(shapes, design) * np.asarray(values["ring_pitch"]) ** 2,
         "modulators": driven * np.asarray(values["modulator_area"]),
-        "lasers": colours * np.asarray(values["laser_area"]),
+        "lasers": lit * np.asarray(values["laser_area"]),
         "dacs": (np.asarray(values["input_dacs"]) + values["weight_dacs"]) * values["dac_area"],
         "amplifiers": shapes.kernels * _banks(shapes, design) * np.asarray(values["tia_area"]),
         "adcs": converters * np.asarray(values["adc_area"]),
         "sram": np.asarray(values["sram_area"], dtype=float),
     }
-    width = np.broadcast_shapes(*(np.shape(part) for part in parts.values()))
-    return {name: np.broadcast_to(part, width) for name, part in parts.items()}
+    return aligned(parts)
 
 
-def _colours(shapes: ConvolutionShapes, design: Design) -> Array:
-    """Wavelengths that a kernel uses, [L, P]: of more than it has inputs the rest stay dark."""
-    colours: Array = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
-    return colours
+def colours(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Return the wavelengths that a kernel uses, [L, P]: of more than it has inputs the rest stay dark."""
+    used: Array = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
+    return used
 
 
 def _banks(shapes: ConvolutionShapes, design: Design) -> Array:

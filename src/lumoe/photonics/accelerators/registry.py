@@ -1,24 +1,24 @@
-"""The two accelerators behind one interface: what a command or a sweep needs to know of each."""
+"""The accelerators behind one interface: what a command or a sweep needs to know of each.
+
+A further one is a module with its closed form, an entry here and, to be simulated, one in `simulation.jobs`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lumoe.errors import UserError, nearest
-from lumoe.photonics.accelerators import pcnna, winograd
+from lumoe.photonics.accelerators import feasibility, pcnna, winograd
 from lumoe.photonics.accelerators.checks import require_known, require_switches
-from lumoe.photonics.accelerators.feasibility import attainable_bits, channel_limit
-from lumoe.photonics.accelerators.feasibility import check_values as check_link
+from lumoe.photonics.accelerators.feasibility import attainable_bits
 from lumoe.photonics.accelerators.tiling import check_tiles
-from lumoe.photonics.devices import DeviceSet
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
-Values = Mapping[str, Any]
 # What bounds the bits of an output of PCNNA beside its detectors.
 _PCNNA_BITS = ("adc_bits", "weight_bits", "data_bits")
 
@@ -66,7 +66,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One of the two designs.
+    """What there is to know of an accelerator.
 
     Attributes:
         name: as on the command line.
@@ -80,14 +80,6 @@ class Accelerator:
     choices: Mapping[str, float | None]
     evaluate: Callable[[ConvolutionShapes, Values, Values], Estimate]
 
-    def complete(self, devices: DeviceSet, chosen: Mapping[str, float]) -> dict[str, float]:
-        """Return every design choice: the chosen ones, the rest as they are by default."""
-        values = devices.values()
-        check_link(values)
-        limit = float(channel_limit(values))
-        defaults = {name: limit if value is None else value for name, value in self.choices.items()}
-        return {**defaults, **chosen}
-
 
 def accelerator(name: str) -> Accelerator:
     """Return an accelerator by name.
@@ -98,6 +90,15 @@ def accelerator(name: str) -> Accelerator:
     if name not in ACCELERATORS:
         raise UserError(f"unknown design '{name}'{nearest(name, ACCELERATORS)}")
     return ACCELERATORS[name]
+
+
+def winograd_design(choices: Values) -> winograd.Design:
+    """Return the Winograd accelerator's design from choices by name.
+
+    Raises:
+        UserError: a choice is out of range.
+    """
+    return winograd.Design(**choices).check()
 
 
 def pcnna_design(choices: Values) -> pcnna.Design:
@@ -120,14 +121,14 @@ def pcnna_design(choices: Values) -> pcnna.Design:
 
 
 def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
-    pcnna.check_values(values)
-    check_link(values)
+    pcnna.NEEDS.check(values)
+    feasibility.NEEDS.check(values)
     require_known(values, _PCNNA_BITS, "PCNNA")
     design = pcnna_design(choices)
     times = pcnna.resource_times(shapes, values, design)
     time, limit = pcnna.total_time(times, design)
-    colours = np.minimum(np.asarray(design.channels, dtype=float), shapes.kernel_inputs)
-    resolved = attainable_bits(values, colours, shapes.kernels, values["clock"])
+    lit = pcnna.colours(shapes, design)
+    resolved = attainable_bits(values, lit, shapes.kernels, values["clock"])
     shape = np.broadcast_shapes(time.shape, resolved.shape)
     bits = np.minimum.reduce(np.broadcast_arrays(resolved, *(values[name] for name in _PCNNA_BITS)))
     return Estimate(
@@ -142,9 +143,9 @@ def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estima
 
 
 def _winograd(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estimate:
-    winograd.check_values(values)
-    check_link(values)
-    design = winograd.Design(**choices).check()
+    winograd.NEEDS.check(values)
+    feasibility.NEEDS.check(values)
+    design = winograd_design(choices)
     check_tiles(shapes, [int(tile) for tile in np.unique(design.tile)])
     times = winograd.resource_times(shapes, values, design)
     time, limit = winograd.total_time(times)

@@ -1,4 +1,4 @@
-"""Winograd tiles over a layer: how it splits into unit-stride phases, and which tile each layer can use.
+"""How a layer is cut for Winograd: into unit-stride phases, and into the tile that it can use.
 
 Strides are handled by splitting a convolution into s² unit-stride ones (polyphase), which act as more input channels.
 """

@@ -6,7 +6,7 @@ Buffer → input transform → DACs → modulated source → microrings held by 
 sum over wavelengths (input channels) on photodiodes → inverse transform → ADCs → buffer.
 
 One tile position of `channels` input channels meets `kernels` kernels per clock. Layers whose channels or kernels are
-more are swept in passes, one for each group of channels and of kernels; partial sums return to the buffer.
+more take several passes, one for each group of channels and of kernels; partial sums return to the buffer.
 
 Arrays: a layer quantity is [L, 1], a design quantity [P] or a scalar, a result [L, P].
 """
@@ -17,22 +17,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from lumoe.photonics import cook_toom
+from lumoe.photonics.accelerators import resources
 from lumoe.photonics.accelerators import tiling as tiles
-from lumoe.photonics.accelerators.checks import Number, require_counts, require_known, require_rates, require_switches
+from lumoe.photonics.accelerators.checks import Needs, require_counts, require_switches
+from lumoe.photonics.accelerators.resources import Names, aligned
+from lumoe.photonics.devices import Number, Values
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes
 
-Values = Mapping[str, Number]
 STREAMS = ("optical_core", "sram", "dram")
-# The device parameters that this model reads: whole numbers, those that must be positive, and the rest.
-_COUNTS = ("channels", "kernels", "signed_rails")
-_RATES = ("clock", "dram_bandwidth", "sram_bandwidth", "adc_bits", "data_bits", "sram_macro")
-PARAMETERS = (
-    *_COUNTS, *_RATES, "weight_settling", "memristor_bits", "laser_channel_power", "laser_area", "ring_power",
-    "ring_area", "modulator_power", "modulator_area", "dac_energy", "dac_area", "tia_energy", "tia_area", "adc_fom",
-    "adc_area", "adder_energy", "sram_energy", "sram_capacity", "sram_area", "dram_energy",
+PREPARATIONS = ("settling",)
+NEEDS = Needs(
+    "the Winograd accelerator",
+    counts=("channels", "kernels", "signed_rails"),
+    rates=("clock", "dram_bandwidth", "sram_bandwidth", "adc_bits", "data_bits", "sram_macro"),
+    others=(
+        "weight_settling", "memristor_bits", "laser_channel_power", "laser_area", "ring_power", "ring_area",
+        "modulator_power", "modulator_area", "dac_energy", "dac_area", "tia_energy", "tia_area", "adc_fom", "adc_area",
+        "adder_energy", "sram_energy", "sram_capacity", "sram_area", "dram_energy",
+    ),
 )  # fmt: skip
 
 
@@ -84,19 +88,8 @@ class Work:
 
     @property
     def passes(self) -> Array:
-        """Sweeps over all tiles of a layer."""
+        """How often all tiles of a layer are gone through."""
         return self.channel_groups * self.kernel_groups * self.groups
-
-
-def check_values(values: Values) -> None:
-    """Raise unless every parameter is there, every count whole and every rate positive.
-
-    Raises:
-        UserError: the message names the parameter.
-    """
-    require_known(values, PARAMETERS, "the Winograd accelerator")
-    require_counts(values, _COUNTS)
-    require_rates(values, _RATES)
 
 
 def divide(shapes: ConvolutionShapes, values: Values, design: Design) -> Work:
@@ -131,15 +124,12 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
         "dram": bits["dram"] / 8 / np.asarray(values["dram_bandwidth"]),
         "settling": work.passes * np.asarray(values["weight_settling"]) / np.asarray(design.batch, dtype=float),
     }
-    width = np.broadcast_shapes(*(time.shape for time in times.values()))
-    return {name: np.broadcast_to(time, width) for name, time in times.items()}
+    return aligned(times)
 
 
-def total_time(times: Mapping[str, Array]) -> tuple[Array, npt.NDArray[np.str_]]:
+def total_time(times: Mapping[str, Array]) -> tuple[Array, Names]:
     """Return the time per image [L, P] in seconds and the name of the resource that takes most of it, [L, P]."""
-    total = np.max([times[name] for name in STREAMS], axis=0) + times["settling"]
-    names = np.array([*STREAMS, "settling"])
-    return total, names[np.argmax([times[name] for name in names], axis=0)]
+    return resources.total_time(times, STREAMS, PREPARATIONS)
 
 
 def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s: Array) -> dict[str, Array]:
@@ -193,8 +183,7 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
         "adcs": _converted(work, design) * kernels * values["adc_area"],
         "sram": np.asarray(values["sram_area"]) * np.asarray(values["sram_capacity"]) / values["sram_macro"],
     }
-    width = np.broadcast_shapes(*(np.shape(part) for part in parts.values()))
-    return {name: np.broadcast_to(part, width) for name, part in parts.items()}
+    return aligned(parts)
 
 
 def _converted(work: Work, design: Design) -> Array:

@@ -23,6 +23,15 @@ _BATCH = 64
 
 
 @dataclass(frozen=True)
+class Training:
+    """How a network is trained: passes over the training images, the highest learning rate, and the order's seed."""
+
+    epochs: int
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
 class Digits:
     """Images [n, 1, 8, 8] in [0, 1] and labels [n], split in two."""
 
@@ -58,15 +67,15 @@ def build() -> nn.Sequential:
     )
 
 
-def train(model: nn.Module, digits: Digits, *, epochs: int, learning_rate: float, seed: int) -> None:
+def train(model: nn.Module, digits: Digits, training: Training) -> None:
     """Train `model` in place with AdamW and a falling rate; every other batch is shifted by up to one pixel."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(training.seed)
     count = len(digits.train_images)
-    steps = epochs * -(-count // _BATCH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    steps = training.epochs * -(-count // _BATCH)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.learning_rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=steps)
     model.train()
-    for _ in track(range(epochs), "epochs"):
+    for _ in track(range(training.epochs), "epochs"):
         for batch in torch.split(torch.randperm(count, generator=generator), _BATCH):
             images = _shifted(digits.train_images[batch], generator)
             loss = nn.functional.cross_entropy(model(images), digits.train_labels[batch])
@@ -84,12 +93,12 @@ def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     return nn.functional.pad(images, [1] * 4)[..., down : down + 8, across : across + 8]
 
 
-def trained(*, epochs: int, learning_rate: float, seed: int) -> nn.Sequential:
-    """Return the network trained from scratch; the same numbers for the same arguments."""
+def trained(training: Training) -> nn.Sequential:
+    """Return the network trained from scratch; the same numbers for the same training."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(training.seed)
         model = build()
-    train(model, load(), epochs=epochs, learning_rate=learning_rate, seed=seed)
+    train(model, load(), training)
     return model
 
 

@@ -1,4 +1,4 @@
-"""What a design point does to a network's accuracy: evaluation over a grid, the cheapest setting, fine-tuning."""
+"""What the analog core does to a network's accuracy: over a grid of settings, and after training through it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """A design point: tile 1 is direct convolution (PCNNA), others are Winograd's m."""
+    """One setting of the core: tile 1 is direct convolution (PCNNA), others are Winograd's m."""
 
     tile: int
     weight_bits: int
@@ -48,7 +48,7 @@ class Setting:
         return "pcnna" if self.tile == 1 else "winograd"
 
     def core(self, model: nn.Module, device_set: str) -> nn.Module:
-        """`model` on this design point."""
+        """`model` on this core."""
         return to_photonic(
             model,
             device_set,
@@ -74,9 +74,7 @@ def evaluate(
     `accuracy` is the mean over noise seeds; `ci_low` and `ci_high` are its 95 % t interval over them, zero wide where
     there is no noise. `test_ci_*` is the 95 % Wilson interval of the test set's size, at that accuracy.
     """
-    shown = digits.load()
-    pixels, labels = shown.test_images[:images], shown.test_labels[:images]
-    exact = float(digits.correct(model, pixels, labels).float().mean())
+    pixels, labels, exact = _tested(model, digits.load(), images)
     devices = load_devices(device_set)
     conversion = devices.si("adc_fom") * 2 ** load_physics(devices).detector_bits
     rows = []
@@ -120,12 +118,10 @@ def fine_tune(
     model: nn.Module,
     settings: Sequence[Setting],
     device_set: str,
+    training: digits.Training,
     *,
-    epochs: int,
-    learning_rate: float,
     seeds: int,
     images: int,
-    seed: int,
 ) -> pd.DataFrame:
     """Train copies of `model` through the noisy core and return what each recovers, columns FINE_TUNE_COLUMNS.
 
@@ -133,14 +129,13 @@ def fine_tune(
     of :func:`evaluate`: over noise seeds, for this one training.
     """
     shown = digits.load()
-    pixels, labels = shown.test_images[:images], shown.test_labels[:images]
-    exact = float(digits.correct(model, pixels, labels).float().mean())
+    pixels, labels, exact = _tested(model, shown, images)
     rows = []
     for setting in track(settings, "settings of the core"):
         noisy = setting.core(model, device_set)
         before, before_low, before_high = interval(_scores(noisy, pixels, labels, seeds))
-        reseed(noisy, seeds + seed)
-        digits.train(noisy, shown, epochs=epochs, learning_rate=learning_rate, seed=seed)
+        reseed(noisy, seeds + training.seed)
+        digits.train(noisy, shown, training)
         after, after_low, after_high = interval(_scores(noisy, pixels, labels, seeds))
         rows.append(
             {
@@ -211,6 +206,12 @@ def wilson(share: float, count: int, level: float = 0.95) -> tuple[float, float]
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return centre - half, centre + half
+
+
+def _tested(model: nn.Module, shown: digits.Digits, images: int) -> tuple[Tensor, Tensor, float]:
+    """The first test images, their labels, and the accuracy of `model` itself on them."""
+    pixels, labels = shown.test_images[:images], shown.test_labels[:images]
+    return pixels, labels, float(digits.correct(model, pixels, labels).float().mean())
 
 
 def _scores(model: nn.Module, pixels: Tensor, labels: Tensor, seeds: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""A design point of the analog core, its noise, and the weights that its rings hold."""
+"""The analog core: which imperfections it has, its noise, and the weights that its rings hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
-from scipy.constants import elementary_charge
 from torch import Tensor
 
 from lumoe.errors import UserError
@@ -27,7 +26,7 @@ _CHUNK_RINGS = 1 << 17
 
 @dataclass(frozen=True)
 class Core:
-    """A design point of the analog core: which imperfections there are, and how large.
+    """A configuration of the analog core: which imperfections there are, and how large.
 
     Attributes:
         physics: the device numbers.
@@ -115,6 +114,11 @@ class Core:
         leak = leak_of_extinction(self.extinction_db)
         return leak / (1 - leak)
 
+    def scales(self, largest: Tensor) -> Tensor:
+        """Return the full scale of each group, [G]: its own `largest` magnitude [G] or that of all; 1 where it is 0."""
+        largest = largest if self.per_group else largest.max().expand(len(largest))
+        return torch.where(largest > 0, largest, torch.ones_like(largest))
+
     def noise_terms(self, rails: int) -> tuple[float, float, float]:
         """Return (constant, per lit channel, per squared sample) of a sample's noise variance, in squared samples.
 
@@ -124,16 +128,16 @@ class Core:
             rails: detectors per sample: 1, or 2 for the differential pair of signed inputs.
         """
         detector = Detector.of(self.physics)
+        pair = detector.balanced
         bandwidth = self.physics.clock / math.sqrt(2)
         power = from_dbm(received_power_dbm(self.physics, self.channels, laser_dbm=self.laser_dbm))
         swing = 1 / (1 + self.leak)
         lit = detector.responsivity * power * swing
         unit = lit * full_scale(self.physics.ring, self.physics.weight_reach)
-        charge: float = elementary_charge
-        constant = rails * (4 * charge * detector.dark_current + 2 * detector.thermal_density) * bandwidth / unit**2
-        shot = 2 * charge * lit * bandwidth / unit**2
+        constant = rails * pair.dark * bandwidth / unit**2
+        shot = pair.shot * lit * bandwidth / unit**2
         squared = self.noise**2
-        return squared * constant, squared * shot, squared * detector.rin_per_hz * bandwidth
+        return squared * float(constant), squared * float(shot), squared * float(pair.intensity) * bandwidth
 
 
 @dataclass(frozen=True)
@@ -167,8 +171,7 @@ def hold(weight: Tensor, core: Core) -> Weights:
     require_finite("weight", weight)
     weight = weight.detach()
     groups, outputs, inputs = weight.shape
-    scale = weight.abs().amax((1, 2)) if core.per_group else weight.abs().max().expand(groups)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = core.scales(weight.abs().amax((1, 2)))
     relative = weight / scale[:, None, None]
     if core.weight_bits is not None:
         relative = quantize(relative, bits=core.weight_bits, full_scale=1.0)

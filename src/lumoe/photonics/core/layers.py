@@ -63,7 +63,7 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
     """`torch.nn.Conv2d` on microring weight banks; takes the same arguments and these.
 
     Args:
-        core: the design point.
+        core: its configuration.
         tile: m of Winograd's F(m×m, r×r), or None for im2col. Kernels of side 1, dilated and non-square ones always use
             im2col: Winograd saves nothing there.
         points: interpolation points, ``standard`` or ``better``.
@@ -135,9 +135,7 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
         held = self._remembered(
             lambda: hold(self.weight.detach().reshape(groups, self.out_channels // groups, -1), self.core)
         )
-        by_group = padded.reshape(padded.shape[0], groups, -1)
-        largest = by_group.abs().amax((0, 2)) if self.core.per_group else padded.abs().max().expand(groups)
-        scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+        scale = self.core.scales(padded.reshape(padded.shape[0], groups, -1).abs().amax((0, 2)))
         per_channel = scale.repeat_interleave(self.in_channels // groups)[:, None, None]
         light = modulate_inputs(padded, self.core, per_channel)
         images = max(1, _UNFOLDED_ELEMENTS // (held.inputs * groups * locations))

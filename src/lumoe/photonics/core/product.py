@@ -19,10 +19,10 @@ from lumoe.photonics.core.readout import Draw, Readout, add_readings
 from lumoe.photonics.physics.converters import levels
 
 # Detector samples that are worked on at once: they stay in the processor's caches, and fill another device.
-_TILE_SAMPLES = 1 << 18
+_PART_SAMPLES = 1 << 18
 _DEVICE_SAMPLES = 1 << 24
-# Columns of the inputs that a tile has at least, so that the matrix product stays efficient.
-_TILE_COLUMNS = 64
+# Columns of the inputs that a panel has at least, so that the matrix product stays efficient.
+_PANEL_COLUMNS = 64
 # How many samples the automatic range of a detector looks at, at least; and how many columns.
 _RANGE_SAMPLES = 1 << 18
 _RANGE_COLUMNS = 16
@@ -85,24 +85,24 @@ def multiply(
     quiet, intensity = _noise(lit, light.signed, core, detector_scale)
     result = lit.new_zeros(groups, outputs, columns)
     scratch = lit.new_empty(0)
-    for tile in _tiles(groups, count, outputs, columns, lit.device.type):
+    for part in _parts(groups, count, outputs, columns, lit.device.type):
         if known is not None:
-            samples = known[tile.groups, tile.banks]
+            samples = known[part.groups, part.banks]
         else:
-            held_here, lit_here = held[tile.groups, tile.banks], lit[tile.groups, tile.banks, :, tile.columns]
+            held_here, lit_here = held[part.groups, part.banks], lit[part.groups, part.banks, :, part.columns]
             shape = (*held_here.shape[:3], lit_here.shape[3])
             if scratch.numel() < math.prod(shape):
                 scratch = lit.new_empty(math.prod(shape))
             samples = scratch[: math.prod(shape)].view(shape)
             torch.bmm(held_here.flatten(0, 1), lit_here.flatten(0, 1), out=samples.flatten(0, 1))
-        here = None if quiet is None else quiet[tile.groups, tile.banks, tile.columns]
+        here = None if quiet is None else quiet[part.groups, part.banks, part.columns]
         add_readings(
-            result[tile.groups, :, tile.columns],
+            result[part.groups, :, part.columns],
             samples,
-            Readout(here, intensity, steps[tile.groups], limit),
+            Readout(here, intensity, steps[part.groups], limit),
             draw,
-            tile=tile.number,
-            bank=tile.groups.start * count + tile.banks.start,
+            panel=part.panel,
+            bank=part.groups.start * count + part.banks.start,
         )
     if core.leak and not light.signed:
         result -= (core.leak * steps)[:, None, None] * weights.totals.to(lit)[:, :, None]
@@ -120,18 +120,21 @@ def fill_banks(power: Tensor, channels: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """What is worked on at once; its noise is numbered by its columns, which do not depend on the device."""
+class _Part:
+    """What is worked on at once: some groups and banks of a panel, as a stretch of columns is called.
+
+    Noise is numbered by panels, which do not depend on the device.
+    """
 
     groups: slice
     banks: slice
     columns: slice
-    number: int
+    panel: int
 
 
-def _tiles(groups: int, banks: int, outputs: int, columns: int, device: str) -> Iterator[_Tile]:
-    """Yield tiles of few enough samples: many groups with all their banks, or some banks of one group."""
-    width = min(columns, max(_TILE_COLUMNS, _TILE_SAMPLES // outputs))
+def _parts(groups: int, banks: int, outputs: int, columns: int, device: str) -> Iterator[_Part]:
+    """Yield parts of few enough samples: many groups with all their banks, or some banks of one group."""
+    width = min(columns, max(_PANEL_COLUMNS, _PART_SAMPLES // outputs))
     if width == 0:
         return
     slabs = _slabs(outputs, width, device)
@@ -141,12 +144,12 @@ def _tiles(groups: int, banks: int, outputs: int, columns: int, device: str) -> 
         for group in range(0, groups, groups_at_once):
             down = slice(group, min(group + groups_at_once, groups))
             for bank in range(0, banks, banks_at_once):
-                yield _Tile(down, slice(bank, min(bank + banks_at_once, banks)), across, number)
+                yield _Part(down, slice(bank, min(bank + banks_at_once, banks)), across, number)
 
 
 def _slabs(outputs: int, width: int, device: str) -> int:
     """How many banks' samples are worked on at once."""
-    return max(1, (_TILE_SAMPLES if device == "cpu" else _DEVICE_SAMPLES) // (outputs * width))
+    return max(1, (_PART_SAMPLES if device == "cpu" else _DEVICE_SAMPLES) // (outputs * width))
 
 
 def _noise(lit: Tensor, signed: bool, core: Core, scale: Tensor) -> tuple[Tensor | None, float]:
@@ -174,10 +177,8 @@ def _range(held: Tensor, lit: Tensor, core: Core) -> tuple[Tensor, Tensor | None
     some = lit if columns <= wanted else lit[..., _scattered(wanted, columns).to(lit.device)]
     samples = torch.bmm(held.flatten(0, 1), some.flatten(0, 1))
     largest = torch.maximum(samples.amax((1, 2)), -samples.amin((1, 2))).reshape(groups, -1).amax(1)
-    largest = largest if core.per_group else largest.max().expand(groups)
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
-    few = some.shape[-1] == columns and columns <= _TILE_COLUMNS and samples.numel() <= _DEVICE_SAMPLES
-    return scale, samples.view(groups, banks, outputs, columns) if few else None
+    few = some.shape[-1] == columns and columns <= _PANEL_COLUMNS and samples.numel() <= _DEVICE_SAMPLES
+    return core.scales(largest), samples.view(groups, banks, outputs, columns) if few else None
 
 
 def _scattered(wanted: int, columns: int) -> Tensor:

@@ -2,7 +2,7 @@
 // codes that a kernel's banks give are added up.
 //
 // Noise is counter-based: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns
-// a counter (lane, bank, tile, call) into four words, and Box and Muller's transform these into four normal deviates. So
+// a counter (lane, bank, panel, call) into four words, and Box and Muller's transform these into four normal deviates. So
 // noise depends on the key and on where a sample is, never on threads.
 //
 // Every operation is an IEEE one in a fixed order: readout.py has the same formulas in torch and gives the same bits.
@@ -60,14 +60,14 @@ inline void box_muller(uint32_t radius, uint32_t angle, float& first, float& sec
 
 struct Place {
   uint64_t key;
-  uint32_t call, tile, bank;
+  uint32_t call, panel, bank;
 };
 
 // The 256 deviates of one block of one bank.
 void normals(const Place& place, uint32_t block, float* __restrict to) {
   alignas(64) uint32_t words[4][kLanes];
   for (int i = 0; i < kLanes; ++i) {
-    uint32_t c0 = block * kLanes + uint32_t(i), c1 = place.bank, c2 = place.tile, c3 = place.call;
+    uint32_t c0 = block * kLanes + uint32_t(i), c1 = place.bank, c2 = place.panel, c3 = place.call;
     uint32_t k0 = uint32_t(place.key), k1 = uint32_t(place.key >> 32);
 #pragma GCC unroll 10
     for (int round = 0; round < 10; ++round) {
@@ -126,10 +126,10 @@ inline void by_row(int64_t columns, int64_t start, int count, Visit visit) {
 extern "C" {
 
 // Write to `to` the deviates of the first `samples` samples of a bank.
-void lumoe_normals(float* to, int64_t samples, uint64_t key, uint32_t call, uint32_t tile, uint32_t bank) {
+void lumoe_normals(float* to, int64_t samples, uint64_t key, uint32_t call, uint32_t panel, uint32_t bank) {
   alignas(64) float block[kBlock];
   for (int64_t start = 0; start < samples; start += kBlock) {
-    normals({key, call, tile, bank}, uint32_t(start / kBlock), block);
+    normals({key, call, panel, bank}, uint32_t(start / kBlock), block);
     std::copy_n(block, std::min<int64_t>(kBlock, samples - start), to + start);
   }
 }
@@ -141,10 +141,10 @@ void lumoe_normals(float* to, int64_t samples, uint64_t key, uint32_t call, uint
 //   intensity  what of it grows with the squared sample
 //   steps      [groups]: the ADC's steps in a sample of 1; with an ADC, what is added is its codes
 //   limit      the ADC's highest code; 0 for no ADC
-//   key, call, tile, bank: where the noise of the first bank is; the others follow it, over all groups
+//   key, call, panel, bank: where the noise of the first bank is; the others follow it, over all groups
 void lumoe_read_out(const float* samples, int64_t groups, int64_t banks, int64_t rows, int64_t columns, float* total,
                     int64_t group_stride, int64_t row_stride, const float* quiet, int64_t bank_stride, float intensity,
-                    const float* steps, float limit, uint64_t key, uint32_t call, uint32_t tile, uint32_t bank) {
+                    const float* steps, float limit, uint64_t key, uint32_t call, uint32_t panel, uint32_t bank) {
   const int64_t size = rows * columns, blocks = (size + kBlock - 1) / kBlock;
 #pragma omp parallel for collapse(2) schedule(static) if (groups * banks * size >= kLeastWork)
   for (int64_t group = 0; group < groups; ++group) {
@@ -156,7 +156,7 @@ void lumoe_read_out(const float* samples, int64_t groups, int64_t banks, int64_t
         const float* sample = samples + slab * size + start;
         if (count < kBlock) sample = std::copy_n(sample, count, last) - count;
         if (quiet != nullptr) {
-          normals({key, call, tile, bank + uint32_t(slab)}, uint32_t(block), deviates);
+          normals({key, call, panel, bank + uint32_t(slab)}, uint32_t(block), deviates);
           const float* from = quiet + slab * bank_stride;
           by_row(columns, start, count, [&](int filled, int64_t, int64_t column, int run) {
             std::copy_n(from + column, run, variance + filled);

@@ -1,6 +1,6 @@
 """What detectors and converters make of the samples of weight banks: noise, the ADC's rounding, the digital sum.
 
-Noise is a function of a seed and of where a sample is (layer, call, tile, bank, place in it), so it does not depend on
+Noise is a function of a seed and of where a sample is (layer, call, panel, bank, place in it), so it does not depend on
 threads, chunks or the device. On the CPU `readout.cpp` does it all in one pass; the torch operators here give the same
 bits, on any device and without a compiler.
 """
@@ -61,17 +61,17 @@ class Readout:
     limit: float | None
 
 
-def add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, *, tile: int, bank: int) -> None:
+def add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, *, panel: int, bank: int) -> None:
     """Add to `total` what the detectors and converters make of `samples`: codes of the ADC, or samples without one.
 
     Args:
         total: [G, K, L], changed in place.
         samples: [G, B, K, L], contiguous.
-        tile, bank: where the noise of the first bank is; those of the other banks follow it.
+        panel, bank: where the noise of the first bank is; those of the other banks follow it.
     """
     library = _library() if samples.device.type == "cpu" and samples.dtype == torch.float32 else None
     if library is None:
-        _add_readings(total, samples, readout, draw, tile, bank)
+        _add_readings(total, samples, readout, draw, panel, bank)
         return
     quiet, steps = readout.quiet, readout.steps.contiguous()
     if quiet is not None:
@@ -83,17 +83,17 @@ def add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, *
     library.lumoe_read_out(
         samples.data_ptr(), *samples.shape, total.data_ptr(), total.stride(0), total.stride(1),
         None if quiet is None else quiet.data_ptr(), 0 if quiet is None else quiet.stride(1), readout.intensity,
-        steps.data_ptr(), readout.limit or 0.0, draw.seed | draw.stream << 32, draw.call, tile, bank,
+        steps.data_ptr(), readout.limit or 0.0, draw.seed | draw.stream << 32, draw.call, panel, bank,
     )
     # fmt: on
 
 
-def normals(draw: Draw, *, tile: int, bank: int, banks: int, samples: int, device: torch.device) -> Tensor:
+def normals(draw: Draw, *, panel: int, bank: int, banks: int, samples: int, device: torch.device) -> Tensor:
     """Return the normal deviates [banks, samples] (float32) of `samples` samples of each of `banks` banks."""
     blocks = -(-samples // (4 * _LANES))
     lanes = torch.arange(blocks * _LANES, device=device)
     number = torch.arange(bank, bank + banks, device=device)[:, None]
-    words = philox((lanes, number, tile, draw.call), (draw.seed, draw.stream))
+    words = philox((lanes, number, panel, draw.call), (draw.seed, draw.stream))
     deviates = [*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])]
     by_block = [part.reshape(banks, blocks, 1, _LANES) for part in deviates]
     return torch.cat(by_block, dim=2).reshape(banks, -1)[:, :samples]
@@ -141,11 +141,11 @@ def _logarithm(value: Tensor) -> Tensor:
     return exponent * 0.693147181 + 2 * (s + s * series)
 
 
-def _add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, tile: int, bank: int) -> None:
+def _add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, panel: int, bank: int) -> None:
     groups, banks, rows, columns = samples.shape
     if readout.quiet is not None:
         deviates = normals(
-            draw, tile=tile, bank=bank, banks=groups * banks, samples=rows * columns, device=samples.device
+            draw, panel=panel, bank=bank, banks=groups * banks, samples=rows * columns, device=samples.device
         )
         spread = _root(readout.quiet[:, :, None] + readout.intensity * (samples * samples))
         samples = samples + spread * deviates.reshape(samples.shape).to(samples.dtype)

@@ -101,8 +101,7 @@ def convolve(
 ) -> Tensor:
     """Return the analog convolution [B, K, height, width] of padded images [B, C, H, W]."""
     taps = transform_input(padded, tiling, *size)
-    largest = taps.abs().amax((1, 2)) if core.per_group else taps.abs().max().expand(taps.shape[0])
-    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    scale = core.scales(taps.abs().amax((1, 2)))
     light = modulate_inputs(taps, core, scale.reshape(-1, 1, 1))
     products, _ = multiply(weights, light, core, draw, input_scale=scale)
     return inverse_transform(products, tiling, padded.shape[0], *size)

@@ -1,4 +1,4 @@
-"""The layers of a network: shapes and counts, from a trace or from the file of one."""
+"""A network as a list of layers: their shapes and counts, and the file that holds them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from lumoe.errors import UserError
 from lumoe.files import read_json, write_json
 
 Shape = tuple[int, int, int]
+# What stands in a table of layers for the whole network.
+ALL_LAYERS = "all"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""A network from the file of a trace, or traced from its name."""
+"""Loading a network: a shipped one or your own `module:factory`, traced, or the file of one traced before.
+
+torch is imported only where a module is traced.
+"""
 
 from __future__ import annotations
 

@@ -44,10 +44,10 @@ class ConvolutionShapes:
     @property
     def kernel_inputs(self) -> Array:
         """Inputs of one kernel, N_kernel = m² n_c of its group."""
-        return self.window / self.groups
+        return self.window_inputs / self.groups
 
     @property
-    def window(self) -> Array:
+    def window_inputs(self) -> Array:
         """Inputs of all channels under a kernel at one location, m² n_c: those of one kernel in each group."""
         return self.taps * self.in_channels
 

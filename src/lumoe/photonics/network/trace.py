@@ -1,4 +1,7 @@
-"""Tracing of any `torch.nn.Module` on the meta device: shapes and counts without weights or arithmetic."""
+"""Tracing of any `torch.nn.Module` on the meta device: shapes and counts without weights or arithmetic.
+
+Which modules are layers, and what is read from them, stands in `_layer`.
+"""
 
 from __future__ import annotations
 

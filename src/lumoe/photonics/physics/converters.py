@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lumoe.photonics.physics.limits import require_between, require_finite, require_not_negative
+from lumoe.photonics.physics.limits import require_between, require_not_negative
 
 
 class _Quantize(torch.autograd.Function):
@@ -52,15 +52,3 @@ def leak_of_extinction(extinction_db: float) -> float:
     """Return the power ratio ε = 10^(−ER/10) that a modulator passes when it should pass none."""
     require_not_negative("extinction ratio", extinction_db)
     return float(10 ** (-extinction_db / 10))
-
-
-def modulate(values: Tensor, *, extinction_db: float) -> Tensor:
-    """Return the intensity ε + (1 − ε)·x of a modulator driven with x in [0, 1].
-
-    Raises:
-        UserError: a value is NaN or outside [0, 1].
-    """
-    require_finite("modulator drive", values)
-    require_between("modulator drive", values, 0.0, 1.0, closed=True)
-    leak = leak_of_extinction(extinction_db)
-    return leak + (1 - leak) * values

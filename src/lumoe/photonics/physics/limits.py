@@ -1,46 +1,56 @@
-"""Checks of physical arguments: one sentence that names the parameter, its value and its limits."""
+"""Checks of physical arguments: one sentence that names the parameter, its value and its limits.
+
+A value is a number, a numpy array or a tensor. Tensors bring their own methods, so that torch is not imported here.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from lumoe.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def require_between(name: str, value: float | Tensor, low: float, high: float, *, closed: bool = False) -> None:
+    from lumoe.photonics.devices import Number
+
+
+def require_between(name: str, value: Number | Tensor, low: float, high: float, *, closed: bool = False) -> None:
     """Raise unless every element of `value` lies in (low, high), or in [low, high] where `closed`.
 
     Raises:
         UserError: (a ValueError) an element is NaN or outside; the message holds the first such element.
     """
-    tensor = torch.as_tensor(value).detach()
-    inside = (tensor >= low) & (tensor <= high) if closed else (tensor > low) & (tensor < high)
+    array = _array(value)
+    inside = (array >= low) & (array <= high) if closed else (array > low) & (array < high)
     if not bool(inside.all()):
         brackets = "[]" if closed else "()"
-        first = float(tensor[~inside].flatten()[0])
+        first = float(array[~inside].flatten()[0])
         raise UserError(f"{name} is {first:g}, but must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}")
 
 
-def require_positive(name: str, value: float | Tensor) -> None:
+def require_positive(name: str, value: Number | Tensor) -> None:
     """Raise unless every element of `value` is positive and finite."""
     require_between(name, value, 0.0, math.inf)
 
 
-def require_not_negative(name: str, value: float | Tensor) -> None:
+def require_not_negative(name: str, value: Number | Tensor) -> None:
     """Raise unless every element of `value` is zero or positive, and finite."""
     require_finite(name, value)
     require_between(name, value, 0.0, math.inf, closed=True)
 
 
-def require_finite(name: str, value: float | Tensor) -> None:
+def require_finite(name: str, value: Number | Tensor) -> None:
     """Raise if `value` holds a NaN or an infinity."""
-    tensor = torch.as_tensor(value).detach()
+    array = _array(value)
+    with np.errstate(all="ignore"):
+        total = float(array.sum())
     # The sum is finite only if every element is: one pass, no mask. It may overflow, so then look at each.
-    if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-        first = float(tensor[~torch.isfinite(tensor)].flatten()[0])
+    if not math.isfinite(total) and not bool((finite := abs(array) < math.inf).all()):
+        first = float(array[~finite].flatten()[0])
         raise UserError(f"{name} is {first:g}, but every element must be finite")
 
 
@@ -49,3 +59,8 @@ def require_count(name: str, value: int, low: int, high: int | None = None) -> N
     if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
         limit = f"at least {low}" if high is None else f"from {low} to {high}"
         raise UserError(f"{name} is {value!r}, but must be a whole number {limit}")
+
+
+def _array(value: Number | Tensor) -> Any:
+    """The value as something that compares elementwise; a tensor without its graph."""
+    return value.detach() if hasattr(value, "detach") else np.asarray(value)

@@ -27,7 +27,7 @@ from torch import Tensor
 from lumoe.errors import UserError
 from lumoe.photonics.physics.limits import require_between, require_finite, require_positive
 
-Number = TypeVar("Number", float, Tensor)
+FloatOrTensor = TypeVar("FloatOrTensor", float, Tensor)
 
 
 def round_trip_phase(
@@ -115,17 +115,17 @@ def weight_range(*, r1: float, r2: float, loss: float) -> tuple[float, float]:
     return float(ends[0]), float(ends[1])
 
 
-def free_spectral_range(*, wavelength_m: Number, radius_m: float, group_index: float) -> Number:
+def free_spectral_range(*, wavelength_m: FloatOrTensor, radius_m: float, group_index: float) -> FloatOrTensor:
     """Return FSR = λ²/(n_g·2πR), in metres of wavelength."""
     _check_lengths(wavelength_m=wavelength_m, radius_m=radius_m, group_index=group_index)
     return wavelength_m**2 / (group_index * 2 * math.pi * radius_m)
 
 
-def finesse(*, r1: Number, r2: Number, loss: Number) -> Number:
+def finesse(*, r1: FloatOrTensor, r2: FloatOrTensor, loss: FloatOrTensor) -> FloatOrTensor:
     """Return F = π√P/(1 − P), the FSR over the full width at half maximum."""
     _check_ring(r1, r2, loss)
     product = r1 * r2 * loss
-    root: Number = product**0.5
+    root: FloatOrTensor = product**0.5
     return math.pi * root / (1 - product)
 
 
@@ -226,11 +226,6 @@ class Microring:
     def linewidth_m(self) -> float:
         """Full width at half maximum, FWHM = (1 − P)λ²/(π·n_g·L·√P)."""
         return self.free_spectral_range_m / self.finesse
-
-    @property
-    def quality_factor(self) -> float:
-        """Q = λ/FWHM."""
-        return self.wavelength_m / self.linewidth_m
 
     @property
     def weight_range(self) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The numbers of a device set that the functional core needs, in SI units and checked."""
+"""Physics: the numbers of a device set that rings, links and the analog core need, in SI units and checked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict
 
 from lumoe.errors import UserError
 from lumoe.photonics.devices import DeviceSet, load_devices
+from lumoe.photonics.physics.link import channel_capacity
 from lumoe.photonics.physics.microring import Microring
-from lumoe.photonics.physics.weightbank import channel_capacity
 
 
 class Physics(BaseModel):
@@ -30,7 +30,6 @@ class Physics(BaseModel):
     fabrication_variation: float
     thermal_crosstalk: float
     thermo_optic_power: float
-    electro_optic_power: float
     # converters
     weight_bits: float
     input_bits: float
@@ -54,6 +53,10 @@ class Physics(BaseModel):
     link_splitter_loss: float
     link_weight_loss: float
     link_penalty: float
+
+    def __getitem__(self, name: str) -> float:
+        """The number of that name, so that formulas read it here as they do in a device set's values."""
+        return float(getattr(self, name))
 
     @property
     def ring(self) -> Microring:

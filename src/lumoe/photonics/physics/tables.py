@@ -1,4 +1,4 @@
-"""Model-derived tables of the physics: spectra, attainable bits, weight errors."""
+"""Tables of the physics alone: ring spectra, bits of a detector, sizes of a link, errors of weights."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 
 from lumoe.photonics.physics.detector import Detector, from_dbm
-from lumoe.photonics.physics.link import largest_size, laser_power_w, received_power_dbm
+from lumoe.photonics.physics.link import channel_capacity, largest_size, laser_power_w, received_power_dbm
 from lumoe.photonics.physics.parameters import Physics
 from lumoe.photonics.physics.tuning import drift_phase
-from lumoe.photonics.physics.weightbank import WeightBank, attainable_bits, channel_capacity, lorentzian_crosstalk
+from lumoe.photonics.physics.weightbank import WeightBank, attainable_bits, lorentzian_crosstalk
 from lumoe.progress import track
 
 _FLOOR = 1e-8

@@ -49,9 +49,3 @@ def heater_settings(phases: Tensor, fabricated: Tensor) -> Tensor:
 def thermo_optic_power_w(phases: Tensor, physics: Physics) -> Tensor:
     """Return each bank's heater power, W: the phases [..., n] in units of one free spectral range, summed."""
     return phases.sum(-1) / (2 * math.pi) * physics.thermo_optic_power
-
-
-def electro_optic_power_w(phases: Tensor, physics: Physics) -> Tensor:
-    """Return each bank's carrier-tuning power, W, linear in the wavelength shift."""
-    metres = phases.sum(-1) / (2 * math.pi) * physics.ring.free_spectral_range_m
-    return metres * physics.electro_optic_power

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lumoe.errors import UserError
 from lumoe.photonics.physics.limits import require_between, require_count, require_finite, require_positive
+from lumoe.photonics.physics.link import channel_capacity
 from lumoe.photonics.physics.microring import Microring, half_phase_sine
 
 # Rings × channels that one pass holds: a few arrays of this many floats stay in the caches.
@@ -120,14 +121,6 @@ def full_scale(ring: Microring, reach: float) -> float:
     return reach * min(-low, high)
 
 
-def channel_capacity(finesse: float, spacing: float) -> float:
-    """Return F/δ, the channels that one free spectral range holds (Tait 2016); a whole bank takes the floor."""
-    require_positive("finesse", finesse)
-    require_positive("spacing", spacing)
-    # Published spacings have three digits: a relative 1e-4 keeps F/δ = 39.0 from losing a channel to the last bit.
-    return finesse / spacing * (1 + 1e-4)
-
-
 def lorentzian_crosstalk(spacing: float) -> tuple[float, float]:
     """Return the nearest neighbour's leak and the sum over all neighbours on both sides, uncalibrated.
 
@@ -165,8 +158,8 @@ def _inverse_denominators(sine: Tensor, cosine: Tensor, bank: WeightBank) -> Ite
     shape = (-1, *([1] * (sine.dim() - 1)))
     near, far = (f(half).to(sine).reshape(shape) for f in (torch.cos, torch.sin))
     for j in range(rings - 1, -1, -1):
-        window = slice(rings - 1 - j, 2 * rings - 1 - j)
-        detuned = sine[j] * near[window] - cosine[j] * far[window]
+        beside = slice(rings - 1 - j, 2 * rings - 1 - j)
+        detuned = sine[j] * near[beside] - cosine[j] * far[beside]
         yield j, 1 / ((1 - product) ** 2 + (4 * product) * detuned**2)
 
 

@@ -52,7 +52,7 @@ class LineBuffer:
 
 @dataclass(frozen=True)
 class Job:
-    """One sweep over a layer: its weights are written (`preparation_s`), then its items stream through the stages.
+    """One pass over a layer: its weights are written (`preparation_s`), then its items stream through the stages.
 
     Attributes:
         items: per image.
@@ -91,13 +91,13 @@ def simulate(job: Job, *, depth: int) -> Outcome:
     """
     if depth < 1:
         raise UserError(f"the depth of the buffers is {depth}, but must be at least 1")
-    return _Pipeline(job, depth).run()
+    return _Simulation(job, depth).run()
 
 
 def layer_times(jobs: Sequence[Job], *, depth: int) -> dict[str, Outcome]:
     """Run jobs one after another; return, per layer, seconds and busy seconds per image."""
     layers: dict[str, Outcome] = {}
-    for job in track(jobs, "sweeps over layers"):
+    for job in track(jobs, "passes over layers"):
         once = simulate(job, depth=depth)
         layer = layers.setdefault(job.layer, Outcome(0.0))
         share = job.repeats / job.images
@@ -110,7 +110,7 @@ def layer_times(jobs: Sequence[Job], *, depth: int) -> dict[str, Outcome]:
 Events = Generator[simpy.Event, Any, None]
 
 
-class _Pipeline:
+class _Simulation:
     def __init__(self, job: Job, depth: int) -> None:
         self.job = job
         self.clock = simpy.Environment(initial_time=job.preparation_s)

@@ -1,53 +1,59 @@
-"""The two accelerators as jobs of the discrete-event pipeline."""
+"""What a design point does with each layer, as jobs for the simulation: passes, their stages and line buffers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from lumoe.photonics.accelerators import pcnna, winograd
-from lumoe.photonics.accelerators.registry import PCNNA, Values, pcnna_design
+from lumoe.photonics.accelerators.design_point import DesignPoint
+from lumoe.photonics.accelerators.registry import PCNNA, WINOGRAD, pcnna_design, winograd_design
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Layer
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.simulation.events import Job, LineBuffer, Stage
 
 
-def jobs_of(design: str, layers: Sequence[Layer], values: Values, choices: Values) -> list[Job]:
-    """Return the jobs of a registered accelerator: scalar device values and complete choices.
+def jobs_of(point: DesignPoint, layers: Sequence[Layer], *, cache_bits: float | None = None) -> list[Job]:
+    """Return the passes of a design point over convolution layers, in the order in which they run.
+
+    Args:
+        cache_bits: what the SRAM holds; as in the device set unless given, infinite for one without limit.
 
     Raises:
         UserError: a choice is out of range.
     """
-    if design == PCNNA.name:
-        return pcnna_jobs(layers, dict(values), pcnna_design(choices))
-    return winograd_jobs(layers, dict(values), winograd.Design(**choices).check())
+    values = point.devices.values()
+    if cache_bits is not None:
+        values["sram_capacity"] = cache_bits
+    return _JOBS[point.accelerator.name](layers, values, point.choices)
 
 
-def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.Design) -> list[Job]:
-    """Return PCNNA's sweeps over each layer.
+def _pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Values) -> list[Job]:
+    """PCNNA's passes over each layer.
 
     A line buffer that cannot hold the rows of one window is of no use: then every location fetches its new inputs
     from DRAM by itself. Partial sums that do not fit either go to DRAM and come back. The cache is `sram_capacity`
     bits, or unlimited if that is infinite.
     """
-    shapes = convolution_shapes(layers)
-    sweeps = pcnna.passes(shapes, design)[:, 0]
+    design, shapes = pcnna_design(choices), convolution_shapes(layers)
+    passes = pcnna.passes(shapes, design)[:, 0]
     fresh = pcnna.new_inputs(shapes)[:, 0]
-    counted = {"optical_core", "input_dacs", *design.bounds}
+    counted = design.counted
     word = values["data_bits"] / 8
     cache = values["sram_width"] / 8 / values["sram_access"] if "sram" in counted else np.inf
     memory = values["dram_bandwidth"] if "dram" in counted else np.inf
     jobs = []
-    for layer, sweep_count, new in zip(layers, sweeps, fresh, strict=True):
-        count = int(sweep_count)
+    for layer, n_passes, new in zip(layers, passes, fresh, strict=True):
+        count = int(n_passes)
         inputs, outputs = new / count * word, layer.out_channels * word
         converters = min(float(np.asarray(design.adcs)), layer.out_channels)
         adc = layer.out_channels / (converters * values["adc_rate"]) if "adcs" in counted else 0.0
         row = layer.in_side[1] * layer.in_channels * word / count
         held = min(values["sram_capacity"] / 8 / row, 1e9)
         lines, stages = None, []
-        if "dram" in counted and held >= _window(layer):
+        if "dram" in counted and held >= _window_height(layer):
             lines = _line_buffer(layer, row / memory, int(held))
         elif "dram" in counted:
             stages.append(Stage("dram", inputs / memory))
@@ -75,39 +81,39 @@ def pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], design: pcnna.
     return jobs
 
 
-def _kinds(sweeps: int) -> list[tuple[int, int]]:
-    """The sweeps that differ, as (number, how many like it): the first, those in between, the last."""
-    between = [(1, sweeps - 2)] if sweeps > 2 else []
-    return [(0, 1), *between, *([(sweeps - 1, 1)] if sweeps > 1 else [])]
+def _kinds(passes: int) -> list[tuple[int, int]]:
+    """The passes that differ, as (number, how many like it): the first, those in between, the last."""
+    between = [(1, passes - 2)] if passes > 2 else []
+    return [(0, 1), *between, *([(passes - 1, 1)] if passes > 1 else [])]
 
 
-def _window(layer: Layer) -> int:
+def _window_height(layer: Layer) -> int:
     return layer.dilation[0] * (layer.kernel[0] - 1) + 1
 
 
 def _line_buffer(layer: Layer, seconds: float, capacity: int) -> LineBuffer:
     rows, height, step, above = layer.out_side[0], layer.in_side[0], layer.stride[0], layer.padding[0]
-    ends = [min(height, max(0, row * step - above + _window(layer))) for row in range(rows)]
+    ends = [min(height, max(0, row * step - above + _window_height(layer))) for row in range(rows)]
     starts = [min(height, max(0, (row + 1) * step - above)) for row in range(rows)]
     # Rows that no window ever reads are loaded neither; the last row of outputs frees what is left.
     return LineBuffer("dram", seconds, capacity, tuple(ends), (*starts[:-1], ends[-1]))
 
 
-def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: winograd.Design) -> list[Job]:
-    """Return the Winograd accelerator's passes over each layer; an item is one tile position.
+def _winograd_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Values) -> list[Job]:
+    """The Winograd accelerator's passes over each layer; an item is one tile position.
 
     A cache that cannot hold a pass's inputs and partial sums sends them to DRAM: inputs come again for every group of
     kernels, partial sums go and come back for every group of channels.
     """
-    shapes = convolution_shapes(layers)
+    design, shapes = winograd_design(choices), convolution_shapes(layers)
     work = winograd.divide(shapes, values, design)
     times = winograd.resource_times(shapes, values, design)
     passes = np.broadcast_to(work.passes, times["sram"].shape)
     word = values["data_bits"] / 8
     jobs = []
     for row, layer in enumerate(layers):
-        tiles, sweeps = int(work.tiles[row, 0]), int(passes[row, 0])
-        items = tiles * sweeps
+        tiles, n_passes = int(work.tiles[row, 0]), int(passes[row, 0])
+        items = tiles * n_passes
         groups, kernel_groups = work.channel_groups[row, 0], work.kernel_groups[row, 0]
         channels = work.channels[row, 0] / groups
         read = work.fresh_inputs[row, 0] * channels * word / values["sram_bandwidth"]
@@ -127,7 +133,7 @@ def winograd_jobs(layers: Sequence[Layer], values: dict[str, float], design: win
         jobs.append(
             Job(
                 layer.name, tuple(step for step in steps if step.seconds > 0), tiles, values["weight_settling"],
-                int(np.asarray(design.batch)), sweeps, refetches=any(spilled.values()),
+                int(np.asarray(design.batch)), n_passes, refetches=any(spilled.values()),
             )
         )  # fmt: skip
     return jobs
@@ -138,3 +144,9 @@ def _pass_bytes(layer: Layer, groups: float, kernel_groups: float, word: float) 
     inputs = layer.in_channels / layer.groups / groups * layer.in_side[0] * layer.in_side[1]
     sums = 2 * layer.out_channels / layer.groups / kernel_groups * layer.locations if groups > 1 else 0.0
     return (inputs + sums) * word
+
+
+_JOBS: Mapping[str, Callable[[Sequence[Layer], dict[str, float], Values], list[Job]]] = {
+    PCNNA.name: _pcnna_jobs,
+    WINOGRAD.name: _winograd_jobs,
+}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from lumoe.files import read_csv
+from lumoe.photonics.network.layers import Network
 from lumoe.resources import data_path
 
 PLATFORM_COLUMNS = (
@@ -37,20 +38,23 @@ def platforms(path: str | Path | None = None) -> pd.DataFrame:
     return table
 
 
-def eyeriss_layers(network: str, path: str | Path | None = None) -> pd.DataFrame:
-    """Return Eyeriss' time and energy per image and layer, indexed by layer; empty for a network it was not run on.
+def eyeriss_layers(network: Network, path: str | Path | None = None) -> pd.DataFrame:
+    """Return Eyeriss' time and energy per image for each convolution of a network, indexed by layer.
 
-    Columns: processing_s (the processing latency), total_s (with data movement), power_w, energy_j.
+    Columns: processing_s (the processing latency), total_s (with data movement), power_w, energy_j; missing for layers
+    that it was not run on.
     """
     table = read_csv(path or data_path("eyeriss_layers.csv"), LAYER_COLUMNS)
-    rows = table[table["network"] == EYERISS_NETWORKS.get(network, "")].set_index("layer")
+    rows = table[table["network"] == EYERISS_NETWORKS.get(network.name, "")].set_index("layer")
     per_image = 1e-3 / rows["batch"]
     power = rows["power_mw"] * 1e-3
-    return pd.DataFrame(
+    measured = pd.DataFrame(
         {
             "processing_s": rows["processing_ms"] * per_image,
             "total_s": rows["total_ms"] * per_image,
             "power_w": power,
             "energy_j": rows["total_ms"] * per_image * power,
-        }
+        },
+        dtype=float,
     )
+    return measured.reindex([layer.name for layer in network.convolutions()])

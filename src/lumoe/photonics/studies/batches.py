@@ -28,12 +28,12 @@ def batch_table(
     Columns `COLUMNS`: the time per image of all convolutions, and the speed-up of the network and of its best layer
     over Eyeriss' processing latency.
     """
-    pcnna.check_values(devices.values())
+    pcnna.NEEDS.check(devices.values())
     honest = pcnna.Design(batch=np.asarray(batches, dtype=float)).with_bounds(*pcnna.BOUNDS)
     blocks = []
     for network, memory, tuning, converters in product(networks, MEMORIES, TUNINGS, weight_dacs):
         shapes = convolution_shapes(network.convolutions())
-        baseline = eyeriss_layers(network.name).reindex(shapes.names)["processing_s"].to_numpy(dtype=float)[:, None]
+        baseline = eyeriss_layers(network)["processing_s"].to_numpy()[:, None]
         best = {name: bounds[1] for name in MEMORIES[memory] if (bounds := devices[name].range_si)}
         settling = devices.si(TUNINGS[tuning])
         values = {**devices.values(), **best, "weight_dacs": float(converters), "thermo_optic_settling": settling}

@@ -18,12 +18,13 @@ from lumoe.photonics.accelerators import pcnna
 from lumoe.photonics.devices import load_devices
 from lumoe.photonics.network.load import load_network
 from lumoe.photonics.network.shapes import convolution_shapes
-from lumoe.photonics.studies.baselines import LAYER_COLUMNS, PLATFORM_COLUMNS
+from lumoe.photonics.studies.baselines import EYERISS_NETWORKS, LAYER_COLUMNS, PLATFORM_COLUMNS
 
 COLUMNS = ("check", "item", "quantity", "unit", "published", "here", "difference", "source", "confidence")
 PUBLISHED_COLUMNS = ("check", "item", "quantity", "unit", "published", "source", "confidence")
 ALBIREO_KEYS = ("groups", "units", "weights", "columns", "inputs", "rings_per_crossing", "clock_hz")
-EYERISS_NETWORKS = {"AlexNet": "alexnet", "VGG16": "vgg16"}
+# The traced forms of the networks that Eyeriss was run on.
+COUNTED_NETWORKS = ("alexnet", "vgg16")
 
 
 def crosscheck(published: str | Path, eyeriss: str | Path, platforms: str | Path, albireo: str | Path) -> pd.DataFrame:
@@ -96,7 +97,8 @@ def _albireo(device_set: str, parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _eyeriss(layers: pd.DataFrame, totals: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    for published, name in EYERISS_NETWORKS.items():
+    for name in COUNTED_NETWORKS:
+        published = EYERISS_NETWORKS[name]
         rows = layers[layers["network"] == published]
         platform = totals[(totals["platform"] == "Eyeriss") & (totals["network"] == f"{published} conv")].iloc[0]
         macs = {layer.name: layer.macs for layer in load_network(name).convolutions()}

@@ -1,91 +1,46 @@
-"""Tables of one design of an accelerator, layer by layer with a total, and what it cannot physically do."""
+"""The table of one design point of an accelerator, layer by layer with a total."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 
-from lumoe.photonics.accelerators.feasibility import channel_limit
-from lumoe.photonics.accelerators.registry import Accelerator, Estimate
-from lumoe.photonics.devices import DeviceSet
+from lumoe.photonics.accelerators.registry import Estimate
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
+from lumoe.photonics.studies.totals import with_rates, with_total
 
 COLUMNS = (
     "layer", "macs", "weights", "time_s", "limit", "gop_per_s", "energy_j", "power_w", "area_mm2", "bits", "baseline_s",
     "speedup",
 )  # fmt: skip
-ALL_LAYERS = "all"
 
 
-def estimate_table(
-    network: Network, accelerator: Accelerator, devices: DeviceSet, chosen: dict[str, float]
-) -> pd.DataFrame:
+def estimate_table(network: Network, found: Estimate) -> pd.DataFrame:
     """Return one row per convolution and one, `all`, for the network: time, energy, power, area, bits, speed-up.
 
     After `COLUMNS` come the time of each resource and the energy and area of each component; the latter add up to
     `energy_j` and `area_mm2`. The area of `all` is that of the largest need of each component, its bits the fewest.
+
+    Args:
+        found: of one design point, for the network's convolutions.
     """
     shapes = convolution_shapes(network.convolutions())
-    found = accelerator.evaluate(shapes, devices.values(), accelerator.complete(devices, chosen))
-    baseline = eyeriss_layers(network.name).reindex(shapes.names)["processing_s"].to_numpy(dtype=float)
-    sums = {
-        "layer": shapes.names,
-        "macs": shapes.macs[:, 0],
-        "weights": shapes.weights[:, 0],
-        "time_s": found.time_s[:, 0],
-        "baseline_s": baseline,
-    }
-    parts = {f"time_{name}_s": part[:, 0] for name, part in found.times_s.items()}
-    parts |= {f"energy_{name}_j": part[:, 0] for name, part in found.energy_j.items()}
-    table = pd.DataFrame(sums | parts)
-    areas = pd.DataFrame({f"area_{name}_mm2": part[:, 0] * 1e6 for name, part in found.area_m2.items()})
-    # A total that lacks one layer's baseline must be missing.
-    total = table.drop(columns="layer").sum(min_count=len(table))
-    whole = pd.DataFrame([{"layer": ALL_LAYERS, **total, **areas.max()}])
-    table = pd.concat([pd.concat([table, areas], axis=1), whole], ignore_index=True)
-    table["limit"] = [*found.limit[:, 0], _busiest(found)]
-    table["bits"] = [*found.bits[:, 0], found.least_bits[0]]
-    table["detector_bits"] = [*found.detector_bits[:, 0], found.detector_bits.min()]
-    table["energy_j"] = table.filter(regex=r"^energy_.+_j$").sum(axis=1)
-    table["area_mm2"] = table.filter(regex=r"^area_.+_mm2$").sum(axis=1)
-    table["gop_per_s"] = 2e-9 * table["macs"] / table["time_s"]
-    table["power_w"] = table["energy_j"] / table["time_s"]
-    table["speedup"] = table["baseline_s"] / table["time_s"]
+    parts = {f"time_{name}_s": part for name, part in found.times_s.items()}
+    parts |= {f"energy_{name}_j": part for name, part in found.energy_j.items()}
+    parts |= {f"area_{name}_mm2": part * 1e6 for name, part in found.area_m2.items()}
+    table = pd.DataFrame(
+        {
+            "layer": shapes.names,
+            "limit": found.limit[:, 0],
+            "macs": shapes.macs[:, 0],
+            "weights": shapes.weights[:, 0],
+            "time_s": found.time_s[:, 0],
+            "baseline_s": eyeriss_layers(network)["processing_s"].to_numpy(),
+            **{name: part[:, 0] for name, part in parts.items()},
+            "bits": found.bits[:, 0],
+            "detector_bits": found.detector_bits[:, 0],
+        }
+    )
+    table = with_rates(with_total(table, least=("bits", "detector_bits")))
     return table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]]
-
-
-def _busiest(found: Estimate) -> str:
-    """The resource that limits most of the network's time."""
-    names = np.unique(found.limit[:, 0])
-    return str(max(names, key=lambda name: found.time_s[found.limit[:, 0] == name, 0].sum()))
-
-
-def warnings(table: pd.DataFrame, accelerator: Accelerator, devices: DeviceSet, chosen: dict[str, float]) -> list[str]:
-    """Return sentences on what rings, lasers and converters of this design cannot do; none if they can."""
-    values = devices.values()
-    channels = values.get("channels", accelerator.complete(devices, chosen).get("channels", 1.0))
-    limit, wanted = float(channel_limit(values)), values["adc_bits"]
-    whole = table[table["layer"] == ALL_LAYERS].iloc[0]
-    resolved, bits, square_mm = whole["detector_bits"], whole["bits"], whole["area_mm2"]
-    field_mm2 = values.get("reticle_area", np.inf) * 1e6
-    said = []
-    if channels > limit:
-        said.append(
-            f"{channels:g} wavelengths do not fit: rings of finesse {values['ring_finesse']:g} at a spacing of "
-            f"{values['channel_spacing']:g} linewidths tell {limit:g} apart"
-        )
-    if resolved < wanted:
-        said.append(
-            f"the lasers paid for leave {resolved:.1f} bits at {values['clock'] / 1e9:g} GS/s where the converters "
-            f"have {wanted:g}; raise laser_channel_power or lower clock"
-        )
-    if bits < min(resolved, wanted):
-        said.append(
-            f"an output carries {bits:.1f} bits: weights and stored words bound it, and an inverse transform amplifies "
-            "noise"
-        )
-    if square_mm > field_mm2:
-        said.append(f"{square_mm:.0f} mm2 do not fit on one chip: a lithography field has {field_mm2:.0f} mm2")
-    return said

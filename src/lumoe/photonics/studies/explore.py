@@ -14,8 +14,8 @@ from scipy.stats import qmc
 from lumoe.errors import UserError, nearest
 from lumoe.files import read_yaml
 from lumoe.photonics.accelerators.choices import ALIASES
+from lumoe.photonics.accelerators.design_point import DesignPoint
 from lumoe.photonics.accelerators.registry import Accelerator
-from lumoe.photonics.devices import UNITS, DeviceSet
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import Array, ConvolutionShapes, convolution_shapes
 from lumoe.progress import track
@@ -62,7 +62,7 @@ def parse_levels(text: str) -> tuple[str, list[float]]:
 
 
 def designs(space: Space, points: int, seed: int) -> dict[str, Array]:
-    """Return design points [P] of a space: every combination if there are at most `points`, else a Sobol sample.
+    """Return the designs [P] of a space: every combination if there are at most `points`, else a Sobol sample.
 
     Raises:
         UserError: fewer than one point asked for.
@@ -82,21 +82,14 @@ def designs(space: Space, points: int, seed: int) -> dict[str, Array]:
     return {name: np.asarray(levels)[indices[:, row]] for row, (name, levels) in enumerate(space.items())}
 
 
-def explore(
-    network: Network,
-    accelerator: Accelerator,
-    sets: Sequence[DeviceSet],
-    space: Space,
-    *,
-    points: int,
-    seed: int,
-) -> pd.DataFrame:
+def explore(network: Network, bases: Sequence[DesignPoint], space: Space, *, points: int, seed: int) -> pd.DataFrame:
     """Return one row per design: its levels, then time, energy, area (of all convolutions), bits and efficiency.
 
     Args:
-        sets: device sets; each is combined with every point of the space.
+        bases: design points of one accelerator, on one or more device sets; each is combined with every design of the
+            space.
         space: levels by name, in the unit of the device file.
-        points: at most so many designs, shared evenly by the device sets.
+        points: at most so many designs, shared evenly by the bases.
 
     Raises:
         UserError: a name is neither a design choice nor a device parameter, or a level is impossible.
@@ -104,38 +97,28 @@ def explore(
     shapes = convolution_shapes(network.convolutions())
     operations = 2 * float(shapes.macs.sum())
     blocks = []
-    for devices in sets:
-        if unknown := [name for name in space if name not in accelerator.choices and name not in devices.parameters]:
-            known = [*accelerator.choices, *devices.parameters]
+    for base in bases:
+        known = [*base.accelerator.choices, *base.devices.parameters]
+        if unknown := [name for name in space if name not in known]:
             raise UserError(f"unknown name '{unknown[0]}' in the design space{nearest(unknown[0], known)}")
-        chosen = designs(space, max(1, points // len(sets)), seed)
+        levels = designs(space, max(1, points // len(bases)), seed)
         block = pd.DataFrame(
-            {"design": accelerator.name, "device_set": devices.name, "network": network.name, **chosen},
-            index=range(len(next(iter(chosen.values()), [0]))),
+            {"design": base.accelerator.name, "device_set": base.devices.name, "network": network.name, **levels},
+            index=range(len(next(iter(levels.values()), [0]))),
         )
-        figures = _evaluate(shapes, accelerator, devices, chosen, len(block))
-        block = block.assign(**figures)
+        block = block.assign(**_figures(shapes, base, levels, len(block)))
         block["gop_per_s"] = operations * 1e-9 / block["time_s"]
         block["gop_per_s_per_w"] = operations * 1e-9 / block["energy_j"]
         blocks.append(block)
     return pd.concat(blocks, ignore_index=True)
 
 
-def _evaluate(
-    shapes: ConvolutionShapes,
-    accelerator: Accelerator,
-    devices: DeviceSet,
-    chosen: Mapping[str, Array],
-    count: int,
-) -> dict[str, Array]:
-    values, defaults = devices.values(), accelerator.complete(devices, {})
+def _figures(shapes: ConvolutionShapes, base: DesignPoint, levels: Mapping[str, Array], count: int) -> dict[str, Array]:
+    """The objectives of `count` designs, [count] each."""
     step = max(1, _CHUNK // len(shapes.names))
     parts: list[list[Array]] = []
     for start in track(range(0, count, step), "parts of the design space"):
-        here = {name: levels[start : start + step] for name, levels in chosen.items()}
-        si = {name: x * UNITS[devices[name].unit] for name, x in here.items() if name not in accelerator.choices}
-        choices = {**defaults, **{name: x for name, x in here.items() if name in accelerator.choices}}
-        found = accelerator.evaluate(shapes, {**values, **si}, choices)
+        found = base.sweep(shapes, {name: column[start : start + step] for name, column in levels.items()})
         width = min(step, count - start)
         figures = (found.total_time_s, found.total_energy_j, found.total_area_m2 * 1e6, found.least_bits)
         parts.append([np.broadcast_to(figure, (width,)) for figure in figures])

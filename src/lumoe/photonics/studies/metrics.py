@@ -14,7 +14,7 @@ from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import Array, convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers, platforms
 
-# (device values, design values) -> one number per design point, [P].
+# (device values, design values) -> one number per design, [P].
 Metrics = Callable[[Mapping[str, Array], Mapping[str, Array]], dict[str, Array]]
 
 
@@ -25,7 +25,7 @@ def pcnna_metrics(network: Network) -> Metrics:
         UserError: Eyeriss was not measured on that network.
     """
     shapes = convolution_shapes(network.convolutions())
-    baseline = eyeriss_layers(network.name).reindex(shapes.names)["processing_s"].to_numpy()[:, None]
+    baseline = eyeriss_layers(network)["processing_s"].to_numpy()[:, None]
     if np.isnan(baseline).any():
         raise UserError(f"{network.name}: no published latency of Eyeriss for its layers")
 

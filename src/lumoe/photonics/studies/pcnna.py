@@ -1,4 +1,4 @@
-"""Tables of PCNNA: layer by layer, summed up, and step by step from the paper's speed-up to the honest one."""
+"""Tables of PCNNA: layer by layer as its paper counts and with every bound, and summed up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lumoe.photonics.accelerators import pcnna
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
@@ -17,13 +18,13 @@ COLUMNS = (
 SUMMARY_COLUMNS = ("quantity", "baseline", "optical_core", "full_system", "all_bounds")
 
 
-def layer_table(network: Network, values: pcnna.Values, design: pcnna.Design) -> pd.DataFrame:
+def layer_table(network: Network, values: Values, design: pcnna.Design) -> pd.DataFrame:
     """Return one row per convolution: rings, times, limit, speed-ups over Eyeriss, energy and area with their parts.
 
     `full_system_s` is bounded by what the paper counts, `all_bounds_s` by every resource; energy is that of the
     latter, since rings and lasers stay on while the system waits.
     """
-    pcnna.check_values(values)
+    pcnna.NEEDS.check(values)
     shapes = convolution_shapes(network.convolutions())
     paper, honest = design.with_bounds(), design.with_bounds(*pcnna.BOUNDS)
     full, limit = pcnna.total_time(pcnna.resource_times(shapes, values, paper), paper)
@@ -31,7 +32,7 @@ def layer_table(network: Network, values: pcnna.Values, design: pcnna.Design) ->
     bounded, bounded_limit = pcnna.total_time(times, honest)
     joules = pcnna.energy(shapes, values, honest, bounded)
     square_metres = pcnna.area(shapes, values, honest)
-    baseline = eyeriss_layers(network.name).reindex(shapes.names)
+    baseline = eyeriss_layers(network)
     table = pd.DataFrame(
         {
             "layer": shapes.names,

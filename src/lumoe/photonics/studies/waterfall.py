@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from lumoe.photonics.accelerators import pcnna
+from lumoe.photonics.accelerators.resources import busiest
+from lumoe.photonics.devices import Values
 from lumoe.photonics.network.layers import Network
 from lumoe.photonics.network.shapes import ConvolutionShapes, convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
@@ -49,7 +51,7 @@ class _State:
     step: str
     kind: str
     shapes: ConvolutionShapes
-    values: pcnna.Values
+    values: Values
     design: pcnna.Design
     alone: pcnna.Design | None = None
 
@@ -65,9 +67,8 @@ def waterfall(network: Network, values: Mapping[str, float], *, channels: int, r
         Columns `COLUMNS`; `speedup_alone` is that of the paper's design with this one bound added. Speed-ups are
         missing for a network on which Eyeriss was not measured.
     """
-    pcnna.check_values(values)
-    names = [layer.name for layer in network.convolutions()]
-    baseline = eyeriss_layers(network.name).reindex(names)["processing_s"].to_numpy(dtype=float)
+    pcnna.NEEDS.check(values)
+    baseline = eyeriss_layers(network)["processing_s"].to_numpy()
     rows = []
     for state in _states(network, values, channels, remedies):
         times = pcnna.resource_times(state.shapes, state.values, state.design)
@@ -88,8 +89,7 @@ def waterfall(network: Network, values: Mapping[str, float], *, channels: int, r
                 "speedup_network": baseline.sum() / seconds.sum(),
                 "speedup_max": np.max(baseline / seconds),
                 "speedup_alone": alone,
-                # The resource that holds up most of the network's time.
-                "limit": max(set(limits[:, 0]), key=lambda name: seconds[limits[:, 0] == name].sum()),
+                "limit": busiest(seconds, limits[:, 0]),
             }
         )  # fmt: skip
     return pd.DataFrame(rows, columns=list(COLUMNS))

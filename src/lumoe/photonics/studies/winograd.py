@@ -10,9 +10,11 @@ import pandas as pd
 
 from lumoe.photonics.accelerators import winograd
 from lumoe.photonics.accelerators.tiling import check_tiles
-from lumoe.photonics.network.layers import Network
+from lumoe.photonics.devices import Values
+from lumoe.photonics.network.layers import ALL_LAYERS, Network
 from lumoe.photonics.network.shapes import convolution_shapes
 from lumoe.photonics.studies.baselines import eyeriss_layers
+from lumoe.photonics.studies.totals import with_rates, with_total
 
 SCOPES = {"chip": 0.0, "system": 1.0}
 COLUMNS = (
@@ -31,15 +33,12 @@ SUMMARY_COLUMNS = (
     "device_set", "tile", "scope", "gop_per_s", "power_w", "gop_per_s_per_w", "area_mm2", "time_s", "baseline",
     "baseline_technology", "baseline_network", "confidence", "ratio_gop_per_s", "ratio_power", "ratio_gop_per_s_per_w",
 )  # fmt: skip
-ALL_LAYERS = "all"
 NOISE_LOSS = "noise_loss_bits"
 # The efficiency with as much laser power as the converters' bits need; see `winograd_link.with_links`.
 LASER_LIMITED = "gop_per_s_per_w_with_needed_laser"
 
 
-def layer_table(
-    network: Network, sets: Mapping[str, winograd.Values], tiles: Sequence[int], *, batch: int = 1
-) -> pd.DataFrame:
+def layer_table(network: Network, sets: Mapping[str, Values], tiles: Sequence[int], *, batch: int = 1) -> pd.DataFrame:
     """Return one row per device set, tile, scope and convolution, and one, `all`, for the whole network.
 
     Operations are two per multiply-accumulate of the direct convolution, whatever the tile. The power of a layer is
@@ -47,11 +46,11 @@ def layer_table(
     """
     shapes = convolution_shapes(network.convolutions())
     check_tiles(shapes, list(tiles))
-    baseline = eyeriss_layers(network.name).reindex(shapes.names)
+    baseline = eyeriss_layers(network)
     blocks = []
     for name, tile, scope in product(sets, tiles, SCOPES):
         design = winograd.Design(tile=float(tile), batch=float(batch), memory=SCOPES[scope])
-        winograd.check_values(sets[name])
+        winograd.NEEDS.check(sets[name])
         time, limit = winograd.total_time(winograd.resource_times(shapes, sets[name], design))
         joules = winograd.energy(shapes, sets[name], design, time)
         square_metres = winograd.area(shapes, sets[name], design)
@@ -65,34 +64,20 @@ def layer_table(
             block[f"energy_{part}_j"] = value[:, 0]
         for part, value in square_metres.items():
             block[f"area_{part}_mm2"] = value[:, 0] * 1e6
-        block = pd.concat([block, _whole(block)], ignore_index=True)
+        block = _with_powers(with_rates(with_total(block, greatest=[NOISE_LOSS])))
         block.insert(0, "scope", scope)
         block.insert(0, "tile", tile)
         block.insert(0, "device_set", name)
-        blocks.append(_rates(block))
+        blocks.append(block)
     return pd.concat(blocks, ignore_index=True)
 
 
-def _whole(block: pd.DataFrame) -> pd.DataFrame:
-    """The row of the whole network: times and energies add up, area and lost bits are those of the greatest need."""
-    areas = block.filter(regex=f"^(area_|{NOISE_LOSS})").max()
-    # A sum that lacks one layer's baseline must be missing.
-    sums = block.drop(columns=["layer", "limit", *areas.index]).sum(min_count=len(block))
-    busiest = block.groupby("limit")["time_s"].sum().idxmax()
-    return pd.DataFrame([{"layer": ALL_LAYERS, "limit": busiest, **sums, **areas}])
-
-
-def _rates(block: pd.DataFrame) -> pd.DataFrame:
-    energies = block.filter(regex="^energy_")
-    block["energy_j"] = energies.sum(axis=1)
-    block["gop_per_s"] = 2 * block["macs"] / block["time_s"] * 1e-9
-    block["power_w"] = block["energy_j"] / block["time_s"]
+def _with_powers(block: pd.DataFrame) -> pd.DataFrame:
+    """The table with the efficiency, the gain in energy and the power of each component."""
     block["gop_per_s_per_w"] = block["gop_per_s"] / block["power_w"]
-    block["area_mm2"] = block.filter(regex="^area_.+_mm2$").sum(axis=1)
-    block["speedup"] = block["baseline_s"] / block["time_s"]
     block["energy_gain"] = block["baseline_energy_j"] / block["energy_j"]
-    for column in map(str, energies.columns):
-        block[column.replace("energy_", "power_").replace("_j", "_w")] = energies[column] / block["time_s"]
+    for column in map(str, block.filter(regex="^energy_.+_j$").columns):
+        block[column.replace("energy_", "power_").replace("_j", "_w")] = block[column] / block["time_s"]
     return block
 
 

@@ -1,4 +1,4 @@
-"""What the Winograd accelerator's lasers, rings and photodiodes can physically do, from the link budget and noise.
+"""What the Winograd accelerator's lasers, rings and photodiodes can physically do, device set by device set.
 
 The device sets count laser power per wavelength, kernel and rail, so the broadcast to them is already paid for. The ADC
 converts the sum over all wavelengths of a photodiode: that sum, at full scale, is what must resolve the ADC's bits.
@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 
-from lumoe.photonics.accelerators.feasibility import launched_dbm, received_dbm
 from lumoe.photonics.devices import DeviceSet
 from lumoe.photonics.physics.detector import Detector, from_dbm
+from lumoe.photonics.physics.link import launched_dbm, received_dbm
 from lumoe.photonics.physics.parameters import load_physics
 from lumoe.photonics.studies.winograd import NOISE_LOSS
 
@@ -54,14 +54,14 @@ def link(devices: DeviceSet) -> Link:
     one = float(received_dbm(values, channels, kernels, launched_dbm(values, kernels)))
     total = one + 10 * math.log10(channels)
     needed = detector.required_power_dbm(required, rate)
-    attainable = detector.effective_bits(from_dbm(total), rate)
+    attainable = float(detector.effective_bits(from_dbm(total), rate))
     return Link(
         channels=channels,
         channel_capacity=physics.channels,
         required_bits=required,
         attainable_bits=attainable,
-        channel_bits=detector.effective_bits(from_dbm(one), rate),
-        ceiling_bits=detector.ceiling_bits(rate),
+        channel_bits=float(detector.effective_bits(from_dbm(one), rate)),
+        ceiling_bits=float(detector.ceiling_bits(rate)),
         laser_factor=max(1.0, 10 ** ((needed - total) / 10)) if math.isfinite(needed) else NOT_REACHABLE,
         feasible_channels=channels <= physics.channels,
         feasible_bits=attainable >= required,
