@@ -56,8 +56,31 @@ def test_imports_go_one_way(path: Path) -> None:
     assert sorted(name for name in used if room_of(name) not in allowed(room_of(module))) == []
 
 
-@pytest.mark.parametrize("room", ["moe/planning", "photonics/accelerators"])
-def test_what_only_plans_or_counts_loads_no_torch(room: str) -> None:
-    modules = [f"lumoe.{room.replace('/', '.')}.{path.stem}" for path in (SRC / "lumoe" / room).glob("[!_]*.py")]
-    code = f"import sys, {', '.join(modules)}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def modules(room: str) -> list[str]:
+    return sorted(f"{room}.{path.stem}" for path in (SRC / "lumoe" / room.replace(".", "/")).glob("[!_]*.py"))
+
+
+@pytest.mark.parametrize(
+    ("loaded", "heavy"),
+    [
+        (modules("moe.planning"), "torch"),
+        (modules("photonics.accelerators"), "torch simpy"),
+        (["photonics.network.load", "photonics.network.shapes", "photonics.cook_toom"], "torch simpy scipy"),
+        (["photonics.physics.limits", "photonics.physics.link", "photonics.physics.detector"], "torch scipy.optimize"),
+        (["photonics.studies.estimate", "photonics.studies.explore"], "torch simpy"),
+        (modules("photonics.studies"), "simpy"),
+        (["photonics.simulation.jobs", "photonics.simulation.comparison"], "torch"),
+    ],
+    ids=["planning", "accelerators", "network", "formulas", "sweeps", "studies", "simulation"],
+)
+def test_a_room_does_not_load_what_it_does_not_need(loaded: list[str], heavy: str) -> None:
+    imports = ", ".join(f"lumoe.{name}" for name in loaded)
+    code = f"import sys, {imports}; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_room_has_its_place() -> None:
+    for top, rooms in (("moe", MOE), ("photonics", PHOTONICS)):
+        found = {path.stem for path in (SRC / "lumoe" / top).iterdir() if not path.name.startswith("__")}
+        assert found == set(rooms)

@@ -38,6 +38,20 @@ def test_every_package_says_what_its_room_is_for() -> None:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
 
 
+def test_no_function_but_a_command_has_more_than_seven_parameters() -> None:
+    # More of them are a noun that has no name yet. A command's parameters are its options.
+    found = []
+    for path in (ROOT / "src/lumoe").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                given = node.args
+                names = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                count = len([name for name in names if name and name.arg not in ("self", "cls")])
+                command = any(re.match(r"app\.(command|callback)", ast.unparse(by)) for by in node.decorator_list)
+                found += [f"{path.name}: {node.name}"] if count > 7 and not command else []
+    assert found == []
+
+
 def test_every_shipped_number_is_in_the_wheel() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     patterns = project["tool"]["setuptools"]["package-data"]["lumoe.data"]

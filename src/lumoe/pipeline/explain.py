@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,23 @@ import pandas as pd
 
 from lumoe.errors import UserError, nearest
 from lumoe.files import read_csv, read_yaml
-from lumoe.pipeline.claims import Claim, Claims, Quantity, Value
+from lumoe.pipeline.claims import Claim, Claims, Value
 from lumoe.pipeline.graph import Graph, Job
 
 Record = dict[str, Any]
 # The rule whose inputs are everything a claim can rest on.
 JUDGE = "judge_claims"
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """The planned pipeline in a checkout: where its results lie, what fills in paths, and what was judged."""
+
+    root: Path
+    graph: Graph
+    results: Path
+    names: Mapping[str, str]
+    judged: pd.DataFrame | None
 
 
 def find_claim(claims: Claims, name: str) -> Claim:
@@ -39,17 +51,13 @@ def explain(claim: Claim, graph: Graph, root: Path) -> Record:
     """
     judge = next(job for job in graph.jobs if job.rule == JUDGE)
     names = dict(re.findall(r"--name (\w+)=(\S+)", judge.command))
-    results = Path(graph.settings["results"])
-    judged = _judged(root / judge.outputs[0])
+    run = _Run(root, graph, Path(graph.settings["results"]), names, _judged(root / judge.outputs[0]))
     return {
         "claim": claim.claim,
         "paper": claim.paper,
         "paper_url": "https://arxiv.org/abs/" + claim.paper.removeprefix("arXiv "),
         "statement": claim.statement,
-        "quantities": [
-            _quantity(claim, quantity, position, names, results, graph, root, judged)
-            for position, quantity in enumerate(claim.quantities)
-        ],
+        "quantities": [_quantity(claim, position, run) for position in range(len(claim.quantities))],
     }
 
 
@@ -57,31 +65,23 @@ def _judged(path: Path) -> pd.DataFrame | None:
     return read_csv(path, ["claim", "quantity", "value", "low", "high", "verdict"]) if path.is_file() else None
 
 
-def _quantity(
-    claim: Claim,
-    quantity: Quantity,
-    position: int,
-    names: Mapping[str, str],
-    results: Path,
-    graph: Graph,
-    root: Path,
-    judged: pd.DataFrame | None,
-) -> Record:
+def _quantity(claim: Claim, position: int, run: _Run) -> Record:
+    quantity = claim.quantities[position]
     record: Record = {
-        "quantity": quantity.quantity.format_map(names),
+        "quantity": quantity.quantity.format_map(run.names),
         "unit": quantity.unit,
         "paper_value": _number(quantity.paper_number()),
         "judgement": quantity.judgement.model_dump() if quantity.judgement else None,
         "basis": quantity.basis,
         "assumption": quantity.assumption,
         "needs": quantity.needs,
-        **_verdict(claim, position, judged),
+        **_verdict(claim, position, run.judged),
         "tables": [],
     }
     roles = {"value": quantity.value, "low": quantity.low, "high": quantity.high}
     for role, value in roles.items():
         if value is not None:
-            record["tables"].append({"role": role, **_table(value, names, results, graph, root)})
+            record["tables"].append({"role": role, **_table(value, run)})
     return record
 
 
@@ -94,20 +94,20 @@ def _verdict(claim: Claim, position: int, judged: pd.DataFrame | None) -> Record
     return {**{key: _number(row[key]) for key in ("value", "low", "high")}, "verdict": row["verdict"]}
 
 
-def _table(value: Value, names: Mapping[str, str], results: Path, graph: Graph, root: Path) -> Record:
-    path = str(results / value.table.format_map(names))
-    job = graph.maker(path)
-    rows = {key: cell.format_map(names) if isinstance(cell, str) else cell for key, cell in value.where.items()}
+def _table(value: Value, run: _Run) -> Record:
+    path = str(run.results / value.table.format_map(run.names))
+    job = run.graph.maker(path)
+    rows = {key: cell.format_map(run.names) if isinstance(cell, str) else cell for key, cell in value.where.items()}
     selection = {"column": value.column, "where": rows, "reduce": value.reduce, "per": value.per}
     if job is None:
         return {"table": path, **selection, "rule": None, "rests_on": [], "data": [], "code": []}
-    leaves = graph.leaves(path)
+    leaves = run.graph.leaves(path)
     return {
         "table": path,
         **selection,
         "rule": _rule(job),
-        "rests_on": [_rule(other) for other in graph.upstream(path)[1:]],
-        "data": [{"file": leaf, "sources": sources(root / leaf)} for leaf in leaves if not leaf.startswith("src/")],
+        "rests_on": [_rule(other) for other in run.graph.upstream(path)[1:]],
+        "data": [{"file": leaf, "sources": sources(run.root / leaf)} for leaf in leaves if not leaf.startswith("src/")],
         "code": [leaf for leaf in leaves if leaf.startswith("src/")],
     }
 
