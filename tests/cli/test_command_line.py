@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lumoe.cli import GROUPS
+
 BIN = Path(sys.executable).parent
 TABLES = [
     ["photonics", "estimate", "--network", "alexnet"],
@@ -114,3 +116,17 @@ def test_each_claim_needs_its_figure(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "2 --claim but 1 --output" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overview_loads_no_group() -> None:
+    code = "import sys; from lumoe.cli import main; sys.argv = ['lumoe', '--help']\ntry: main()\nfinally: "
+    code += "print(*sorted({'pandas', 'torch', 'pydantic', 'lumoe.cli.moe'} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
+    assert all(name in done.stdout for name in (*GROUPS, "doctor"))
+
+
+def test_a_misspelt_group_names_the_nearest() -> None:
+    done = lumoe("photonic")
+    assert done.returncode == 2
+    assert "Did you mean 'photonics'?" in done.stderr

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a failure of the program, 2 a mistake in what was given.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -27,6 +28,8 @@ GROUPS = {
     "provenance": "Where each result comes from: commit, lock, corpora, seed, device, time.",
 }
 
+COMPLETION = "_LUMOE_COMPLETE"  # set by the shell while it completes a command
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="markdown", help=__doc__, pretty_exceptions_enable=False)
 
 
@@ -48,23 +51,26 @@ def _options(
 app.command("doctor")(doctor)
 
 
-def _load(names: list[str]) -> None:
-    # torch takes seconds to import: load the one group that was asked for, all of them only for the overview.
-    for name in names:
-        group = import_module(f"lumoe.cli.{name}").app
-        # A group that is one command has that command's help, example included.
-        if group.registered_callback is not None and group.registered_callback.invoke_without_command is True:
-            app.add_typer(group, name=name)
-        else:
-            app.add_typer(group, name=name, help=GROUPS[name])
+def _load(name: str) -> None:
+    group = import_module(f"lumoe.cli.{name}").app
+    # A group that is one command has that command's help, example included.
+    if group.registered_callback is not None and group.registered_callback.invoke_without_command is True:
+        app.add_typer(group, name=name)
+    else:
+        app.add_typer(group, name=name, help=GROUPS[name])
 
 
 def main() -> None:
     """Run the command line; a user's mistake prints one sentence and exits with code 2."""
     words = [word for word in sys.argv[1:] if not word.startswith("-")][:1]
     asked = [word for word in words if word in GROUPS]
-    if words != ["doctor"]:
-        _load(asked or list(GROUPS))
+    # Groups take long to import: load the one that was asked for, all of them only to complete what is typed. The
+    # overview and a misspelt name need no more than their names.
+    for name in GROUPS:
+        if name in asked or COMPLETION in os.environ:
+            _load(name)
+        elif not asked and words != ["doctor"]:
+            app.add_typer(typer.Typer(help=GROUPS[name]), name=name)
     try:
         app()
     except UserError as error:

@@ -36,7 +36,6 @@ def perplexity(
     Example: `lumoe moe perplexity --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy
     --count 16 --count 32 --output windows.csv`
     """
-    import pandas as pd
     import torch
 
     from lumoe.files import read_csv, write_csv
@@ -59,22 +58,10 @@ def perplexity(
     counts = sorted({0, *count})
     plans = plans_of(policy, shape.plan_shape, counts, experts.bits, memory.expert, seed, costs)
     engine = Engine.load(model, quantized, dtype=getattr(torch, activations), device=device)
-    tables = [
-        quality.window_table(
-            scores,
-            plan,
-            memory.expert,
-            corpus=corpus.name,
-            method=experts.method,
-            bits=experts.bits,
-            policy=policy,
-            seed=seed,
-            equivalent_experts=number,
-            activations=activations,
-        )
-        for scores, plan, number in zip(quality.score_plans(engine, pieces, plans), plans, counts, strict=True)
-    ]
-    write_csv(output, pd.concat(tables, ignore_index=True), quality.WINDOW_COLUMNS)
+    labels = {"corpus": corpus.name, "method": experts.method, "bits": experts.bits, "policy": policy, "seed": seed}
+    by_count = dict(zip(counts, plans, strict=True))
+    table = quality.score_table(engine, pieces, by_count, memory.expert, **labels, activations=activations)
+    write_csv(output, table, quality.WINDOW_COLUMNS)
 
 
 @app.command()
@@ -157,23 +144,10 @@ def cross_check(
 
     Example: `lumoe moe cross-check --model data/models/mini-mixtral --corpus corpora/scipy --output lm_eval.csv`
     """
-    import pandas as pd
     import torch
-    from transformers import MixtralForCausalLM
 
     from lumoe.files import write_csv
-    from lumoe.moe.checkpoint.tokenizer import load_tokenizer
-    from lumoe.moe.corpora.corpus import read_documents
-    from lumoe.moe.engine.engine import Engine
-    from lumoe.moe.evaluation import lm_eval as harness
+    from lumoe.moe.evaluation import lm_eval
 
     torch.set_num_threads(threads)
-    # Both in float32: bfloat16's rounding is larger than what is being checked.
-    engine = Engine.load(model, dtype=torch.float32)
-    tokenizer = load_tokenizer(model)
-    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True).eval()
-    tables = []
-    for folder in corpus:
-        texts = read_documents(folder, "test")[:documents]
-        tables.append(harness.compare(engine.logits, reference, tokenizer, texts, window).assign(corpus=folder.name))
-    write_csv(output, harness.per_corpus(pd.concat(tables, ignore_index=True)))
+    write_csv(output, lm_eval.per_corpus(lm_eval.cross_check(model, corpus, documents, window)))

@@ -97,7 +97,7 @@ def throughput(
     held = that_fit(engine, plans)
     if len(held) < len(plans):
         left_out = f"{len(plans) - len(held)} of {len(plans)} configurations do not fit the device and are left out"
-        typer.echo(f"warning: {left_out}", err=True)
+        _warn(left_out)
     table = measure(engine, held, prompts, new_tokens, repeats, profile, read_frequencies(quantized))
     write_csv(output, table, COLUMNS)
 
@@ -121,30 +121,19 @@ def batching(
     Example: `lumoe moe batching --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy --batch
     1 --batch 8 --output batching.csv`
     """
-    import pandas as pd
-
-    from lumoe.errors import UserError
     from lumoe.files import write_csv
     from lumoe.moe.corpora.sequences import held_out_prompts
     from lumoe.moe.engine.engine import Engine
-    from lumoe.moe.measurement.throughput import BATCH_COLUMNS, measure_batches
-    from lumoe.moe.planning.plan import FULL_BITS, Plan
+    from lumoe.moe.measurement.throughput import BATCH_COLUMNS, measure_precisions
+    from lumoe.moe.planning.plan import FULL_BITS
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     use_threads(threads)
     prompts = held_out_prompts(model, corpus, prompt_tokens, max(batch), seed)
     engine = Engine.load(model, quantized, device=device)
-    tables = []
-    for bits in (FULL_BITS, QuantizedExperts(quantized).bits):
-        layers, experts = engine.plan.shape
-        engine.reconfigure(Plan.uniform(layers, experts, bits))
-        if not engine.plan.resident.all():
-            typer.echo(f"warning: not all experts at {bits} bits fit the device; left out", err=True)
-            continue
-        tables.append(measure_batches(engine, prompts, batch, new_tokens, repeats))
-    if not tables:
-        raise UserError(f"{device}: not even all experts at {QuantizedExperts(quantized).bits} bits fit this device")
-    write_csv(output, pd.concat(tables), BATCH_COLUMNS)
+    precisions = (FULL_BITS, QuantizedExperts(quantized).bits)
+    table = measure_precisions(engine, precisions, prompts, batch, new_tokens, repeats, _warn)
+    write_csv(output, table, BATCH_COLUMNS)
 
 
 @app.command()
@@ -205,3 +194,7 @@ def true_scale(
     summary = summarize(read_measurements(path))
     write_csv(output, summary, SUMMARY)
     typer.echo(describe(summary))
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)

@@ -49,9 +49,6 @@ def plan(
     """
     import json
 
-    import numpy as np
-    import pandas as pd
-
     from lumoe.cli.tables import for_programs, one_format
     from lumoe.files import write_json
     from lumoe.moe.offload.file_experts import expert_bytes
@@ -83,9 +80,7 @@ def plan(
     if output:
         write_json(output, result)
     if as_csv:
-        rows = pd.DataFrame(list(np.ndindex(proposal.plan.bits.shape)), columns=["layer", "expert"])
-        rows["bits"], rows["resident"] = proposal.plan.bits.ravel(), proposal.plan.resident.ravel()
-        for_programs(rows, as_json, as_csv)
+        for_programs(proposal.table(), as_json, as_csv)
     else:
         typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))
 

@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import yaml
 
 from lumoe.moe.checkpoint.tokenize import prefix_token
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.corpora.corpus import read_documents
+from lumoe.moe.engine.engine import Engine
 from lumoe.moe.evaluation.perplexity import Logits, rolling_windows, score
 from lumoe.progress import track
 
@@ -77,6 +81,26 @@ def compare(logits: Logits, model: Any, tokenizer: Any, documents: Sequence[str]
             {"document": number, "tokens": int(scores.tokens.sum()), "nll": scores.nll.sum(), "nll_lm_eval": nll}
         )
     return pd.DataFrame(rows)
+
+
+def cross_check(model: Path, corpora: Sequence[Path], documents: int, length: int) -> pd.DataFrame:
+    """Score documents of the corpora's test splits with the engine and with lm-eval, both in float32.
+
+    bfloat16's rounding is larger than what is being checked.
+
+    Args:
+        documents: of each corpus, at most.
+        length: tokens per window.
+    """
+    from transformers import MixtralForCausalLM
+
+    engine, tokenizer = Engine.load(model, dtype=torch.float32), load_tokenizer(model)
+    reference = MixtralForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True).eval()
+    tables = []
+    for folder in corpora:
+        texts = read_documents(folder, "test")[:documents]
+        tables.append(compare(engine.logits, reference, tokenizer, texts, length).assign(corpus=folder.name))
+    return pd.concat(tables, ignore_index=True)
 
 
 def per_corpus(documents: pd.DataFrame) -> pd.DataFrame:

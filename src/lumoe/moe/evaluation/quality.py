@@ -83,6 +83,24 @@ def window_table(scores: Scores, plan: Plan, bytes_of: Mapping[int, int], **labe
     )
 
 
+def score_table(
+    model: Replannable,
+    windows: Sequence[Window],
+    plans: Mapping[int, Plan],
+    bytes_of: Mapping[int, int],
+    **labels: object,
+) -> pd.DataFrame:
+    """Return WINDOW_COLUMNS: every window under each plan.
+
+    Args:
+        plans: number of experts that would take as many bytes, all others at 16 bits -> plan.
+        labels: columns that are the same in every row.
+    """
+    scored = zip(score_plans(model, windows, plans.values()), plans.items(), strict=True)
+    tables = [window_table(one, plan, bytes_of, **labels, equivalent_experts=count) for one, (count, plan) in scored]
+    return pd.concat(tables, ignore_index=True)
+
+
 def summarise(windows: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     """Return perplexities and their increases over no expert quantised, with paired bootstrap intervals.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,36 @@ BATCH_COLUMNS = (
     "device",
     "basis",
 )
+
+
+def measure_precisions(
+    engine: Engine,
+    precisions: Sequence[int],
+    prompts: torch.Tensor,
+    batches: Sequence[int],
+    new_tokens: int,
+    repeats: int,
+    warn: Callable[[str], None],
+) -> pd.DataFrame:
+    """Return `measure_batches` with all experts resident, at each of some precisions.
+
+    Args:
+        warn: told of each precision that the device cannot hold.
+
+    Raises:
+        UserError: it holds none.
+    """
+    layers, experts = engine.plan.shape
+    tables = []
+    for bits in precisions:
+        engine.reconfigure(Plan.uniform(layers, experts, bits))
+        if engine.plan.resident.all():
+            tables.append(measure_batches(engine, prompts, batches, new_tokens, repeats))
+        else:
+            warn(f"not all experts at {bits} bits fit the device; left out")
+    if not tables:
+        raise UserError(f"{engine.device}: not even all experts at {min(precisions)} bits fit this device")
+    return pd.concat(tables)
 
 
 def measure_batches(

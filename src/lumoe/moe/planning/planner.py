@@ -50,6 +50,11 @@ class Proposal:
         """Whether the wish is met."""
         return not self.missing
 
+    def table(self) -> pd.DataFrame:
+        """Return one row per expert: layer, expert, bits, resident."""
+        rows = pd.DataFrame(list(np.ndindex(self.plan.shape)), columns=["layer", "expert"])
+        return rows.assign(bits=self.plan.bits.ravel(), resident=self.plan.resident.ravel())
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON; holds what `Plan.from_dict` reads."""
         predicted = self.prediction
