@@ -20,7 +20,7 @@ from lumoe import __version__
 from lumoe.errors import UserError
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.plan import Preference
-from lumoe.moe.serve.choices import Answer, GenerationError
+from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor

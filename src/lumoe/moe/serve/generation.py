@@ -11,8 +11,8 @@ from typing import Literal
 from tokenizers import Tokenizer
 
 from lumoe.moe.planning.plan import Preference
+from lumoe.moe.serve.detokenizer import TextStream
 from lumoe.moe.serve.sampling import SampledToken, Sampler, Sampling
-from lumoe.moe.serve.text import TextStream
 
 Finish = Literal["stop", "length"]
 

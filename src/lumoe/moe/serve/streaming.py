@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
-from lumoe.moe.serve.choices import Answer, GenerationError
+from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.errors import error_body
 from lumoe.moe.serve.generation import Piece
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from lumoe.moe.serve.text import TextStream, find_stop, held_back
+from lumoe.moe.serve.detokenizer import TextStream, find_stop, held_back
 
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 
