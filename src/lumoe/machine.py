@@ -11,6 +11,11 @@ from pathlib import Path
 
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
+CGROUP_USES = (
+    (CGROUP_LIMITS[0], Path("/sys/fs/cgroup/memory.current")),
+    (CGROUP_LIMITS[1], Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+)
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -50,6 +55,23 @@ def memory_bytes() -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total
+
+
+def available_bytes() -> int:
+    """Return the memory that this process could still take: what is free or can be freed, within its container."""
+    kilobytes = _memory_fields().get("MemAvailable")
+    free = int(kilobytes.split()[0]) * 1024 if kilobytes else memory_bytes()
+    for limit, used in CGROUP_USES:
+        texts = [path.read_text().strip() if path.is_file() else "" for path in (limit, used)]
+        if all(text.isdigit() for text in texts):
+            free = min(free, max(int(texts[0]) - int(texts[1]), 0))
+    return free
+
+
+def _memory_fields() -> dict[str, str]:
+    information = Path("/proc/meminfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    return {key: value for key, _, value in (line.partition(":") for line in lines)}
 
 
 def disk_free_bytes(folder: Path) -> int:

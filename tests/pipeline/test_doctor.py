@@ -87,3 +87,15 @@ def test_json_is_for_programs_and_the_exit_code_says_whether_it_can_run(
 def test_an_absent_folder_is_the_user_s_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         doctor.examine(tmp_path / "absent")
+
+
+def test_what_is_available_ends_at_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine_free = machine.available_bytes()
+    assert 0 < machine_free <= machine.memory_bytes()
+    limit, used = tmp_path / "max", tmp_path / "current"
+    limit.write_text("5000000\n")
+    used.write_text("3000000\n")
+    monkeypatch.setattr(machine, "CGROUP_USES", ((limit, used), (tmp_path / "absent", used)))
+    assert machine.available_bytes() == 2_000_000
+    limit.write_text("max\n")
+    assert machine.available_bytes() > 2_000_000

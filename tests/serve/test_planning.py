@@ -16,8 +16,10 @@ from lumoe.moe.measurement.profile import measure_hardware
 from lumoe.moe.planning.cost import Workload
 from lumoe.moe.planning.inputs import Known, build_planner
 from lumoe.moe.planning.placement import random_order
+from lumoe.moe.planning.plan import Plan
 from lumoe.moe.planning.planner import Wish
 from lumoe.moe.planning.sensitivity import COLUMNS
+from lumoe.moe.serve import run
 from lumoe.moe.serve.run import Setup, load
 from lumoe.moe.serve.scheduler import Limits
 
@@ -71,3 +73,34 @@ def test_a_profile_of_another_model_is_refused_where_it_was_asked_for(folder: Pa
     other = make_model(tmp_path / "other", intermediate_size=192)
     with pytest.raises(UserError, match="was measured on a model of widths"):
         load(Setup(other, measurements=folder), LIMITS)
+
+
+@pytest.mark.parametrize(("free_mb", "expected_mb"), [(10_000, None), (0.5, 0.5)])
+def test_without_a_budget_the_server_takes_what_memory_holds(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mb: float, expected_mb: float | None
+) -> None:
+    engine = Engine.load(model, plan=Plan.uniform(3, 4, resident=False))
+    beside = 2 * 3 * 2 * 16 * 2 * LIMITS.slots * LIMITS.context  # keys and values: 3 layers, 2 heads of 16, 2 bytes
+    free = round(free_mb * 1e6) + beside + run.SPARE_BYTES - engine.bytes_fast
+    monkeypatch.setattr(run, "available_bytes", lambda: free)
+    server = load(Setup(model, measurements=tmp_path), LIMITS)
+    try:
+        whole = server.governor.whole_bytes
+        assert server.governor.budget_bytes == (whole if expected_mb is None else round(expected_mb * 1e6))
+        assert server.governor.budget_bytes <= whole
+    finally:
+        server.governor.close()
+
+
+def test_too_little_memory_for_any_plan_is_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "available_bytes", lambda: 1000)
+    with pytest.raises(UserError, match="memory: 0 bytes are left for weights"):
+        load(Setup(model, measurements=tmp_path), LIMITS)
+
+
+def test_a_budget_beyond_memory_is_warned_of(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(run, "available_bytes", lambda: 1000)
+    load(Setup(model, budget="100%", measurements=tmp_path), LIMITS).governor.close()
+    assert "memory holds no more than" in caplog.text

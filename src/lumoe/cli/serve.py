@@ -17,7 +17,9 @@ def serve(
     model: Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint with its tokenizer")],
     budget: Annotated[
         str | None,
-        typer.Option(help="bytes of the fast tier: 24GB, 22.5GiB or 30% of the 16-bit model; all by default"),
+        typer.Option(
+            help="bytes of the fast tier: 24GB, 22.5GiB or 30% of the 16-bit model; what memory holds by default"
+        ),
     ] = None,
     quantized: Annotated[
         Path | None, typer.Option(help="folder of quantised experts; without it, experts are rounded to 8 bits")

@@ -14,6 +14,7 @@ from torch.nn import functional
 from lumoe import compiled
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.engine.engine import Engine
 from lumoe.moe.kernels import library as native_library
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
@@ -110,6 +111,31 @@ def test_native_kernel_gives_a_token_the_same_bits_alone_and_in_company(
     expert = _expert(ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path), 4)
     hidden = torch.randn((9, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
     assert torch.equal(expert(hidden), torch.cat([expert(row) for row in hidden.split(1)]))
+
+
+@pytest.mark.parametrize(("method", "bits", "group"), [("rtn", 8, 32), ("nf4", 4, 32), ("rtn", 4, 16), ("rtn", 3, 8)])
+def test_codes_without_a_kernel_take_their_own_memory_and_compute_the_same(
+    model_bf16: Path, tmp_path: Path, method: str, bits: int, group: int
+) -> None:
+    checkpoint = Checkpoint(model_bf16)
+    quantize(checkpoint, torch.arange(64).view(2, 32), tmp_path / "made", Recipe(method, bits, group))
+    folder = QuantizedExperts(tmp_path / "made")
+    source = ExpertSource(checkpoint, [folder], torch.bfloat16, tmp_path)
+    assert source.kernel(bits) == "expanded"
+    source.check_savings()
+    stored = checkpoint.architecture.expert_parameters * (max(bits, 4) / 8 + (2 if method == "nf4" else 4) / group)
+    assert stored <= source.nbytes(bits) < stored + 4096 + 8 * 64 + 3 * 64
+    exact = _expert(ExpertSource(checkpoint, [folder], torch.float32, tmp_path), bits)
+    hidden = torch.randn((5, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
+    expected = exact(hidden.float())
+    assert float((_expert(source, bits)(hidden).float() - expected).norm() / expected.norm()) < 0.01
+
+
+def test_codes_that_take_as_much_as_16_bits_are_refused(model_bf16: Path, tmp_path: Path) -> None:
+    quantize(Checkpoint(model_bf16), torch.arange(64).view(2, 32), tmp_path / "made", Recipe("rtn", 4, 2))
+    with pytest.raises(UserError, match=r"takes \d+ bytes at 4 bits in groups of 2, \d+ at 16 bits"):
+        Engine.load(model_bf16, tmp_path / "made")
+    assert Engine.load(model_bf16, tmp_path / "made", dtype=torch.float32).plan.resident.all()
 
 
 @pytest.mark.parametrize("switch", [{"LUMOE_NATIVE": "0"}, {"CXX": "no-such-compiler"}])

@@ -118,6 +118,8 @@ def test_a_plan_cannot_be_changed():
         (lambda: parse_budget("30%"), "30%"),
         (lambda: parse_budget("0GB"), "above 0"),
         (lambda: parse_budget("GB"), "GB"),
+        (lambda: parse_budget("1e400GB"), "below 2"),
+        (lambda: parse_budget("0.4"), "above 0"),
     ],
 )
 def test_mistakes_are_named(action, message):
@@ -127,7 +129,19 @@ def test_mistakes_are_named(action, message):
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("24GB", 24_000_000_000), ("1.5 gib", 1_610_612_736), ("100", 100), (".5kB", 500), ("25%", 250), ("2MiB", 2**21)],
+    [
+        ("24GB", 24_000_000_000),
+        ("1.5 gib", 1_610_612_736),
+        ("100", 100),
+        (".5kB", 500),
+        ("25%", 250),
+        ("2MiB", 2**21),
+        ("24G", 24 * 10**9),
+        ("24e9", 24 * 10**9),
+        ("24Gi", 24 * 2**30),
+        ("1.5e0 k", 1500),
+        ("512M", 512 * 10**6),
+    ],
 )
 def test_budgets_as_people_write_them(text, expected):
     assert parse_budget(text, whole=1000) == expected

@@ -146,6 +146,7 @@ def open_model(model: str | Path, quantized: Folders = None, config: EngineConfi
         return open_on_device(checkpoint, experts, config)
     spill = spill_folder(config.spill, [*folders, model])
     source = ExpertSource(checkpoint, experts, config.dtype, spill, config.native)
+    source.check_savings()
     decoder = Decoder(checkpoint, config.dtype, config.non_expert_bits, config.native)
     return OpenedModel(decoder, source, FileTier(), config)
 

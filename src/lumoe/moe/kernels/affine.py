@@ -84,3 +84,9 @@ def pack_nibbles(codes: torch.Tensor) -> torch.Tensor:
 def unpack_nibbles(packed: torch.Tensor) -> torch.Tensor:
     """Undo `pack_nibbles`."""
     return torch.stack((packed & 15, packed >> 4), dim=-1).view(packed.shape[0], -1)
+
+
+def looked_up(codes: torch.Tensor, scales: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return the weights float32 `[outputs, inputs]` that codes stand for: `values [16]` times their group's scale."""
+    found = values.float()[codes.int()]
+    return (found.view(*scales.shape, -1) * scales.float().unsqueeze(-1)).view(found.shape)

@@ -1,4 +1,4 @@
-"""One expert's arithmetic: 16 bits, 8 bits, 4 bits."""
+"""One expert's arithmetic, by the format of its weights: 16, 8 and 4 bits, and codes that no kernel multiplies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.kernels import torch_kernels as kernels
+from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
 from lumoe.moe.model.linear import linear
 
 MATRICES = ("w1", "w2", "w3")
+# Weights that `ExpandedExpert` expands at once: what a core's cache holds in float32.
+_EXPANDED_AT_ONCE = 1 << 18
 
 
 class Expert(Protocol):
@@ -60,3 +63,40 @@ class Int8Expert:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         gate, up = kernels.int8_matmul(hidden, self.w13, self.w13_scales).chunk(2, dim=-1)
         return kernels.int8_matmul(functional.silu(gate).mul_(up), self.w2, self.w2_scales)
+
+
+class ExpandedExpert:
+    """Codes of a format without a kernel: expanded to the activations' type some rows at a time, and multiplied there.
+
+    It takes the memory of its codes and is slower than a kernel, which would not expand them.
+    """
+
+    __slots__ = ("_tensors", "bits")
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], bits: int) -> None:
+        """Take an expert as a folder of quantised experts stores it.
+
+        Args:
+            tensors: for each of w1, w2, w3 its `codes`, `scales`, and `zeros` (affine) or `values` (a codebook).
+            bits: of a code; two lie in a byte where they have at most 4.
+        """
+        self._tensors, self.bits = dict(tensors), bits
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        gate, up = self._product("w1", hidden), self._product("w3", hidden)
+        return self._product("w2", functional.silu(gate, inplace=True).mul_(up))
+
+    def _product(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
+        rows, step = len(self._tensors[f"{name}.codes"]), max(_EXPANDED_AT_ONCE // hidden.shape[1], 1)
+        blocks = [
+            functional.linear(hidden, self._weights(name, slice(begin, begin + step)).to(hidden.dtype))
+            for begin in range(0, rows, step)
+        ]
+        return torch.cat(blocks, dim=1)
+
+    def _weights(self, name: str, rows: slice) -> torch.Tensor:
+        codes, scales = self._tensors[f"{name}.codes"][rows], self._tensors[f"{name}.scales"][rows]
+        codes = unpack_nibbles(codes) if self.bits <= 4 else codes
+        if f"{name}.values" in self._tensors:
+            return looked_up(codes, scales, self._tensors[f"{name}.values"])
+        return AffineMatrix(codes, scales, self._tensors[f"{name}.zeros"][rows], self.bits).dequantize()

@@ -14,7 +14,7 @@ from lumoe.moe.checkpoint.weights import Checkpoint, check_finite, expert_name
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix
-from lumoe.moe.model.expert import MATRICES, DenseExpert, Expert, Int4Expert, Int8Expert
+from lumoe.moe.model.expert import MATRICES, DenseExpert, ExpandedExpert, Expert, Int4Expert, Int8Expert
 from lumoe.moe.offload.storage import DirectFile, Record, Spill, aligned, span, spill_folder
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.quantization.folder import QuantizedExperts
@@ -23,8 +23,9 @@ from lumoe.moe.quantization.folder import QuantizedExperts
 class ExpertSource:
     """All experts of a model at every precision that there is: their bytes on the slow tier, and what they become.
 
-    In bfloat16 the 4-, 3- and 2-bit experts run on int4 kernels and 8-bit ones on int8 kernels. In float32, the type
-    of reference runs, and for formats without a kernel, weights are expanded once and held in that type.
+    In bfloat16 the 4-, 3- and 2-bit experts run on int4 kernels, and 8-bit ones that are made here on int8 kernels.
+    Codes of formats without a kernel are held as they are and expanded at each use. In float32, the type of reference
+    runs, weights are expanded once and held in that type.
     """
 
     def __init__(
@@ -49,6 +50,19 @@ class ExpertSource:
         # Misses and a change of plan ask on threads of their own; the spill file and its list have one writer.
         self._record_lock = Lock()
 
+    def check_savings(self) -> None:
+        """Raise UserError where quantised experts take as much memory as those at 16 bits: quality lost for nothing.
+
+        In float32, the type of reference runs, all of them do.
+        """
+        whole = self.nbytes(FULL_BITS)
+        for bits, folder in self.quantized.items():
+            if self.dtype == torch.bfloat16 and self.nbytes(bits) >= whole:
+                raise UserError(
+                    f"{folder.folder}: an expert takes {self.nbytes(bits)} bytes at {bits} bits in groups of "
+                    f"{folder.group_size}, {whole} at 16 bits; quantise in larger groups"
+                )
+
     @property
     def precisions(self) -> tuple[int, ...]:
         """Bits per weight that a plan may ask for."""
@@ -60,18 +74,18 @@ class ExpertSource:
             raise UserError(f"no experts at {value} bits: quantise them first with `lumoe moe quantize --bits {value}`")
 
     def kernel(self, bits: int) -> str:
-        """Name of the arithmetic that experts at `bits` run on: dense, native (int4 of this package), int4 or int8."""
+        """Name of the arithmetic of experts at `bits`: dense, native (int4 of this package), int4, int8 or expanded."""
         if bits == FULL_BITS or self.dtype != torch.bfloat16:
             return "dense"
         if bits in self.quantized:
             shape, folder = self.checkpoint.architecture, self.quantized[bits]
             sizes = (shape.hidden_size, shape.intermediate_size)
             if not folder.affine or bits > 4:
-                return "dense"
+                return "expanded"
             if self._native and native.supported(*sizes, folder.group_size):
                 return "native"
             fits = all(kernels.int4_supported(kernels.CPU, n, k, folder.group_size) for n, k in (sizes, sizes[::-1]))
-            return "int4" if fits else "dense"
+            return "int4" if fits else "expanded"
         return "int8"
 
     def nbytes(self, bits: int) -> int:
@@ -94,6 +108,8 @@ class ExpertSource:
                 parts = [wide * hidden, first, first, hidden * wide // 2, second, second]
             else:
                 parts = [wide * hidden, 2 * first, hidden * wide // 2, 2 * second]
+        elif kernel == "expanded":
+            parts = self.quantized[bits].expert_bytes
         elif kernel == "int8":
             parts = [2 * wide * hidden, 2 * wide * 2, hidden * wide, hidden * 2]
         else:
@@ -130,6 +146,8 @@ class ExpertSource:
             return native.NativeInt4Expert(tensors)
         if kernel == "int4":
             return Int4Expert(tensors, self.quantized[bits].group_size, kernels.int4_matmul(kernels.CPU))
+        if kernel == "expanded":
+            return ExpandedExpert(tensors, bits)
         return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors, self._native)
 
     def _direct(self, bits: int) -> bool:
@@ -143,6 +161,8 @@ class ExpertSource:
             if kernel in ("int4", "native"):
                 w1, w2, w3 = (folder.matrix(layer, expert, name) for name in MATRICES)
                 return _packed(w1, w2, w3) if kernel == "int4" else _interleaved(w1, w2, w3)
+            if kernel == "expanded":
+                return folder.tensors(layer, expert)
             return {name: folder.dequantized(layer, expert, name).to(self.dtype) for name in MATRICES}
         full = self.checkpoint.expert(layer, expert)
         if bits == FULL_BITS:

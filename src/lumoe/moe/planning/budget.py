@@ -1,4 +1,4 @@
-"""A byte budget as people write it: `24GB`, `22.5GiB`, `30%` of the model, or a number of bytes."""
+"""A byte budget as people write it: `24GB`, `22.5GiB`, `24G`, `30%` of the model, or a number of bytes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from lumoe.errors import UserError
 UNITS = {
     "": 1,
     "B": 1,
-    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", start=1)},
-    **{f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", start=1)},
+    # With and without the B: `free` and Kubernetes write 24G and 24Gi.
+    **{prefix + b: 1000**power for power, prefix in enumerate("KMGT", start=1) for b in ("", "B")},
+    **{f"{prefix}I{b}": 1024**power for power, prefix in enumerate("KMGT", start=1) for b in ("", "B")},
 }
-_PATTERN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)\s*")
+MOST_BYTES = 2**63
+_PATTERN = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z%]*)\s*")
 
 
 def parse_budget(text: str, whole: int | None = None) -> int:
@@ -33,7 +35,7 @@ def parse_budget(text: str, whole: int | None = None) -> int:
     if match is None or (unit not in UNITS and (unit != "%" or whole is None)):
         raise UserError(f"budget '{text}' is not an amount of memory; write it like 24GB, 22.5GiB or 30%")
     scale = whole / 100 if unit == "%" and whole is not None else UNITS[unit]
-    amount = round(float(match[1]) * scale)
-    if amount <= 0:
-        raise UserError(f"budget '{text}' must be above 0 bytes")
-    return amount
+    amount = float(match[1]) * scale
+    if not 1 <= amount < MOST_BYTES:
+        raise UserError(f"budget '{text}' must be above 0 bytes and below 2^63")
+    return round(amount)

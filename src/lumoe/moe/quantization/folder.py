@@ -16,7 +16,7 @@ import torch
 from lumoe.errors import UserError
 from lumoe.files import read_csv, read_sealed_json, write_sealed_json
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.kernels.affine import AffineMatrix, pack_nibbles, unpack_nibbles
+from lumoe.moe.kernels.affine import AffineMatrix, looked_up, pack_nibbles, unpack_nibbles
 from lumoe.sealed_tensors import load_tensors, save_tensors
 
 TABLE = "experts.csv"
@@ -47,12 +47,6 @@ def codebook_tensors(
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of a matrix whose 4-bit codes are looked up in `values [16]` and scaled group by group."""
     return {f"{name}.codes": pack_nibbles(codes), f"{name}.scales": scales, f"{name}.values": values}
-
-
-def looked_up(codes: torch.Tensor, scales: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Return the weights float32 `[outputs, inputs]` that codes stand for: `values [16]` times their group's scale."""
-    found = values.float()[codes.int()]
-    return (found.view(*scales.shape, -1) * scales.float().unsqueeze(-1)).view(found.shape)
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
@@ -108,6 +102,15 @@ class QuantizedExperts:
         tensors = self._load(layer, expert)
         codes = unpack_nibbles(tensors[f"{name}.codes"])
         return looked_up(codes, tensors[f"{name}.scales"], tensors[f"{name}.values"])
+
+    def tensors(self, layer: int, expert: int) -> dict[str, torch.Tensor]:
+        """Read one expert as it is stored: codes (two in a byte up to 4 bits), scales, and zeros or values."""
+        return dict(self._load(layer, expert))
+
+    @property
+    def expert_bytes(self) -> list[int]:
+        """Bytes of each of the tensors of one expert, as it is stored."""
+        return [torch.Size(shape).numel() * dtype.itemsize for dtype, shape in self._expected.values()]
 
     def _load(self, layer: int, expert: int) -> dict[str, torch.Tensor]:
         if self._last is None or self._last[0] != (layer, expert):

@@ -17,7 +17,7 @@ from lumoe.errors import UserError
 from lumoe.files import sha256, write_csv
 from lumoe.moe.checkpoint import manifest
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.kernels.affine import AffineMatrix, nearest
+from lumoe.moe.kernels.affine import AffineMatrix, looked_up, nearest
 from lumoe.moe.quantization.calibration import LayerInputs, fingerprint, walk
 from lumoe.moe.quantization.custom import Quantizer, is_own, load_quantizer
 from lumoe.moe.quantization.folder import (
@@ -26,7 +26,6 @@ from lumoe.moe.quantization.folder import (
     affine_tensors,
     codebook_tensors,
     expert_path,
-    looked_up,
     save_expert,
     write_manifest,
 )

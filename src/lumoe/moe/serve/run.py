@@ -13,6 +13,7 @@ import torch
 import uvicorn
 
 from lumoe.errors import UserError, about
+from lumoe.machine import available_bytes
 from lumoe.moe.checkpoint.tokenizer import load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
@@ -34,6 +35,8 @@ from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.scheduler import Limits
 
 log = logging.getLogger(__name__)
+# Of free memory, for activations and what a process takes as it runs.
+SPARE_BYTES = 512 << 20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -42,7 +45,7 @@ class Setup:
     """What `lumoe serve` was asked for.
 
     Attributes:
-        budget: of the fast tier, as text; None is the whole model at 16 bits.
+        budget: of the fast tier, as text; None is the whole model at 16 bits, or what free memory holds of it.
         name: what clients call the model; the folder's name by default.
         measurements: folder of machine.json, perplexity.csv and sensitivity.csv; results/moe/NAME by default.
         seed: of the order in which experts give up precision, where sensitivities are not known.
@@ -94,13 +97,41 @@ def load(setup: Setup, limits: Limits) -> Server:
     engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
     metrics = Metrics(engine)
     governor = Governor(engine, _planner(setup, model, min(lesser)), setup.preference, metrics.changed)
-    budget = parse_budget(setup.budget, governor.whole_bytes) if setup.budget else governor.most_bytes
+    budget = _within_memory(governor, setup.budget, config.beside_bytes)
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
         governor.set_budget(*(last or (budget, setup.preference)))
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context)
     name = setup.name or setup.model.resolve().name
     return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
+
+
+def _within_memory(governor: Governor, asked: str | None, beside_bytes: int) -> int:
+    """Return the budget asked for; without one the whole model, or as much of it as this machine's free memory holds.
+
+    Raises:
+        UserError: it is not an amount of memory, or nothing was asked for and too little memory is free for any plan.
+    """
+    engine, most = governor.engine, governor.most_bytes
+    budget = parse_budget(asked, governor.whole_bytes) if asked else most
+    if engine.model.most_bytes is not None:
+        return budget  # a GPU's memory is known, and host memory is where experts rest
+    # What the engine holds already is no longer free, but within the budget.
+    holds = available_bytes() + engine.bytes_fast - beside_bytes - SPARE_BYTES
+    if min(budget, most) <= holds:
+        return budget
+    if asked:
+        log.warning(
+            "a budget of %d bytes, but memory holds no more than %d: the system may swap or kill", budget, holds
+        )
+        return budget
+    if holds < governor.minimum_bytes:
+        raise UserError(
+            f"memory: {max(holds, 0)} bytes are left for weights, the least that this model runs in is "
+            f"{governor.minimum_bytes}; free memory, or give fewer --slots or a shorter --context"
+        )
+    log.warning("the model takes %d bytes and memory holds %d: planning for that (--budget sets another)", most, holds)
+    return holds
 
 
 def _planner(setup: Setup, model: OpenedModel, bits: int) -> Planner:
