@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from lumoe.moe.serve.detokenizer import TextStream, find_stop, held_back
+from lumoe.moe.serve.detokenizer import TextStream, TokenBytes, find_stop, held_back
 
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 
@@ -20,12 +20,29 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-BYTES = byte_tokenizer()
+def fallback_tokenizer() -> Tokenizer:
+    """Mixtral's kind: ▁ for a space, bytes with names for characters that the vocabulary lacks, a special token."""
+    words = ["▁", *["▁the", "▁sea", "▁was", "house", "a", "b", "c", "é", "the"]]
+    names = ["<unk>", "<s>", *(f"<0x{value:02X}>" for value in range(256)), *words]
+    tokenizer = Tokenizer(
+        models.BPE({name: index for index, name in enumerate(names)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens([AddedToken("<s>", normalized=False, special=True)])
+    return tokenizer
+
+
+BYTES, FALLBACK = byte_tokenizer(), fallback_tokenizer()
+KINDS = {"byte-level": BYTES, "byte fallback": FALLBACK}
+both = pytest.mark.parametrize("kind", KINDS)
 stops = st.lists(st.text("abé", min_size=1, max_size=4), max_size=3)
 
 
 def released(text: str, stops: list[str]) -> tuple[list[str], bool]:
-    stream = TextStream(BYTES, BYTES.encode("x").ids, stops)
+    stream = TextStream(TokenBytes(BYTES), BYTES.encode("x").ids, stops)
     pieces = []
     for token in BYTES.encode(text).ids:
         pieces.append(stream.push(token))
@@ -70,6 +87,49 @@ def test_where_a_stop_string_is_found(text: str, stops: list[str], expected: int
 
 def test_half_a_character_is_shown_as_such_at_the_end() -> None:
     ids = BYTES.encode("a🦊").ids
-    stream = TextStream(BYTES, [], [])
+    stream = TextStream(TokenBytes(BYTES), [], [])
     assert [stream.push(token) for token in ids[:-1]] == ["a", "", "", ""]
     assert stream.finish() == "�"
+
+
+def answered(tokenizer: Tokenizer, prompt: list[int], answer: list[int]) -> str:
+    stream = TextStream(TokenBytes(tokenizer), prompt[-4:], [])
+    return "".join([*map(stream.push, answer), stream.finish()])
+
+
+# Scripts of one to four bytes a character, marks that combine, and emoji of several code points.
+SCRIPTS = st.text(
+    st.sampled_from("abc é中文தமிழ்አማርኛअ🦊👩‍🚀ا\u0301"), min_size=1, max_size=20
+)  # fmt: skip
+
+
+@both
+@given(prompt=SCRIPTS, answer=SCRIPTS)
+def test_an_answer_is_what_comes_after_the_prompt_and_nothing_of_it(kind: str, prompt: str, answer: str) -> None:
+    tokenizer = KINDS[kind]
+    ids, more = tokenizer.encode(prompt).ids, tokenizer.encode(answer).ids
+    assert answered(tokenizer, ids, more) == answer
+    assert tokenizer.decode([*ids, *more]) == tokenizer.decode(ids) + answer
+
+
+@both
+@given(values=st.binary(min_size=1, max_size=12))
+def test_bytes_that_are_no_character_are_replaced(kind: str, values: bytes) -> None:
+    tokenizer = KINDS[kind]
+    names = {TokenBytes(tokenizer).of(index): index for index in range(tokenizer.get_vocab_size())}
+    if kind == "byte fallback":
+        names |= {bytes([value]): tokenizer.token_to_id(f"<0x{value:02X}>") for value in range(256)}
+    answer = [names[bytes([value])] for value in values]
+    assert answered(tokenizer, tokenizer.encode("the").ids, answer) == values.decode("utf-8", "replace")
+
+
+def test_a_character_that_began_in_the_prompt_ends_in_the_answer() -> None:
+    begun = [FALLBACK.token_to_id(f"<0x{value:02X}>") for value in "文".encode()]
+    assert answered(FALLBACK, [FALLBACK.token_to_id("▁the"), *begun[:2]], [begun[2]]) == "文"
+
+
+def test_tokens_keep_their_space_and_special_ones_their_name() -> None:
+    tokens, index = TokenBytes(FALLBACK), FALLBACK.token_to_id
+    assert [tokens.of(index(name)) for name in ("▁sea", "house", "<0x41>", "<s>")] == [b" sea", b"house", b"A", b"<s>"]
+    assert [tokens.is_byte(index(name)) for name in ("<0x41>", "a")] == [True, False]
+    assert answered(FALLBACK, [index("a")], [index("<s>"), index("▁sea")]) == " sea"

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lumoe.errors import UserError
+from lumoe.files import read_json
 from lumoe.moe.checkpoint.plain_tokenizer import check_folder
 
 END_OF_TEXT = "<|endoftext|>"
@@ -45,6 +46,22 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder}: the tokenizer has no fast form (tokenizer.json)")
     return tokenizer
+
+
+def end_tokens(folder: str | Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
+    """Return the tokens that end an answer: the tokenizer's, and those of generation_config.json and config.json.
+
+    Raises:
+        UserError: one of the files names something else than token ids.
+    """
+    found = [tokenizer.eos_token_id]
+    for name in ("generation_config.json", "config.json"):
+        path = Path(folder) / name
+        named = read_json(path).get("eos_token_id") if path.is_file() else None
+        found += named if isinstance(named, list) else [named]
+        if wrong := [token for token in found if token is not None and type(token) is not int]:
+            raise UserError(f"{path}: 'eos_token_id' names {wrong[0]!r}, which is no token id")
+    return frozenset(token for token in found if token is not None)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -128,13 +128,21 @@ class Answer:
             offsets.append(at)
             at += len(text)
         self._offsets[index] = at
-        tops = [{self.prompts.token_text(token): value for token, value in one.top[: self.top]} for one in sampled]
+        tops = [self._named(one.top[: self.top]) for one in sampled]
         return {
             "tokens": texts,
             "token_logprobs": [one.logprob for one in sampled],
             "top_logprobs": tops,
             "text_offset": offsets,
         }
+
+    def _named(self, top: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """Return log-probabilities by the tokens' texts; of two tokens with one text the second is named by its id."""
+        named: dict[str, float] = {}
+        for token, value in top:
+            text = self.prompts.token_text(token)
+            named[f"token_id:{token}" if text in named else text] = value
+        return named
 
     def _chat_entry(self, one: SampledToken) -> dict[str, Any]:
         def entry(token: int, value: float) -> dict[str, Any]:

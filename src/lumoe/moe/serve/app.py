@@ -258,7 +258,7 @@ async def _answer(
                 Generation(
                     prompt,
                     body.sampling(choice, limit, answer.top),
-                    server.prompts.backend,
+                    server.prompts.tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,
                     end_tokens=server.prompts.end_tokens,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
+
+# Byte-level tokenizers write each byte as a letter, others name the bytes of characters that they lack.
+_BYTE_OF = {letter: value for value, letter in bytes_to_unicode().items()}
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:
@@ -23,15 +29,63 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     return 0
 
 
-class TextStream:
-    """The text of one sequence, released piece by piece."""
+class TokenBytes:
+    """The bytes that each token of a tokenizer adds to a text; a character may be spread over several tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str]) -> None:
-        """Start after `prompt`: whether a token begins with a space depends on what precedes it."""
+    def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._decoder = DecodeStream(ids=list(prompt), skip_special_tokens=True)
+        added = tokenizer.get_added_tokens_decoder()
+        self.special = frozenset(index for index, token in added.items() if token.special)
+        # A decoder takes bytes apart in ways of its own: what symbols stand for is read off one that is known.
+        self._falls_back = self._decodes("<0x41>", "A")
+        self._byte_level = self._decodes("\u0120", " ")
+        # Whether a token begins with a space shows only behind another one.
+        self._before = next((found for text in "ae." for found in self._ordinary(text)), [])
+        self._known: dict[int, bytes] = {}
+
+    def of(self, token: int) -> bytes:
+        """Return the bytes of one token, as it stands within a text; those of a special token are its name."""
+        if token not in self._known:
+            self._known[token] = self._find(token)
+        return self._known[token]
+
+    def is_byte(self, token: int) -> bool:
+        """Whether the token is one byte of a character that the vocabulary lacks."""
+        return self._falls_back and _BYTE_TOKEN.fullmatch(str(self._tokenizer.id_to_token(token))) is not None
+
+    def _find(self, token: int) -> bytes:
+        symbol = str(self._tokenizer.id_to_token(token))
+        if token in self.special:
+            return symbol.encode()
+        if self.is_byte(token):
+            return bytes.fromhex(symbol[3:5])
+        if self._byte_level and all(letter in _BYTE_OF for letter in symbol):
+            return bytes(_BYTE_OF[letter] for letter in symbol)
+        whole = self._tokenizer.decode([*self._before, token], skip_special_tokens=False)
+        return str(whole).removeprefix(self._tokenizer.decode(self._before, skip_special_tokens=False)).encode()
+
+    def _decodes(self, symbol: str, text: str) -> bool:
+        index = self._tokenizer.token_to_id(symbol)
+        return index is not None and self._tokenizer.decode([index], skip_special_tokens=False) == text
+
+    def _ordinary(self, text: str) -> list[list[int]]:
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return [ids] if ids and self._tokenizer.decode(ids, skip_special_tokens=False) == text else []
+
+
+class TextStream:
+    """The text of one sequence, released piece by piece.
+
+    A byte that begins no character, or breaks one off, is U+FFFD.
+    """
+
+    def __init__(self, tokens: TokenBytes, prompt: Sequence[int], stops: Sequence[str]) -> None:
+        """Start after `prompt`: a character may have begun there."""
+        self._tokens = tokens
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        for token in prompt:
+            self._decoder.decode(self._bytes(token))
         self._stops = tuple(stops)
-        self._undecoded: list[int] = []
         self._waiting = ""
         self.released = 0
         self.decoded = 0
@@ -39,22 +93,21 @@ class TextStream:
 
     def push(self, token: int) -> str:
         """Append a token; return the text that can be released now. Sets `stopped` when a stop string is complete."""
-        piece = self._decoder.step(self._tokenizer, token)
-        if piece is None:
-            self._undecoded.append(token)
-            return ""
-        self._undecoded.clear()
-        return self._release(piece)
+        piece = self._decoder.decode(self._bytes(token))
+        return self._release(piece) if piece else ""
 
     def finish(self) -> str:
         """Return what was held back; bytes that never became a character are shown as U+FFFD."""
-        rest = self._tokenizer.decode(self._undecoded, skip_special_tokens=True) if self._undecoded else ""
+        rest = self._decoder.decode(b"", final=True)
         piece = self._release(rest) if rest else ""
         if self.stopped:
             return piece
         piece, self._waiting = piece + self._waiting, ""
         self.released = self.decoded
         return piece
+
+    def _bytes(self, token: int) -> bytes:
+        return b"" if token in self._tokens.special else self._tokens.of(token)
 
     def _release(self, piece: str) -> str:
         self.decoded += len(piece)

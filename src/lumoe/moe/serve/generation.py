@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tokenizers import Tokenizer
-
 from lumoe.moe.planning.plan import Preference
-from lumoe.moe.serve.detokenizer import TextStream
+from lumoe.moe.serve.detokenizer import TextStream, TokenBytes
 from lumoe.moe.serve.sampling import SampledToken, Sampler, Sampling
 
 Finish = Literal["stop", "length"]
@@ -52,7 +50,7 @@ class Generation:
         self,
         prompt: Sequence[int],
         sampling: Sampling,
-        tokenizer: Tokenizer,
+        tokens: TokenBytes,
         sink: Callable[[Event], None],
         *,
         stops: Sequence[str] = (),
@@ -62,8 +60,8 @@ class Generation:
         self.prompt, self.sampling, self.sink, self.preference = list(prompt), sampling, sink, preference
         self.sampler = Sampler(sampling)
         self.end_tokens = end_tokens
-        # Whether a token begins with a space depends on the token before it, not on the whole prompt.
-        self._text = TextStream(tokenizer, self.prompt[-4:], stops)
+        # A character has at most four bytes.
+        self._text = TextStream(tokens, self.prompt[-4:], stops)
         self._unreleased: deque[tuple[int, SampledToken]] = deque()
         self.times = Times()
         self.slot: int | None = None

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
-from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
+from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError
 from lumoe.moe.serve.schemas import Message
-
-# Byte-level tokenizers write each byte as a letter.
-_BYTE_OF = {letter: value for value, letter in bytes_to_unicode().items()}
 
 
 class Prompts:
@@ -23,14 +18,16 @@ class Prompts:
         end_tokens: tokens that end an answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, context: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, context: int, end_tokens: frozenset[int]
+    ) -> None:
         self._tokenizer, self._vocabulary, self._context = tokenizer, vocabulary, context
-        end = tokenizer.eos_token_id
-        self.end_tokens = frozenset() if end is None else frozenset([int(end)])
+        self.end_tokens = end_tokens
         self.backend: Tokenizer = tokenizer.backend_tokenizer
         # Limits that a tokenizer's file may set would cut prompts silently.
         self.backend.no_truncation()
         self.backend.no_padding()
+        self.tokens = TokenBytes(self.backend)
 
     @property
     def has_chat_template(self) -> bool:
@@ -41,9 +38,6 @@ class Prompts:
         """Return token ids of a prompt of `POST /v1/completions`."""
         if isinstance(prompt, str):
             return self._checked(list(self.backend.encode(prompt, add_special_tokens=True).ids), "prompt")
-        wrong = [token for token in prompt if token >= self._vocabulary]
-        if wrong:
-            raise ApiError(400, f"token id {wrong[0]} is outside 0..{self._vocabulary - 1}", "prompt", "invalid_value")
         return self._checked(prompt, "prompt")
 
     def encode_chat(self, messages: list[Message]) -> list[int]:
@@ -62,23 +56,18 @@ class Prompts:
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for, which need not be whole characters."""
-        text = str(self.backend.decode([token], skip_special_tokens=False))
-        if "\ufffd" not in text:
-            return text.encode()
-        symbol = str(self.backend.id_to_token(token))
-        if match := re.fullmatch(r"<0x([0-9A-F]{2})>", symbol):
-            return bytes.fromhex(match[1])
-        if all(letter in _BYTE_OF for letter in symbol):
-            return bytes(_BYTE_OF[letter] for letter in symbol)
-        return text.encode()
+        return self.tokens.of(token)
 
     def token_text(self, token: int) -> str:
-        """Return one token by itself; what is not whole characters is written ``bytes:\\xf0``, as OpenAI does."""
-        raw = self.token_bytes(token)
+        """Return one token as it is, a leading space included; bytes are written ``bytes:\\xf0``, as OpenAI does."""
+        raw = self.tokens.of(token)
         try:
-            return raw.decode()
+            text = raw.decode()
         except UnicodeDecodeError:
+            text = None
+        if text is None or self.tokens.is_byte(token):
             return "bytes:" + "".join(f"\\x{value:02x}" for value in raw)
+        return text
 
     def limit(self, prompt: list[int], asked: int | None) -> int:
         """Return how many tokens may be drawn after `prompt`.
@@ -94,6 +83,9 @@ class Prompts:
     def _checked(self, ids: list[int], param: str) -> list[int]:
         if not ids:
             raise ApiError(400, "the prompt is empty; give at least one token", param, "empty_prompt")
+        # A tokenizer may have tokens that the model has no row for.
+        if wrong := [token for token in ids if token >= self._vocabulary]:
+            raise ApiError(400, f"token id {wrong[0]} is outside 0..{self._vocabulary - 1}", param, "invalid_value")
         if len(ids) >= self._context:
             raise self._too_long(f"{len(ids)} tokens", param)
         return ids

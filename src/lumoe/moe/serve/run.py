@@ -14,7 +14,7 @@ import uvicorn
 
 from lumoe.errors import UserError, about
 from lumoe.machine import available_bytes
-from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.open import EngineConfig, OpenedModel, open_model
@@ -101,7 +101,7 @@ def load(setup: Setup, limits: Limits) -> Server:
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
         governor.set_budget(*(last or (budget, setup.preference)))
-    prompts = Prompts(tokenizer, architecture.vocab_size, limits.context)
+    prompts = Prompts(tokenizer, architecture.vocab_size, limits.context, end_tokens(setup.model, tokenizer))
     name = setup.name or setup.model.resolve().name
     return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
 

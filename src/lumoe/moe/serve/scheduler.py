@@ -188,10 +188,24 @@ class Scheduler:
         while self._calls:
             self._calls.popleft()()
 
-    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken]:
+    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken | Exception]:
         slots = [generation.slot for generation in generations if generation.slot is not None]
         logits = self.engine.step(tokens, self.cache, slots)[:, -1]
-        return sample(logits, [generation.sampler for generation in generations])
+        return self._sample(logits, generations)
+
+    def _sample(self, logits: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken | Exception]:
+        """Sample a token for each row; a fault in one of them is its own."""
+        try:
+            return list(sample(logits, [generation.sampler for generation in generations]))
+        except Exception:
+            log.exception("sampling failed; each sequence is sampled by itself")
+        found: list[SampledToken | Exception] = []
+        for row, generation in enumerate(generations):
+            try:
+                found += sample(logits[row : row + 1], [generation.sampler])
+            except Exception as error:
+                found.append(error)
+        return found
 
     def _admit(self) -> None:
         with self._condition:
@@ -225,13 +239,22 @@ class Scheduler:
         done = [row for row, generation in enumerate(group) if generation.prefilled]
         if done:
             ready = [group[row] for row in done]
-            self._hand_out(ready, sample(logits[done], [generation.sampler for generation in ready]))
+            self._hand_out(ready, self._sample(logits[done], ready))
         return size * len(group)
 
-    def _hand_out(self, generations: Sequence[Generation], sampled: Sequence[SampledToken]) -> None:
+    def _hand_out(self, generations: Sequence[Generation], sampled: Sequence[SampledToken | Exception]) -> None:
         for generation, token in zip(generations, sampled, strict=True):
             before = generation.times.last_token
-            piece = generation.accept(token)
+            try:
+                if isinstance(token, Exception):
+                    raise token
+                piece = generation.accept(token)
+            except Exception as error:
+                # One sequence's fault is nobody else's.
+                log.error("a sequence failed", exc_info=error)
+                self._events.append((generation, Failure(f"{type(error).__name__}: {error}")))
+                self._release(generation, "failed")
+                continue
             self.metrics.token(generation.times, before)
             if piece is not None:
                 self._events.append((generation, piece))
@@ -276,4 +299,7 @@ class Scheduler:
 
 def _deliver(events: Sequence[tuple[Generation, Piece | Failure]]) -> None:
     for generation, event in events:
-        generation.sink(event)
+        try:
+            generation.sink(event)
+        except Exception:
+            log.exception("an answer could not be delivered")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.sampling import Sampling
@@ -16,6 +16,14 @@ TokenId = Annotated[int, Field(ge=0, strict=True)]
 Count = Annotated[int, Field(strict=True)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CHOICES = 32
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    if isinstance(value, str):
+        return any("\ud800" <= letter <= "\udfff" for letter in value) if not value.isascii() else False
+    if isinstance(value, dict):
+        return any(_has_lone_surrogate(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_has_lone_surrogate, value))
 
 
 class StreamOptions(BaseModel):
@@ -51,6 +59,14 @@ class Request(BaseModel):
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
         default=None, description="not supported"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_characters(cls, value: Any) -> Any:
+        # JSON can name half of a pair, as a client does that cuts a string within an emoji; no text has it.
+        if _has_lone_surrogate(value):
+            raise ValueError("a text holds half of a surrogate pair, which is no character")
+        return value
 
     @property
     def stops(self) -> tuple[str, ...]:
