@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,8 +18,14 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="the text to go on from")],
     quantized: QuantizedOption = None,
     plan: Annotated[Path | None, typer.Option(help="plan as JSON, from `lumoe moe plan`")] = None,
-    budget: Annotated[str | None, typer.Option(help="bytes of the fast tier, like 24GB or 30%")] = None,
-    new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    budget: Annotated[
+        str | None, typer.Option(help="bytes of the fast tier, like 24GB or 30%; without --plan it is planned for")
+    ] = None,
+    prefer: Annotated[Literal["throughput", "quality"], typer.Option(help="what to plan for")] = "throughput",
+    measurements: Annotated[
+        Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="tokens at most; the model may end earlier")] = 64,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
@@ -34,28 +40,40 @@ def generate(
 
     from lumoe.errors import about
     from lumoe.files import read_json
-    from lumoe.moe.checkpoint.tokenize import tokenize
-    from lumoe.moe.checkpoint.tokenizer import load_tokenizer
+    from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
     from lumoe.moe.checkpoint.weights import read_architecture
     from lumoe.moe.engine.engine import Engine
+    from lumoe.moe.engine.open import EngineConfig, open_model
+    from lumoe.moe.engine.planned import planner_for
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.plan import Plan
+    from lumoe.moe.planning.planner import Wish
+    from lumoe.moe.serve.continuation import continuation, prompt_ids
+    from lumoe.moe.serve.prompts import Prompts
     from lumoe.progress import track
 
     use_threads(threads)
-    ids = tokenize(model, prompt)[0]
+    architecture, tokenizer = read_architecture(model), load_tokenizer(model)
+    longest = architecture.max_position_embeddings
+    prompts = Prompts(tokenizer, architecture.vocab_size, longest, end_tokens(model, tokenizer))
+    ids = prompt_ids(prompts, prompt)
+    architecture.check_context(len(ids) + new_tokens, model)
     with about(plan or ""):
         chosen = Plan.from_dict(read_json(plan)) if plan else None
-    limit = parse_budget(budget, read_architecture(model).bytes_full) if budget else None
-    engine = Engine.load(model, quantized, chosen, limit, dtype=getattr(torch, dtype), device=device)
+    opened = open_model(model, quantized, EngineConfig(device, getattr(torch, dtype)))
+    limit = parse_budget(budget, opened.whole_bytes) if budget else None
+    if limit is not None and chosen is None:
+        planner = planner_for(opened, model, quantized[0] if quantized else None, measurements)
+        chosen = planner.propose(Wish(limit, prefer)).plan
+    engine = Engine(opened, chosen, limit)
     began = time.perf_counter()
-    made = list(track(engine.stream(ids, new_tokens), "tokens", new_tokens))
+    stream = track(engine.stream(ids, new_tokens), "tokens", new_tokens)
+    made, text = continuation(prompts, ids, map(int, stream))
     seconds = time.perf_counter() - began
-    tokenizer = load_tokenizer(model)
-    typer.echo(prompt + tokenizer.decode([int(token) for token in made]))
+    typer.echo(prompt + text)
     counts = engine.metrics()
     typer.echo(
-        f"{new_tokens / seconds:.2f} tokens/s; {counts['bytes_fast']} bytes fast; {counts['hits']} hits, "
+        f"{made / seconds:.2f} tokens/s; {counts['bytes_fast']} bytes fast; {counts['hits']} hits, "
         f"{counts['misses']} misses, {counts['bytes_moved']} bytes moved",
         err=True,
     )

@@ -44,6 +44,17 @@ class Architecture(ModelShape):
         """Values per attention head."""
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
+    def check_context(self, tokens: int, model: str | Path = "this model") -> None:
+        """Refuse sequences of more tokens than the model was made for: what it says of them means nothing.
+
+        Raises:
+            UserError: there are more.
+        """
+        if tokens > self.max_position_embeddings:
+            raise UserError(
+                f"a context of {tokens} tokens exceeds the {self.max_position_embeddings} that {model} was made for"
+            )
+
 
 @dataclass(frozen=True)
 class Entry:

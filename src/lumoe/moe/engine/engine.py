@@ -110,7 +110,12 @@ class Engine:
         return self.model.memory
 
     def cache(self, sequences: int, capacity: int) -> KVCache:
-        """Return room for `sequences` sequences of up to `capacity` tokens."""
+        """Return room for `sequences` sequences of up to `capacity` tokens.
+
+        Raises:
+            UserError: the model was not made for as many tokens.
+        """
+        self.decoder.architecture.check_context(capacity)
         cache: KVCache = self.decoder.cache(sequences, capacity)
         return cache
 

@@ -89,6 +89,12 @@ class OpenedModel:
         return Memory(sizes, self.decoder.nbytes, max(self.config.swap_buffers, 1) * max(sizes.values()))
 
     @property
+    def whole_bytes(self) -> int:
+        """Bytes of the model with every expert at 16 bits: what a budget in % refers to."""
+        layers, experts = self.plan_shape
+        return self.decoder.nbytes + layers * experts * self.source.nbytes(FULL_BITS)
+
+    @property
     def most_bytes(self) -> int | None:
         """Bytes of weights that the fast tier can hold at most; None where nothing but the budget limits them."""
         return None if self.limit_bytes is None else self.decoder.nbytes + self.limit_bytes

@@ -103,9 +103,11 @@ def quantize(
         One row per expert (`Outcome`); also written as `experts.csv` before the manifest, which comes last.
 
     Raises:
-        UserError: a group does not divide the expert's widths, or a tensor of the checkpoint is damaged.
+        UserError: a group does not divide the expert's widths, the sequences are longer than the model was made for, or
+            a tensor of the checkpoint is damaged.
     """
     a = checkpoint.architecture
+    a.check_context(tokens.shape[1], checkpoint.folder)
     for width in (a.hidden_size, a.intermediate_size):
         if width % recipe.group_size:
             raise UserError(f"groups of {recipe.group_size} do not divide the expert's width {width}")

@@ -42,7 +42,6 @@ class Answer:
 
     def __post_init__(self) -> None:
         self.id = ("chatcmpl-" if self.kind == "chat" else "cmpl-") + secrets.token_hex(12)
-        self._offsets: dict[int, int] = {}
 
     def sink(self, choice: int) -> Any:
         """Return what a generation calls with its events."""
@@ -84,9 +83,7 @@ class Answer:
                 else {"text": text}
             )
             finish = pieces[-1].finish
-            choices.append(
-                {"index": index, **content, "logprobs": self._logprobs(index, sampled), "finish_reason": finish}
-            )
+            choices.append({"index": index, **content, "logprobs": self._logprobs(sampled), "finish_reason": finish})
         return {**self._head(streamed=False), "choices": choices, "usage": self.usage().model_dump()}
 
     def opening(self) -> list[dict[str, Any]]:
@@ -101,7 +98,7 @@ class Answer:
         content: dict[str, Any] = (
             {"delta": {"content": piece.text} if piece.text else {}} if self.kind == "chat" else {"text": piece.text}
         )
-        return self._chunk(index, content, self._logprobs(index, list(piece.sampled)), piece.finish)
+        return self._chunk(index, content, self._logprobs(list(piece.sampled)), piece.finish)
 
     def closing(self) -> dict[str, Any]:
         """Return the last chunk of a stream that reports its usage."""
@@ -117,23 +114,18 @@ class Answer:
             kind = "chat.completion.chunk" if streamed else "chat.completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
-    def _logprobs(self, index: int, sampled: list[SampledToken]) -> dict[str, Any] | None:
+    def _logprobs(self, sampled: list[SampledToken]) -> dict[str, Any] | None:
         if self.top is None:
             return None
         if self.kind == "chat":
             return {"content": [self._chat_entry(one) for one in sampled], "refusal": None}
         texts = [self.prompts.token_text(one.token) for one in sampled]
-        offsets, at = [], self._offsets.get(index, 0)
-        for text in texts:
-            offsets.append(at)
-            at += len(text)
-        self._offsets[index] = at
         tops = [self._named(one.top[: self.top]) for one in sampled]
         return {
             "tokens": texts,
             "token_logprobs": [one.logprob for one in sampled],
             "top_logprobs": tops,
-            "text_offset": offsets,
+            "text_offset": [one.offset for one in sampled],
         }
 
     def _named(self, top: Sequence[tuple[int, float]]) -> dict[str, float]:

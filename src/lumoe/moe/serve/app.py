@@ -251,6 +251,7 @@ async def _answer(
     request: Request,
 ) -> Response:
     answer.prompt_tokens = sum(map(len, prompts))
+    server.prompts.check_known(body.logit_bias or (), "logit_bias")
     for prompt in prompts:
         limit = server.prompts.limit(prompt, max_tokens)
         for choice in range(body.n or 1):
@@ -261,7 +262,7 @@ async def _answer(
                     server.prompts.tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,
-                    end_tokens=server.prompts.end_tokens,
+                    end_tokens=server.prompts.end_tokens.union(body.stop_token_ids or ()),
                     preference=body.preference,
                 )
             )

@@ -76,7 +76,14 @@ class TokenBytes:
 class TextStream:
     """The text of one sequence, released piece by piece.
 
-    A byte that begins no character, or breaks one off, is U+FFFD.
+    A byte that begins no character, or breaks one off, is U+FFFD. Special tokens are not in the text, but stop strings
+    are looked for in what the model wrote, special tokens included.
+
+    Attributes:
+        released: characters that were handed out.
+        decoded: characters so far, those that are held back included.
+        begun: where in the text the last token begins, or the character that its first byte belongs to.
+        stopped: whether a stop string is complete.
     """
 
     def __init__(self, tokens: TokenBytes, prompt: Sequence[int], stops: Sequence[str]) -> None:
@@ -86,14 +93,21 @@ class TextStream:
         for token in prompt:
             self._decoder.decode(self._bytes(token))
         self._stops = tuple(stops)
-        self._waiting = ""
-        self.released = 0
-        self.decoded = 0
+        # What may become a stop string, and of each of its characters whether it is text: special tokens are not.
+        self._waiting, self._is_text = "", list[bool]()
+        self.released = self.decoded = self.begun = 0
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Append a token; return the text that can be released now. Sets `stopped` when a stop string is complete."""
-        piece = self._decoder.decode(self._bytes(token))
+        self.begun = self.decoded
+        raw = self._bytes(token)
+        if not raw:
+            return self._release(self._tokens.of(token).decode(), is_text=False) if self._stops else ""
+        piece = self._decoder.decode(raw[:1])
+        # Either this byte ended a character, the last one of the piece, or the one that it is part of comes next.
+        self.begun += len(piece) if self._decoder.getstate()[0] else len(piece) - 1
+        piece += self._decoder.decode(raw[1:])
         return self._release(piece) if piece else ""
 
     def finish(self) -> str:
@@ -102,23 +116,19 @@ class TextStream:
         piece = self._release(rest) if rest else ""
         if self.stopped:
             return piece
-        piece, self._waiting = piece + self._waiting, ""
-        self.released = self.decoded
-        return piece
+        self._stops = ()
+        return piece + self._release("")
 
     def _bytes(self, token: int) -> bytes:
         return b"" if token in self._tokens.special else self._tokens.of(token)
 
-    def _release(self, piece: str) -> str:
-        self.decoded += len(piece)
-        text = self._waiting + piece
+    def _release(self, piece: str, is_text: bool = True) -> str:
+        self.decoded += len(piece) if is_text else 0
+        text, kinds = self._waiting + piece, [*self._is_text, *[is_text] * len(piece)]
         begin = find_stop(text, self._stops)
-        if begin is not None:
-            self.stopped = True
-            self._waiting = ""
-            keep = begin
-        else:
-            keep = len(text) - held_back(text, self._stops)
-            self._waiting = text[keep:]
-        self.released += keep
-        return text[:keep]
+        self.stopped = begin is not None
+        keep = len(text) - held_back(text, self._stops) if begin is None else begin
+        self._waiting, self._is_text = ("", []) if self.stopped else (text[keep:], kinds[keep:])
+        shown = "".join(letter for letter, kind in zip(text[:keep], kinds, strict=False) if kind)
+        self.released += len(shown)
+        return shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lumoe.moe.planning.plan import Preference
@@ -58,11 +58,11 @@ class Generation:
         preference: Preference | None = None,
     ) -> None:
         self.prompt, self.sampling, self.sink, self.preference = list(prompt), sampling, sink, preference
-        self.sampler = Sampler(sampling)
+        self.sampler = Sampler(sampling, self.prompt)
         self.end_tokens = end_tokens
         # A character has at most four bytes.
         self._text = TextStream(tokens, self.prompt[-4:], stops)
-        self._unreleased: deque[tuple[int, SampledToken]] = deque()
+        self._unreleased: deque[SampledToken] = deque()
         self.times = Times()
         self.slot: int | None = None
         self.fed = 0
@@ -88,8 +88,8 @@ class Generation:
         ended = sampled.token in self.end_tokens
         text = ""
         if not ended:
-            self._unreleased.append((self._text.decoded, sampled))
             text = self._text.push(sampled.token)
+            self._unreleased.append(replace(sampled, offset=self._text.begun))
         if ended or self._text.stopped:
             finish: Finish | None = "stop"
         else:
@@ -103,6 +103,6 @@ class Generation:
     def _released(self, everything: bool) -> tuple[SampledToken, ...]:
         """Tokens whose text has begun to appear."""
         found = []
-        while self._unreleased and (everything or self._unreleased[0][0] < self._text.released):
-            found.append(self._unreleased.popleft()[1])
+        while self._unreleased and (everything or self._unreleased[0].offset < self._text.released):
+            found.append(self._unreleased.popleft())
         return tuple(found)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.loader import BackgroundLoader, PlanChange
-from lumoe.moe.planning.plan import FULL_BITS, Preference
+from lumoe.moe.planning.plan import Preference
 from lumoe.moe.planning.planner import Planner, Proposal, Wish
 
 # A request for quality is not followed by a change back before this time has passed without another one.
@@ -52,7 +52,7 @@ class Governor:
     @property
     def whole_bytes(self) -> int:
         """Bytes of the model with every expert at 16 bits: what a budget in % refers to."""
-        return self.memory.non_expert + self.engine.plan.bits.size * self.memory.expert[FULL_BITS]
+        return self.engine.model.whole_bytes
 
     @property
     def most_bytes(self) -> int:

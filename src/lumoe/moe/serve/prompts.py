@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -69,6 +71,15 @@ class Prompts:
             return "bytes:" + "".join(f"\\x{value:02x}" for value in raw)
         return text
 
+    def check_known(self, ids: Iterable[int], param: str) -> None:
+        """Refuse tokens that the model has no row for.
+
+        Raises:
+            ApiError: there is one in the field `param`.
+        """
+        if wrong := [token for token in ids if token >= self._vocabulary]:
+            raise ApiError(400, f"token id {wrong[0]} is outside 0..{self._vocabulary - 1}", param, "invalid_value")
+
     def limit(self, prompt: list[int], asked: int | None) -> int:
         """Return how many tokens may be drawn after `prompt`.
 
@@ -84,8 +95,7 @@ class Prompts:
         if not ids:
             raise ApiError(400, "the prompt is empty; give at least one token", param, "empty_prompt")
         # A tokenizer may have tokens that the model has no row for.
-        if wrong := [token for token in ids if token >= self._vocabulary]:
-            raise ApiError(400, f"token id {wrong[0]} is outside 0..{self._vocabulary - 1}", param, "invalid_value")
+        self.check_known(ids, param)
         if len(ids) >= self._context:
             raise self._too_long(f"{len(ids)} tokens", param)
         return ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -17,15 +17,11 @@ from lumoe.machine import available_bytes
 from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
-from lumoe.moe.engine.open import EngineConfig, OpenedModel, open_model
+from lumoe.moe.engine.open import EngineConfig, open_model
+from lumoe.moe.engine.planned import planner_for
 from lumoe.moe.offload.store import CachePolicy
 from lumoe.moe.planning.budget import parse_budget
-from lumoe.moe.planning.cost import CostModel, Workload
-from lumoe.moe.planning.hardware import read_hardware
-from lumoe.moe.planning.inputs import Known, build_planner
-from lumoe.moe.planning.plan import FULL_BITS, Plan, Preference
-from lumoe.moe.planning.planner import Planner
-from lumoe.moe.quantization.folder import read_frequencies
+from lumoe.moe.planning.plan import Plan, Preference
 from lumoe.moe.serve.app import Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.governor import Governor
@@ -75,11 +71,7 @@ def load(setup: Setup, limits: Limits) -> Server:
     """
     architecture = read_architecture(setup.model)
     tokenizer = load_tokenizer(setup.model)
-    if limits.context > architecture.max_position_embeddings:
-        raise UserError(
-            f"a context of {limits.context} tokens exceeds the {architecture.max_position_embeddings} that "
-            f"{setup.model} was made for"
-        )
+    architecture.check_context(limits.context, setup.model)
     dtype = getattr(torch, setup.dtype)
     per_token = 2 * architecture.num_hidden_layers * architecture.num_key_value_heads * architecture.head_width
     config = EngineConfig(
@@ -91,12 +83,10 @@ def load(setup: Setup, limits: Limits) -> Server:
         beside_bytes=limits.slots * limits.context * per_token * dtype.itemsize,
     )
     model = open_model(setup.model, setup.quantized, config)
-    lesser = [bits for bits in model.memory.expert if bits < FULL_BITS]
-    if not lesser:
-        raise UserError(f"{setup.device}: give --quantized FOLDER, experts at 4 bits from `lumoe moe quantize`")
+    planner = planner_for(model, setup.model, setup.quantized, setup.measurements, setup.seed)
     engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
     metrics = Metrics(engine)
-    governor = Governor(engine, _planner(setup, model, min(lesser)), setup.preference, metrics.changed)
+    governor = Governor(engine, planner, setup.preference, metrics.changed)
     budget = _within_memory(governor, setup.budget, config.beside_bytes)
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
@@ -132,30 +122,6 @@ def _within_memory(governor: Governor, asked: str | None, beside_bytes: int) -> 
         )
     log.warning("the model takes %d bytes and memory holds %d: planning for that (--budget sets another)", most, holds)
     return holds
-
-
-def _planner(setup: Setup, model: OpenedModel, bits: int) -> Planner:
-    """Return the planner of `lumoe moe plan`, from what was measured here; the paper's rules fill what is not known."""
-    shape = model.decoder.architecture
-    known = Known.measured(str(setup.model), setup.measurements, setup.quantized)
-    frequencies = read_frequencies(setup.quantized, shape.plan_shape) if setup.quantized else None
-    if known.hardware is not None:
-        try:
-            costs = CostModel(read_hardware(known.hardware), shape, model.memory.expert)
-            costs.check((bits, FULL_BITS))
-        except UserError as error:
-            if setup.measurements is not None:
-                raise
-            log.warning("%s; speeds are not predicted", error)
-            known = replace(known, hardware=None)
-    planner = build_planner(shape, model.memory, known, Workload(), bits, frequencies, setup.seed)
-    log.info(
-        "plans with %s experts by %s, %s first",
-        f"{bits}-bit",
-        f"the speeds that {known.hardware} predicts" if planner.costs else "the paper's rules",
-        f"those of least cost in {known.sensitivity}" if known.sensitivity else f"random ones (seed {setup.seed})",
-    )
-    return planner
 
 
 def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arrival_s: float) -> None:

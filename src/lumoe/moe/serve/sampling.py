@@ -1,25 +1,45 @@
-"""From logits to tokens: temperature, nucleus (top-p) and log-probabilities, one random stream per sequence."""
+"""From logits to tokens: penalties, temperature, what may be drawn, the draw, and log-probabilities.
+
+A draw is a race: token i arrives after q_i / p_i, where the q_i are exponentially distributed, and the first one wins.
+It is drawn with probability p_i, as by the inverse of the cumulated probabilities. But there each token's share of the
+interval moves with all probabilities before it, so that their rounding changes many draws; here a draw changes only
+where two tokens arrive almost together. The q_i depend on seed, sequence, position and token alone.
+"""
 
 from __future__ import annotations
 
-import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+
+# Below it nothing but the most likely token has a chance in float32, and a quotient may not be finite.
+LEAST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How one sequence is sampled.
 
+    Bias and penalties change the logits, in this order: bias, repetition, frequency and presence. Of what temperature
+    makes of them, `top_k`, `top_p` and `min_p` keep the most likely tokens, in this order.
+
     Attributes:
         temperature: 0 takes the most likely token.
         top_p: sample from the smallest set of tokens whose probabilities sum to at least this.
-        seed: of the sequence's random stream; None draws one.
+        seed: of the draws; None draws one.
         max_tokens: tokens to sample at most.
         top_logprobs: how many of the most likely tokens are reported; None reports no log-probability at all.
+        sequence: which of the sequences of one seed this is: each has draws of its own.
+        top_k: sample from the so many most likely tokens; 0 from all.
+        min_p: sample from tokens that are at least so likely, in shares of the likeliest one's probability.
+        frequency_penalty: taken from a token's logit for each time that the answer has it already.
+        presence_penalty: taken from the logit of a token that the answer has already.
+        repetition_penalty: divides the logit of a token that prompt or answer has, multiplies one below 0; 1 is none.
+        logit_bias: (token, what is added to its logit).
     """
 
     temperature: float = 1.0
@@ -27,82 +47,164 @@ class Sampling:
     seed: int | None = None
     max_tokens: int = 16
     top_logprobs: int | None = None
+    sequence: int = 0
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def penalises(self) -> bool:
+        """Whether the tokens so far change the logits."""
+        return bool(self.frequency_penalty or self.presence_penalty) or self.repetition_penalty != 1
+
+    @property
+    def cuts(self) -> bool:
+        """Whether some tokens may not be drawn."""
+        return bool(self.top_k or self.min_p) or self.top_p < 1
 
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled token; log-probabilities are the model's own, before temperature and top-p."""
+    """One sampled token; log-probabilities are the model's own, before penalties, temperature and cuts.
+
+    Attributes:
+        offset: where in the answer's text it begins; set when it is decoded.
+    """
 
     token: int
     logprob: float = 0.0
     top: tuple[tuple[int, float], ...] = ()
+    offset: int = 0
 
 
 class Sampler:
-    """How one sequence is sampled, with its stream of random numbers."""
+    """How one sequence is sampled, and what its draws depend on.
 
-    def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
-        # Other sequences and other requests never touch this stream: equal seeds give equal tokens in any batch.
-        self._random = random.Random(seed)  # noqa: S311 - draws of words, not of secrets
+    Attributes:
+        position: tokens drawn so far.
+    """
 
-    def uniform(self) -> float:
-        """Return the next number of the stream, uniform in [0, 1)."""
-        return self._random.random()
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
+        self.sampling, self.position = sampling, 0
+        self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        self._prompt = {*prompt} if sampling.repetition_penalty != 1 else set[int]()
+        self._counts: dict[int, int] = {}
+
+    def words(self, count: int) -> NDArray[np.uint32]:
+        """Return `count` random words, uint32 `[count]`, for the next draw: the same ones until `drawn`."""
+        key = np.array([self._seed, self.sampling.sequence], dtype=np.uint64)
+        # A counter for each position: a draw costs the same wherever it is, and no sequence touches another's.
+        counter = np.array([0, 0, 0, self.position], dtype=np.uint64)
+        raw = np.random.Philox(key=key, counter=counter).random_raw(-(-count // 2))
+        words: NDArray[np.uint32] = raw.astype("<u8", copy=False).view("<u4")[:count]
+        return words
+
+    def drawn(self, token: int) -> None:
+        """Take note of what was drawn."""
+        self.position += 1
+        if self.sampling.penalises:
+            self._counts[token] = self._counts.get(token, 0) + 1
+
+    def change(self, logits: torch.Tensor) -> None:
+        """Put bias and penalties into float32 logits `[vocabulary]`, in place.
+
+        Repetition as in arXiv 1909.05858, section 4.1; frequency and presence as in OpenAI's interface.
+        """
+        s, place = self.sampling, logits.device
+        if s.logit_bias:
+            tokens, values = zip(*s.logit_bias, strict=True)
+            logits.index_add_(0, torch.tensor(tokens, device=place), torch.tensor(values, device=place))
+        if s.repetition_penalty != 1 and (self._prompt or self._counts):
+            seen = torch.tensor([*{*self._prompt, *self._counts}], device=place)
+            chosen = logits[seen]
+            logits[seen] = torch.where(chosen < 0, chosen * s.repetition_penalty, chosen / s.repetition_penalty)
+        if self._counts and (s.frequency_penalty or s.presence_penalty):
+            seen = torch.tensor([*self._counts], device=place)
+            counts = torch.tensor([*self._counts.values()], dtype=torch.float32, device=place)
+            logits[seen] -= s.frequency_penalty * counts + s.presence_penalty
 
 
 def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken]:
-    """Sample one token for each row of logits `[sequences, vocabulary]`."""
-    tokens = logits.argmax(dim=-1)
+    """Sample one token for each row of logits `[sequences, vocabulary]`.
+
+    Raises:
+        FloatingPointError: the largest value of a row is not finite; nothing was drawn then.
+    """
+    chosen = _changed(logits, samplers)
+    most, tokens = chosen.max(dim=-1)
+    # What is not a number counts as the largest of its row.
+    if not bool(most.isfinite().all()):
+        raise FloatingPointError("the model's logits are not finite")
     warm = [row for row, sampler in enumerate(samplers) if sampler.sampling.temperature > 0]
     # Apart from each other: a sequence that samples from everything does so in any company.
     for cut in (False, True):
-        if rows := [row for row in warm if (samplers[row].sampling.top_p < 1) == cut]:
-            tokens[rows] = _sample(logits[rows], [samplers[row] for row in rows], cut)
-    sampled = [SampledToken(token) for token in tokens.tolist()]
+        if rows := [row for row in warm if samplers[row].sampling.cuts == cut]:
+            tokens[rows] = _draw(chosen[rows], [samplers[row] for row in rows], cut)
+    drawn = tokens.tolist()
+    sampled = [SampledToken(token) for token in drawn]
     reported = [row for row, sampler in enumerate(samplers) if sampler.sampling.top_logprobs is not None]
     if reported:
         counts = [samplers[row].sampling.top_logprobs or 0 for row in reported]
         for row, report in zip(reported, _report(logits[reported], tokens[reported], counts), strict=True):
             sampled[row] = report
+    for sampler, token in zip(samplers, drawn, strict=True):
+        sampler.drawn(token)
     return sampled
 
 
-def nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the most likely tokens that together reach `top_p` (arXiv 1904.09751, section 3.1).
+def keep(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor) -> torch.Tensor:
+    """Return which tokens may be drawn, bool `[sequences, vocabulary]`; the most likely one always may.
+
+    `top_k` keeps the most likely tokens and those as likely as the last of them. `top_p` keeps the smallest set of what
+    is left that reaches it (arXiv 1904.09751, section 3.1), `min_p` what is likely enough beside the likeliest
+    (arXiv 2407.01082).
 
     Args:
-        probabilities: `[sequences, vocabulary]`.
-        top_p: `[sequences, 1]`.
-
-    Returns:
-        Tokens by falling probability and the cumulated probabilities of these, both `[sequences, vocabulary]`; the sums
-        do not grow beyond the smallest set that reaches `top_p`, which holds the most likely token at least.
+        logits: float `[sequences, vocabulary]`, divided by the temperature.
+        top_k: int64 `[sequences, 1]`, 0 for all.
+        top_p, min_p: float64 `[sequences, 1]`, 1 and 0 for all.
     """
-    ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-    cumulated = ordered.cumsum(dim=-1, dtype=torch.float64)
-    size = (cumulated - ordered < top_p).sum(dim=-1, keepdim=True).clamp(min=1)
-    return tokens, cumulated.minimum(cumulated.gather(-1, size - 1))
+    ordered, tokens = logits.sort(dim=-1, descending=True, stable=True)
+    last = ordered.gather(-1, (top_k - 1).clamp(0, logits.shape[1] - 1))
+    ordered = ordered.masked_fill((ordered < last) & (top_k > 0), -torch.inf)
+    probabilities = torch.softmax(ordered, dim=-1)
+    before = probabilities.cumsum(dim=-1, dtype=torch.float64) - probabilities
+    kept = ((before < top_p) | (top_p >= 1)) & (ordered > -torch.inf) & (probabilities >= min_p * probabilities[:, :1])
+    kept[:, 0] = True
+    return torch.zeros_like(kept).scatter_(-1, tokens, kept)
 
 
-def _sample(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> torch.Tensor:
-    """Return tokens `[sequences]`: each stream's next number, put through the inverse of the cumulated probabilities.
+def _changed(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
+    rows = [row for row, one in enumerate(samplers) if one.sampling.penalises or one.sampling.logit_bias]
+    if not rows:
+        return logits
+    changed = logits.to(torch.float32, copy=True)
+    for row in rows:
+        samplers[row].change(changed[row])
+    return changed
+
+
+def _draw(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> torch.Tensor:
+    """Return tokens `[sequences]`: the first of each race.
 
     Args:
-        cut: whether to sample from the nucleus only.
+        cut: whether some tokens are kept from it.
     """
-    settings = [(s.sampling.temperature, s.sampling.top_p, s.uniform()) for s in samplers]
+    settings = [(x.temperature, x.top_p, x.min_p, x.top_k) for x in (sampler.sampling for sampler in samplers)]
     columns = torch.tensor(settings, dtype=torch.float64, device=logits.device).unsqueeze(1)
-    temperature, top_p, uniform = columns.unbind(-1)
-    # Below the clamp nothing but the most likely token has a chance in float32, and a quotient may not be finite.
-    probabilities = torch.softmax(logits.float() / temperature.clamp(min=1e-4).float(), dim=-1)
+    temperature, top_p, min_p, top_k = columns.unbind(-1)
+    scaled = logits.float() / temperature.clamp(min=LEAST_TEMPERATURE).float()
     if cut:
-        tokens, cumulated = nucleus(probabilities, top_p)
-    else:
-        tokens, cumulated = None, probabilities.cumsum(dim=-1, dtype=torch.float64)
-    place = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True).clamp(max=cumulated.shape[1] - 1)
-    return (place if tokens is None else tokens.gather(-1, place)).squeeze(1)
+        scaled = scaled.masked_fill(~keep(scaled, top_k.long(), top_p, min_p), -torch.inf)
+    words = np.stack([sampler.words(logits.shape[1]) for sampler in samplers])
+    # Uniform in (0, 1): near 0, where a race is decided, float32 is finer than the words are. 1 would never arrive.
+    uniform = torch.from_numpy(words.astype(np.float32)).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2.0**-24)
+    times = uniform.neg_().log1p_().neg_().to(logits.device)
+    # log p_i - log q_i, without what all tokens have in common.
+    return scaled.sub_(times.log_()).argmax(dim=-1)
 
 
 def _report(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[SampledToken]:

@@ -162,8 +162,8 @@ class Scheduler:
                 self._serve_calls()
                 self._round()
             except Exception as error:
-                # One broken read must not take the server down: say so to those it concerns and go on.
-                log.exception("a step of the engine failed")
+                # What is of no sequence in particular, such as a change of plan, concerns all of them.
+                log.exception("a round of the engine failed")
                 self._fail(f"{type(error).__name__}: {error}")
             self._flush()
         self._fail("the server was stopped")
@@ -178,8 +178,9 @@ class Scheduler:
             self._serve_calls()
         decoding = [generation for generation in self._running if generation.made]
         if decoding:
-            tokens = torch.tensor([[generation.last] for generation in decoding])
-            self._hand_out(decoding, self._step(tokens, decoding))
+            logits = self._step(torch.tensor([[generation.last] for generation in decoding]), decoding)
+            if logits is not None:
+                self._hand_out(decoding, self._sample(logits, decoding))
         self.metrics.sample(self.running, self.waiting)
 
     def _serve_calls(self) -> None:
@@ -188,10 +189,16 @@ class Scheduler:
         while self._calls:
             self._calls.popleft()()
 
-    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken | Exception]:
+    def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> torch.Tensor | None:
+        """Return logits `[sequences, vocabulary]` of the last tokens; None if the engine failed, which ends these."""
         slots = [generation.slot for generation in generations if generation.slot is not None]
-        logits = self.engine.step(tokens, self.cache, slots)[:, -1]
-        return self._sample(logits, generations)
+        try:
+            return self.engine.step(tokens, self.cache, slots)[:, -1]
+        except Exception as error:
+            log.exception("a step of the engine failed")
+            for generation in generations:
+                self._fail_one(generation, error)
+            return None
 
     def _sample(self, logits: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken | Exception]:
         """Sample a token for each row; a fault in one of them is its own."""
@@ -231,8 +238,9 @@ class Scheduler:
 
     def _prefill(self, group: list[Generation], size: int) -> int:
         tokens = torch.tensor([generation.prompt[generation.fed : generation.fed + size] for generation in group])
-        slots = [generation.slot for generation in group if generation.slot is not None]
-        logits = self.engine.step(tokens, self.cache, slots)[:, -1]
+        logits = self._step(tokens, group)
+        if logits is None:
+            return size * len(group)
         for generation in group:
             generation.fed += size
         self.metrics.prompt_tokens(size * len(group))
@@ -252,8 +260,7 @@ class Scheduler:
             except Exception as error:
                 # One sequence's fault is nobody else's.
                 log.error("a sequence failed", exc_info=error)
-                self._events.append((generation, Failure(f"{type(error).__name__}: {error}")))
-                self._release(generation, "failed")
+                self._fail_one(generation, error)
                 continue
             self.metrics.token(generation.times, before)
             if piece is not None:
@@ -276,6 +283,10 @@ class Scheduler:
                 self._free.append(generation.slot)
         generation.slot = None
         self.metrics.finished(generation, outcome)
+
+    def _fail_one(self, generation: Generation, error: Exception) -> None:
+        self._events.append((generation, Failure(f"{type(error).__name__}: {error}")))
+        self._release(generation, "failed")
 
     def _fail(self, message: str) -> None:
         for generation in list(self._running):
@@ -302,4 +313,6 @@ def _deliver(events: Sequence[tuple[Generation, Piece | Failure]]) -> None:
         try:
             generation.sink(event)
         except Exception:
+            # Nobody hears of it any more.
             log.exception("an answer could not be delivered")
+            generation.cancel()

@@ -14,6 +14,10 @@ from lumoe.moe.serve.sampling import Sampling
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
 Count = Annotated[int, Field(strict=True)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False, strict=True)]
+Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)]
+# A key of a JSON object is text.
+BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CHOICES = 32
 
@@ -54,11 +58,17 @@ class Request(BaseModel):
     user: str | None = Field(default=None, description="accepted, not used")
     metadata: dict[str, str] | None = Field(default=None, description="accepted, not used")
     store: bool | None = Field(default=None, description="accepted, not used")
-    frequency_penalty: Literal[0] | None = Field(default=None, description="not supported")
-    presence_penalty: Literal[0] | None = Field(default=None, description="not supported")
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = Field(
-        default=None, description="not supported"
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = Field(
+        default=None, description="tokens that end the answer besides the model's own; they are not in its text"
     )
+    frequency_penalty: Penalty | None = 0.0
+    presence_penalty: Penalty | None = 0.0
+    repetition_penalty: float | None = Field(default=1.0, ge=0.01, le=10, allow_inf_nan=False, strict=True)
+    logit_bias: Annotated[dict[BiasedToken, Bias], Field(max_length=1024)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31, strict=True)] | None = Field(
+        default=0, description="0 and -1 are no limit"
+    )
+    min_p: float | None = Field(default=0.0, ge=0, le=1, allow_inf_nan=False, strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -83,9 +93,16 @@ class Request(BaseModel):
         return Sampling(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_p=1.0 if self.top_p is None else self.top_p,
-            seed=None if self.seed is None else self.seed + choice,
+            seed=self.seed,
             max_tokens=max_tokens,
             top_logprobs=top_logprobs,
+            sequence=choice,
+            top_k=max(self.top_k or 0, 0),
+            min_p=self.min_p or 0.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            logit_bias=tuple((self.logit_bias or {}).items()),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from fastapi import Request
 from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.errors import error_body
 from lumoe.moe.serve.generation import Piece
+
+log = logging.getLogger(__name__)
 
 
 def event(value: dict[str, Any] | str) -> str:
@@ -32,6 +35,9 @@ async def stream(answer: Answer, include_usage: bool) -> AsyncIterator[str]:
     except GenerationError as error:
         # The status line is long gone: the error travels as an event, which OpenAI's clients raise.
         yield event(error_body(500, str(error), code="generation_failed"))
+    except Exception as error:
+        log.exception("an answer could not be put into words")
+        yield event(error_body(500, f"{type(error).__name__}: {error}", code="generation_failed"))
     finally:
         answer.cancel()
     yield event("[DONE]")
