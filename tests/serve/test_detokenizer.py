@@ -133,3 +133,44 @@ def test_tokens_keep_their_space_and_special_ones_their_name() -> None:
     assert [tokens.of(index(name)) for name in ("▁sea", "house", "<0x41>", "<s>")] == [b" sea", b"house", b"A", b"<s>"]
     assert [tokens.is_byte(index(name)) for name in ("<0x41>", "a")] == [True, False]
     assert answered(FALLBACK, [index("a")], [index("<s>"), index("▁sea")]) == " sea"
+
+
+@both
+@given(parts=st.lists(st.one_of(SCRIPTS, st.binary(min_size=1, max_size=3)), min_size=1, max_size=6))
+def test_a_token_begins_within_the_text_where_its_first_byte_is(kind: str, parts: list[str | bytes]) -> None:
+    tokenizer, tokens = KINDS[kind], TokenBytes(KINDS[kind])
+    single = {tokens.of(index): index for index in range(tokenizer.get_vocab_size())}
+    if kind == "byte fallback":
+        single |= {bytes([value]): tokenizer.token_to_id(f"<0x{value:02X}>") for value in range(256)}
+    answer = []
+    for part in parts:
+        answer += tokenizer.encode(part).ids if isinstance(part, str) else [single[bytes([value])] for value in part]
+    stream, pieces, begun = TextStream(tokens, tokenizer.encode("a").ids, []), [], []
+    for token in answer:
+        pieces.append(stream.push(token))
+        begun.append(stream.begun)
+    text = "".join([*pieces, stream.finish()])
+    assert begun == sorted(begun)
+    for index, at in enumerate(begun):
+        assert 0 <= at < len(text)
+        # What stands before a token's character is there without this token, too, but for what was not whole.
+        before = b"".join(map(tokens.of, answer[:index])).decode("utf-8", "replace")
+        assert before[:at].rstrip("\ufffd") == text[:at].rstrip("\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("stops", "expected"),
+    [(["<s>"], " sea"), (["a<s>"], " se"), (["<s>b"], " sea"), (["<s>c"], " seabc"), (["sea<s>bc"], " ")],
+)
+def test_a_stop_string_may_have_special_tokens_that_the_text_has_not(stops: list[str], expected: str) -> None:
+    index, stream = FALLBACK.token_to_id, TextStream(TokenBytes(FALLBACK), [], stops)
+    pieces = []
+    for token in ("▁sea", "<s>", "b", "c"):
+        pieces.append(stream.push(index(token)))
+        if stream.stopped:
+            break
+    else:
+        pieces.append(stream.finish())
+    assert "".join(pieces) == expected
+    assert stream.stopped == (expected != " seabc")
+    assert stream.released == len(expected)

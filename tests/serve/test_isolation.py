@@ -15,6 +15,7 @@ from running import Running, make_model, serving
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
 from lumoe.moe.serve import scheduler
+from lumoe.moe.serve.answers import Answer
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.run import Setup
 from lumoe.moe.serve.scheduler import Limits
@@ -101,3 +102,86 @@ def test_end_tokens_are_those_of_all_files(tmp_path: Path, model: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": "x"}))
     with pytest.raises(UserError, match=r"config\.json: 'eos_token_id' names 'x'"):
         end_tokens(tmp_path, tokenizer)
+
+
+def test_a_fault_while_a_prompt_is_fed_leaves_those_that_are_answered(running: Running) -> None:
+    engine = running.server.engine
+    alone = complete(running, "the quick", max_tokens=100)[1]["choices"][0]["text"]
+    step, bad = engine.step, running.server.prompts.encode("a stitch in")
+
+    def broken(tokens: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if tokens.shape[1] == len(bad) and tokens[0].tolist() == bad:
+            raise OSError("the disk is gone")
+        return step(tokens, *arguments, **options)
+
+    engine.step = broken  # type: ignore[method-assign]
+    try:
+        with ThreadPoolExecutor(1) as pool, running.client() as client:
+            body = {"model": running.name, "prompt": "the quick", "max_tokens": 100, "temperature": 0, "stream": True}
+            with client.stream("POST", "/v1/completions", json=body) as response:
+                lines = response.iter_lines()
+                first = next(lines)
+                status, answer = pool.submit(complete, running, "a stitch in").result()
+                assert "[DONE]" not in first
+                rest = [json.loads(line[6:]) for line in (first, *lines) if line.startswith("data: {")]
+    finally:
+        engine.step = step  # type: ignore[method-assign]
+    assert status == 500
+    assert "the disk is gone" in answer["error"]["message"]
+    assert "".join(event["choices"][0]["text"] for event in rest) == alone
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_fault_while_an_answer_is_put_into_words_is_its_own(
+    running: Running, monkeypatch: pytest.MonkeyPatch, streamed: bool
+) -> None:
+    alone = complete(running, "the quick")[1]["choices"][0]["text"]
+    name = "chunk" if streamed else "whole"
+    works = getattr(Answer, name)
+
+    def faulty(self: Answer, *arguments: Any) -> Any:
+        if self.prompt_tokens == len(running.server.prompts.encode("a stitch in time")):
+            raise RuntimeError("no such word")
+        return works(self, *arguments)
+
+    monkeypatch.setattr(Answer, name, faulty)
+
+    def ask(prompt: str) -> tuple[int, str]:
+        body = {"model": running.name, "prompt": prompt, "max_tokens": 24, "temperature": 0, "stream": streamed}
+        with running.client() as client:
+            answer = client.post("/v1/completions", json=body)
+        return answer.status_code, answer.text
+
+    with ThreadPoolExecutor(2) as pool:
+        good, bad = pool.map(ask, ["the quick", "a stitch in time"])
+    assert good[0] == 200
+    if streamed:
+        events = [json.loads(line[6:]) for line in bad[1].split("\n\n") if line.startswith("data: {")]
+        assert (bad[0], events[-1]["error"]["type"]) == (200, "server_error")
+        assert "no such word" in events[-1]["error"]["message"]
+        pieces = [json.loads(line[6:]) for line in good[1].split("\n\n") if line.startswith("data: {")]
+        assert "".join(piece["choices"][0]["text"] for piece in pieces) == alone
+    else:
+        assert bad[0] == 500
+        assert json.loads(good[1])["choices"][0]["text"] == alone
+
+
+def test_logits_that_are_no_numbers_fail_the_sequence_that_has_them(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = complete(running, "the quick")[1]["choices"][0]["text"]
+    sample, bad = scheduler.sample, running.server.prompts.encode("a stitch")[-1]
+
+    def damaged(logits: torch.Tensor, samplers: Any) -> Any:
+        logits = logits.clone()
+        for generation in running.server.active._running:
+            for row, sampler in enumerate(samplers):
+                if sampler is generation.sampler and generation.prompt[-1] == bad and generation.made == 3:
+                    logits[row, 7] = torch.nan
+        return sample(logits, samplers)
+
+    monkeypatch.setattr(scheduler, "sample", damaged)
+    (good_status, good), (status, answer) = together(running, ["the quick", "a stitch"])
+    assert (good_status, status) == (200, 500)
+    assert "not finite" in answer["error"]["message"]
+    assert good["choices"][0]["text"] == alone

@@ -2,41 +2,158 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import chisquare
+from scipy.stats import binomtest, chi2_contingency, chisquare
+from transformers import (
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from lumoe.moe.serve.sampling import Sampler, Sampling, nucleus, sample
+from lumoe.moe.serve.sampling import Sampler, Sampling, keep, sample
 
 
-@given(st.lists(st.floats(-8, 8), min_size=1, max_size=40), st.floats(0.01, 1.0))
+def column(value: float) -> torch.Tensor:
+    return torch.tensor([[value]], dtype=torch.float64)
+
+
+def kept(logits: torch.Tensor, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> torch.Tensor:
+    return keep(logits[None], torch.tensor([[top_k]]), column(top_p), column(min_p))[0]
+
+
+@given(st.lists(st.floats(-8, 8), min_size=1, max_size=40), st.floats(0.01, 0.999))
 def test_the_nucleus_is_the_smallest_set_that_reaches_top_p(logits: list[float], top_p: float) -> None:
-    everything = torch.softmax(torch.tensor([logits]), -1)
-    tokens, cumulated = nucleus(everything, torch.tensor([[top_p]], dtype=torch.float64))
-    chances = torch.zeros(len(logits), dtype=torch.float64)
-    chances[tokens[0]] = cumulated[0].diff(prepend=torch.zeros(1, dtype=torch.float64))
-    kept = chances > 0
-    torch.testing.assert_close(chances[kept], everything[0, kept].double(), rtol=1e-12, atol=1e-15)
-    total = float(chances.sum())
-    assert total >= min(top_p, float(everything.double().sum())) - 1e-9
-    assert total - float(chances[kept].min()) < top_p, "its least token is not needed"
-    assert kept.all() or everything[0, ~kept].max() <= everything[0, kept].min()
+    values = torch.tensor(logits)
+    chances, chosen = torch.softmax(values, -1).double(), kept(values, top_p=top_p)
+    total = float(chances[chosen].sum())
+    assert total >= min(top_p, float(chances.sum())) - 1e-6
+    assert total - float(chances[chosen].min()) < top_p + 1e-6, "its least token is not needed"
+    assert chosen.all() or chances[~chosen].max() <= chances[chosen].min()
 
 
-@pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_draws_follow_the_probabilities(top_p: float) -> None:
+DISTINCT = st.lists(st.integers(-4000, 4000), min_size=2, max_size=40, unique=True)
+
+
+@given(DISTINCT, st.integers(1, 50), st.floats(0.05, 0.95), st.floats(0, 1))
+def test_filters_are_those_of_transformers(values: list[int], top_k: int, top_p: float, min_p: float) -> None:
+    logits = torch.tensor(values) / 500.0
+    processors = [
+        ({"top_k": top_k}, [TopKLogitsWarper(top_k)]),
+        ({"top_p": top_p}, [TopPLogitsWarper(top_p)]),
+        ({"min_p": min_p}, [MinPLogitsWarper(min_p)]),
+        (
+            {"top_k": top_k, "top_p": top_p, "min_p": min_p},
+            [TopKLogitsWarper(top_k), TopPLogitsWarper(top_p), MinPLogitsWarper(min_p)],
+        ),
+    ]
+    for asked, theirs in processors:
+        expected = logits[None]
+        for processor in theirs:
+            expected = processor(torch.zeros(1, 1, dtype=torch.int64), expected)
+        # Sums that equal the limit but for rounding may fall on either side of it.
+        if not torch.equal(kept(logits, **asked), expected[0] > -torch.inf):  # type: ignore[arg-type]
+            chances = torch.softmax(logits[logits >= logits.topk(min(asked.get("top_k", 99), len(logits)))[0][-1]], -1)
+            sums = chances.double().sort(descending=True)[0].cumsum(0)
+            ratios = chances / chances.max()
+            assert min(float((sums - top_p).abs().min()), float((ratios - min_p).abs().min())) < 1e-6
+
+
+@given(DISTINCT, st.lists(st.integers(0, 1), max_size=6), st.lists(st.integers(0, 1), max_size=6))
+def test_bias_and_repetition_are_those_of_transformers(values: list[int], prompt: list[int], drawn: list[int]) -> None:
+    logits = torch.tensor(values) / 500.0
+    sampler = Sampler(Sampling(repetition_penalty=1.7, logit_bias=((1, -2.5),)), prompt)
+    for token in drawn:
+        sampler.drawn(token)
+    expected = SequenceBiasLogitsProcessor({(1,): -2.5})(torch.zeros(1, 1, dtype=torch.int64), logits[None].clone())
+    if prompt or drawn:
+        expected = RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor([[*prompt, *drawn]]), expected)
+    changed = logits.clone()
+    sampler.change(changed)
+    torch.testing.assert_close(changed, expected[0])
+
+
+def test_frequency_counts_what_the_answer_has_and_presence_that_it_has_it() -> None:
+    sampler = Sampler(Sampling(frequency_penalty=0.5, presence_penalty=-1.25), prompt=[3, 3])
+    for token in (0, 2, 2, 2):
+        sampler.drawn(token)
+    logits = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    sampler.change(logits)
+    assert logits.tolist() == [1 - 0.5 + 1.25, 2.0, 3 - 1.5 + 1.25, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "tokens"),
+    [
+        ({}, [2, 2, 2, 2]),
+        ({"presence_penalty": 1.5}, [2, 1, 2, 2]),
+        ({"frequency_penalty": 1.0}, [2, 1, 2, 1]),
+        ({"logit_bias": ((0, 100.0), (2, -100.0))}, [0, 0, 0, 0]),
+        ({"repetition_penalty": 2.0}, [2, 1, 2, 2]),
+    ],
+)
+def test_greedy_answers_follow_penalties_as_well(asked: dict[str, Any], tokens: list[int]) -> None:
+    logits = torch.tensor([[0.5, 2.0, 3.0]])
+    sampler = Sampler(Sampling(temperature=0, **asked))
+    others = [Sampler(Sampling(temperature=0)), Sampler(Sampling(seed=1, presence_penalty=2.0))]
+    found = [sample(logits.expand(3, -1), [others[0], sampler, others[1]])[:2] for _ in range(4)]
+    assert [two[1].token for two in found] == tokens
+    assert [two[0].token for two in found] == [2] * 4, "nobody else's logits are changed"
+
+
+def test_reported_log_probabilities_are_the_models_own_under_penalties() -> None:
+    logits = torch.tensor([[0.5, 2.0, 3.0]])
+    found = sample(logits, [Sampler(Sampling(temperature=0, top_logprobs=1, logit_bias=((0, 100.0),)))])[0]
+    own = torch.log_softmax(logits[0], -1)
+    assert found.token == 0
+    assert found.logprob == pytest.approx(float(own[0]))
+    assert found.top[0] == (2, pytest.approx(float(own[2])))
+
+
+@pytest.mark.parametrize(
+    ("asked", "allowed"),
+    [({}, [0, 1, 2, 3]), ({"top_p": 0.8}, [0, 3]), ({"top_k": 3}, [0, 1, 3]), ({"min_p": 0.2}, [0, 3])],
+)
+def test_draws_follow_the_probabilities(asked: dict[str, Any], allowed: list[int]) -> None:
     logits = torch.tensor([1.0, 0.0, -1.0, 2.0])
-    expected = torch.softmax(logits.double() / 0.7, -1)
-    kept = torch.ones(4, dtype=torch.bool) if top_p == 1 else torch.tensor([True, False, False, True])
-    assert expected[3] < 0.8 < expected[[0, 3]].sum()
-    sampler = Sampler(Sampling(temperature=0.7, top_p=top_p, seed=3))
-    counts = np.bincount([sample(logits[None], [sampler])[0].token for _ in range(4000)], minlength=4)
-    assert counts[~kept].sum() == 0
-    expected = expected[kept] / expected[kept].sum()
-    assert chisquare(counts[kept], 4000 * expected.numpy()).pvalue > 0.001
+    expected = torch.softmax(logits.double() / 0.7, -1)[allowed].numpy()
+    # 100 sequences of one seed and 80 positions of each: all of these draws are independent.
+    samplers = [Sampler(Sampling(temperature=0.7, seed=3, sequence=index, **asked)) for index in range(100)]
+    tokens = [[one.token for one in sample(logits.expand(100, -1), samplers)] for _ in range(80)]
+    counts = np.bincount(np.ravel(tokens), minlength=4)
+    assert counts.sum() == counts[allowed].sum() == 8000
+    assert chisquare(counts[allowed], 8000 * expected / expected.sum()).pvalue > 0.001
+    pairs = np.zeros((4, 4))
+    np.add.at(pairs, (np.ravel(tokens[:-1]), np.ravel(tokens[1:])), 1)
+    pairs = pairs[np.ix_(allowed, allowed)]
+    assert chi2_contingency(pairs).pvalue > 0.001, "a draw does not depend on the one before it"
+
+
+def test_rare_tokens_are_drawn_as_often_as_they_should_be() -> None:
+    # 10 000 tokens of one in a million each: their share shows whether small times are drawn finely enough.
+    logits = torch.full((1, 10_001), float(np.log(1e-6)))
+    logits[0, 0] = float(np.log(0.99))
+    sampler = Sampler(Sampling(seed=11))
+    rare = sum(sample(logits, [sampler])[0].token > 0 for _ in range(4000))
+    assert binomtest(rare, 4000, 0.01).pvalue > 0.001
+
+
+def test_rows_that_are_not_numbers_fail_and_draw_nothing() -> None:
+    samplers = [Sampler(Sampling(seed=1)), Sampler(Sampling(temperature=0))]
+    good = torch.tensor([[1.0, 2.0], [3.0, 1.0]])
+    for wrong in (torch.nan, torch.inf):
+        bad = good.clone()
+        bad[1, 0] = wrong
+        with pytest.raises(FloatingPointError, match="not finite"):
+            sample(bad, samplers)
+    assert [sampler.position for sampler in samplers] == [0, 0]
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.7])

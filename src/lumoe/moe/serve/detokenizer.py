@@ -103,7 +103,7 @@ class TextStream:
         self.begun = self.decoded
         raw = self._bytes(token)
         if not raw:
-            return self._release(self._tokens.of(token).decode(), is_text=False) if self._stops else ""
+            return self._push_special(self._tokens.of(token).decode()) if self._stops else ""
         piece = self._decoder.decode(raw[:1])
         # Either this byte ended a character, the last one of the piece, or the one that it is part of comes next.
         self.begun += len(piece) if self._decoder.getstate()[0] else len(piece) - 1
@@ -118,6 +118,13 @@ class TextStream:
             return piece
         self._stops = ()
         return piece + self._release("")
+
+    def _push_special(self, name: str) -> str:
+        piece = ""
+        if any(name in stop for stop in self._stops):
+            # The text may end here: a character that is not whole by now is none.
+            piece = self._release(self._decoder.decode(b"", final=True))
+        return piece if self.stopped else piece + self._release(name, is_text=False)
 
     def _bytes(self, token: int) -> bytes:
         return b"" if token in self._tokens.special else self._tokens.of(token)
