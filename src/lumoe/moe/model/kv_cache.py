@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from lumoe.anonymous_memory import anonymous
 from lumoe.moe.checkpoint.weights import Architecture
 from lumoe.moe.kernels.library import attention_library
 from lumoe.moe.planning.plan import FULL_BITS
@@ -46,7 +47,7 @@ class KVCache:
         self._free = list(range(self.blocks))[::-1]
         self._index = np.zeros((sequences, columns), dtype=np.int32)
         # Address space only: the system gives memory page by page, as blocks are written to.
-        self._memory = mmap.mmap(-1, max(self.blocks * self.block_bytes, mmap.PAGESIZE))
+        self._memory = anonymous(max(self.blocks * self.block_bytes, mmap.PAGESIZE))
         self._bytes = torch.from_numpy(np.frombuffer(self._memory, dtype=np.uint8))
         self._lay_out(a)
         library = attention_library() if dtype in (torch.float32, torch.bfloat16) and a.head_width % 16 == 0 else None

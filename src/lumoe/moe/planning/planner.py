@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from lumoe.errors import UserError
@@ -16,6 +15,9 @@ from lumoe.moe.planning.perplexities import nll_by_count
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
 from lumoe.moe.planning.shape import KV_BLOCK
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Increase = Callable[[IntArray], float]
 """Precisions int `[L, E]` -> expected relative increase of the perplexity over 16 bits, NaN if unknown."""
@@ -68,6 +70,8 @@ class Proposal:
 
     def table(self) -> pd.DataFrame:
         """Return one row per expert: layer, expert, bits, resident."""
+        import pandas as pd
+
         rows = pd.DataFrame(list(np.ndindex(self.plan.shape)), columns=["layer", "expert"])
         return rows.assign(bits=self.plan.bits.ravel(), resident=self.plan.resident.ravel())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,6 +18,7 @@ from typing import TypeVar
 
 import torch
 
+from lumoe.moe.engine import heap
 from lumoe.moe.planning.shape import KV_BLOCK
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.governor import Governor
@@ -24,6 +26,8 @@ from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.sampling import SampledToken, sample
 
 log = logging.getLogger(__name__)
+# Temporaries of a step stay with the C library, which would hold on to what the largest one took.
+TRIM_S = 5.0
 T = TypeVar("T")
 
 
@@ -86,6 +90,7 @@ class Scheduler:
         self._events: list[tuple[Generation, Event]] = []
         self._condition = threading.Condition()
         self._closed = False
+        self._trimmed = time.monotonic()
         self._plan, self._bits = self.engine.plan, self.engine.plan.bits.tobytes()
         mine = torch.get_num_threads()
         begun = threading.Event()
@@ -169,6 +174,7 @@ class Scheduler:
                 log.exception("a round of the engine failed")
                 self._fail(f"{type(error).__name__}: {error}")
             self._flush()
+            self._trim()
         self._fail("the server was stopped")
         self._flush()
 
@@ -186,6 +192,12 @@ class Scheduler:
             if logits is not None:
                 self._hand_out(decoding, self._sample(logits, decoding))
         self.metrics.sample(self.running, self.waiting)
+
+    def _trim(self) -> None:
+        now = time.monotonic()
+        if not self._running or now - self._trimmed > TRIM_S:
+            heap.trim()
+            self._trimmed = now
 
     def _serve_calls(self) -> None:
         if not self._calls:
