@@ -21,6 +21,8 @@ from lumoe.errors import UserError
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.answers import Answer, GenerationError
+from lumoe.moe.serve.chat import ChatAnswer
+from lumoe.moe.serve.conversation import Conversation
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
@@ -195,10 +197,12 @@ def _add_openai(app: FastAPI, server: Server) -> None:
         _check_model(server, body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", "top_logprobs", "invalid_value")
-        prompt = await run_in_threadpool(server.prompts.encode_chat, body.messages)
+        conversation = _conversation(body)
+        prompt = await run_in_threadpool(server.prompts.encode_chat, conversation)
         top = (body.top_logprobs or 0) if body.logprobs else None
-        answer = Answer("chat", server.name, server.prompts, top)
-        return await _answer(server, answer, body, [prompt], body.max_completion_tokens or body.max_tokens, request)
+        answer = ChatAnswer(server.name, server.prompts, prompt, top, conversation.parallel)
+        most = body.max_completion_tokens or body.max_tokens
+        return await _answer(server, answer, body, [prompt.ids], most, request)
 
 
 def _add_budget(app: FastAPI, server: Server) -> None:
@@ -236,6 +240,13 @@ def _add_budget(app: FastAPI, server: Server) -> None:
         return page_state(server.engine, server.governor, server.metrics, server.active, server.readings)
 
 
+def _conversation(body: ChatRequest) -> Conversation:
+    try:
+        return body.conversation()
+    except ValueError as error:
+        raise ApiError(400, f"'tool_choice': {error}", "tool_choice", "invalid_value") from None
+
+
 def _check_model(server: Server, name: str) -> None:
     if name != server.name:
         text = f"the model '{name[:80]}' does not exist; this server has '{server.name}'"
@@ -259,7 +270,7 @@ async def _answer(
                 Generation(
                     prompt,
                     body.sampling(choice, limit, answer.top),
-                    server.prompts.tokens,
+                    answer.tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,
                     end_tokens=server.prompts.end_tokens.union(body.stop_token_ids or ()),

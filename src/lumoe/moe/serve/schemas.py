@@ -5,11 +5,14 @@ A parameter that would change the answer and is not supported is refused, not ig
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from lumoe.moe.planning.plan import Preference
+from lumoe.moe.serve.conversation import Conversation, Message, NamedTool, Tool, chosen
 from lumoe.moe.serve.sampling import Sampling
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
@@ -20,14 +23,28 @@ Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)
 BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CHOICES = 32
+MAX_DEPTH = 100
+MAX_TOOLS = 512
+_LONE = re.compile("[\ud800-\udfff]")
 
 
-def _has_lone_surrogate(value: Any) -> bool:
-    if isinstance(value, str):
-        return any("\ud800" <= letter <= "\udfff" for letter in value) if not value.isascii() else False
-    if isinstance(value, dict):
-        return any(_has_lone_surrogate(part) for pair in value.items() for part in pair)
-    return isinstance(value, list) and any(map(_has_lone_surrogate, value))
+def _check_of_characters(value: Any) -> None:
+    """Refuse what no model's text has, and what is nested so deeply that programs which walk through it fail."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"the body is nested more deeply than {MAX_DEPTH} levels")
+        for text in level:
+            # JSON can name half of a pair, as a client does that cuts a string within an emoji; no text has it.
+            if isinstance(text, str) and not text.isascii() and _LONE.search(text):
+                raise ValueError("a text holds half of a surrogate pair, which is no character")
+        inner = [part for part in level if isinstance(part, list | dict)]
+        level = [one for part in inner for one in (part if isinstance(part, list) else (*part, *part.values()))]
+
+
+def _unused() -> Any:
+    return Field(default=None, description="accepted, not used")
 
 
 class StreamOptions(BaseModel):
@@ -73,9 +90,7 @@ class Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_characters(cls, value: Any) -> Any:
-        # JSON can name half of a pair, as a client does that cuts a string within an emoji; no text has it.
-        if _has_lone_surrogate(value):
-            raise ValueError("a text holds half of a surrogate pair, which is no character")
+        _check_of_characters(value)
         return value
 
     @property
@@ -128,28 +143,12 @@ class CompletionRequest(Request):
         return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
 
 
-class TextPart(BaseModel):
-    """Part of a message."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def flat(self) -> dict[str, str]:
-        """Return role and text, as chat templates want them."""
-        parts = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": parts}
+UNSUPPORTED = {
+    "audio": "this server answers in text only",
+    "web_search_options": "this server searches nothing; give it a tool that does",
+    "functions": "give 'tools' instead, of which each has {'type': 'function', 'function': {...}}",
+    "function_call": "give 'tool_choice' instead",
+}
 
 
 class TextFormat(BaseModel):
@@ -169,10 +168,44 @@ class ChatRequest(Request):
     logprobs: Annotated[bool, Field(strict=True)] | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
     response_format: TextFormat | None = Field(default=None, description="text only")
-    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = Field(
-        default=None, description="not supported"
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: Annotated[bool, Field(strict=True)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, max_length=64, description="values for the chat template, such as enable_thinking"
     )
-    tool_choice: Literal["none"] | None = Field(default=None, description="not supported")
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
+        default=None, description="a value for the chat template; most have no place for it"
+    )
+    service_tier: str | None = _unused()
+    prompt_cache_key: str | None = _unused()
+    prompt_cache_retention: str | None = _unused()
+    safety_identifier: str | None = _unused()
+    verbosity: str | None = _unused()
+    prediction: dict[str, Any] | None = _unused()
+    modalities: list[Literal["text"]] | None = _unused()
+    audio: Any = Field(default=None, description="not supported")
+    web_search_options: Any = Field(default=None, description="not supported")
+    functions: Any = Field(default=None, description="not supported")
+    function_call: Any = Field(default=None, description="not supported")
+
+    @field_validator(*UNSUPPORTED, mode="before")
+    @classmethod
+    def _not_supported(cls, value: Any, info: ValidationInfo) -> None:
+        if value is not None:
+            raise ValueError(UNSUPPORTED[info.field_name or ""])
+
+    def conversation(self) -> Conversation:
+        """Return what the chat template lays out.
+
+        Raises:
+            ValueError: a call is asked for that no tool can answer.
+        """
+        options = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            options.setdefault("reasoning_effort", self.reasoning_effort)
+        found = chosen(self.tool_choice, self.tools, self.messages, self.parallel_tool_calls)
+        return replace(found, options=options)
 
 
 class BudgetRequest(BaseModel):
