@@ -114,7 +114,8 @@ class Prompts:
             if "tool_call_id" in turn:
                 turn["tool_call_id"] = self.form.id_of(turn["tool_call_id"])
         render: Any = self._tokenizer.apply_chat_template
-        if taken := {*conversation.options} & {*signature(render).parameters, *self._tokenizer.special_tokens_map}:
+        own = {*signature(render).parameters, *self._tokenizer.special_tokens_map, "messages"}
+        if taken := {*conversation.options} & own:
             text = f"'{min(taken)}' is not the template's own"
             raise ApiError(400, text, "chat_template_kwargs", "invalid_value")
         try:
