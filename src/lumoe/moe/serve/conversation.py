@@ -15,6 +15,14 @@ ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$", max_length=128)]
 Nothing = Annotated[list[Any], Field(max_length=0)] | None
 
 
+class FieldError(Exception):
+    """A field asks for what the other ones do not allow."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"'{field}': {message}")
+        self.field = field
+
+
 def text_of(value: Any) -> Any:
     """Return a content made of parts as its text; what is no list of parts is returned as it is.
 
@@ -166,6 +174,7 @@ class Conversation:
         only: the function that has to be called; None is any.
         parallel: whether more than one call may be answered.
         options: values for the template, such as `enable_thinking`.
+        continued: whether the answer goes on with the last turn.
     """
 
     messages: Sequence[Message]
@@ -174,6 +183,7 @@ class Conversation:
     only: str | None = None
     parallel: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    continued: bool = False
 
     def turns(self) -> list[dict[str, Any]]:
         """Return the turns; an answer to a call has the called function's name, which some templates write."""
@@ -197,13 +207,13 @@ def chosen(
     """Return the conversation that `tool_choice` makes of messages and tools; with "none" no tool is shown.
 
     Raises:
-        ValueError: a call is asked for that no tool can answer.
+        FieldError: a call is asked for that no tool can answer.
     """
     only = choice.function.name if isinstance(choice, NamedTool) else None
     must = only is not None or choice == "required"
     if only is not None and only not in {tool.function.name for tool in tools or ()}:
-        raise ValueError(f"'{only}' is none of the tools")
+        raise FieldError("tool_choice", f"'{only}' is none of the tools")
     if must and not tools:
-        raise ValueError("a call is required, but there are no tools")
+        raise FieldError("tool_choice", "a call is required, but there are no tools")
     shown = () if choice == "none" else tuple(tools or ())
     return Conversation(messages, shown, must, only, parallel is not False)

@@ -78,6 +78,16 @@ class Prompts:
         Raises:
             ApiError: there is no template, it refuses the turns or shows no tools, or the tokens do not fit.
         """
+        prompt = self.laid_out(conversation)
+        self._checked(prompt.ids, "messages")
+        return prompt
+
+    def laid_out(self, conversation: Conversation) -> ChatPrompt:
+        """Lay a conversation out, however many tokens it has.
+
+        Raises:
+            ApiError: there is no template, or it refuses the turns or shows no tools.
+        """
         if not self.has_chat_template:
             raise ApiError(400, "this model has no chat template; use /v1/completions", "messages", "no_chat_template")
         text = self._rendered(conversation, [tool.flat() for tool in conversation.tools] or None)
@@ -90,7 +100,7 @@ class Prompts:
             begun = self.form.opening(conversation.only)
             if thinking and self.tags is not None:
                 begun = f"{self.tags[1]}\n\n{begun}"
-        ids = self._checked(list(self.backend.encode(text + begun, add_special_tokens=False).ids), "messages")
+        ids = list(self.backend.encode(text + begun, add_special_tokens=False).ids)
         form = self.form if conversation.tools else None
         return ChatPrompt(ids, begun, Manner(form, conversation.parameters(), self.tags, thinking))
 
@@ -119,7 +129,14 @@ class Prompts:
             text = f"'{min(taken)}' is not the template's own"
             raise ApiError(400, text, "chat_template_kwargs", "invalid_value")
         try:
-            text = render(turns, tools=tools, add_generation_prompt=True, tokenize=False, **conversation.options)
+            text = render(
+                turns,
+                tools=tools,
+                add_generation_prompt=not conversation.continued,
+                continue_final_message=conversation.continued,
+                tokenize=False,
+                **conversation.options,
+            )
         # A template is a program: given values that it did not expect, it fails as programs do.
         except Exception as error:
             text = f"the chat template refused the messages: {str(error) or type(error).__name__}"

@@ -5,14 +5,14 @@ A parameter that would change the answer and is not supported is refused, not ig
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lumoe.moe.planning.plan import Preference
-from lumoe.moe.serve.conversation import Conversation, Message, NamedTool, Tool, chosen
+from lumoe.moe.serve.body import Body, unused
+from lumoe.moe.serve.conversation import Conversation, FieldError, Message, NamedTool, Tool, chosen
 from lumoe.moe.serve.sampling import Sampling
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
@@ -23,28 +23,7 @@ Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)
 BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CHOICES = 32
-MAX_DEPTH = 100
 MAX_TOOLS = 512
-_LONE = re.compile("[\ud800-\udfff]")
-
-
-def _check_of_characters(value: Any) -> None:
-    """Refuse what no model's text has, and what is nested so deeply that programs which walk through it fail."""
-    level, depth = [value], 0
-    while level:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise ValueError(f"the body is nested more deeply than {MAX_DEPTH} levels")
-        for text in level:
-            # JSON can name half of a pair, as a client does that cuts a string within an emoji; no text has it.
-            if isinstance(text, str) and not text.isascii() and _LONE.search(text):
-                raise ValueError("a text holds half of a surrogate pair, which is no character")
-        inner = [part for part in level if isinstance(part, list | dict)]
-        level = [one for part in inner for one in (part if isinstance(part, list) else (*part, *part.values()))]
-
-
-def _unused() -> Any:
-    return Field(default=None, description="accepted, not used")
 
 
 class StreamOptions(BaseModel):
@@ -56,10 +35,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = Field(default=False, strict=True)
 
 
-class Request(BaseModel):
+class Request(Body):
     """What both kinds of request have in common."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str = Field(max_length=256)
     temperature: float | None = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, strict=True)
@@ -86,12 +63,6 @@ class Request(BaseModel):
         default=0, description="0 and -1 are no limit"
     )
     min_p: float | None = Field(default=0.0, ge=0, le=1, allow_inf_nan=False, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_characters(cls, value: Any) -> Any:
-        _check_of_characters(value)
-        return value
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -177,13 +148,16 @@ class ChatRequest(Request):
     reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
         default=None, description="a value for the chat template; most have no place for it"
     )
-    service_tier: str | None = _unused()
-    prompt_cache_key: str | None = _unused()
-    prompt_cache_retention: str | None = _unused()
-    safety_identifier: str | None = _unused()
-    verbosity: str | None = _unused()
-    prediction: dict[str, Any] | None = _unused()
-    modalities: list[Literal["text"]] | None = _unused()
+    continue_final_message: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="whether the answer goes on with the last message, which is the assistant's"
+    )
+    service_tier: str | None = unused()
+    prompt_cache_key: str | None = unused()
+    prompt_cache_retention: str | None = unused()
+    safety_identifier: str | None = unused()
+    verbosity: str | None = unused()
+    prediction: dict[str, Any] | None = unused()
+    modalities: list[Literal["text"]] | None = unused()
     audio: Any = Field(default=None, description="not supported")
     web_search_options: Any = Field(default=None, description="not supported")
     functions: Any = Field(default=None, description="not supported")
@@ -199,13 +173,15 @@ class ChatRequest(Request):
         """Return what the chat template lays out.
 
         Raises:
-            ValueError: a call is asked for that no tool can answer.
+            FieldError: a call is asked for that no tool can answer, or a message is to go on that cannot.
         """
+        if self.continue_final_message and (self.messages[-1].role != "assistant" or self.messages[-1].tool_calls):
+            raise FieldError("continue_final_message", "the last message must be a text of the assistant")
         options = dict(self.chat_template_kwargs or {})
         if self.reasoning_effort is not None:
             options.setdefault("reasoning_effort", self.reasoning_effort)
         found = chosen(self.tool_choice, self.tools, self.messages, self.parallel_tool_calls)
-        return replace(found, options=options)
+        return replace(found, options=options, continued=self.continue_final_message)
 
 
 class BudgetRequest(BaseModel):
