@@ -32,6 +32,7 @@ from lumoe.moe.serve.last_budget import write_last
 from lumoe.moe.serve.messages import CountRequest, MessageAnswer, MessagesRequest
 from lumoe.moe.serve.metrics import CountResponses, Metrics
 from lumoe.moe.serve.prompts import Prompts
+from lumoe.moe.serve.responses import ResponseAnswer, ResponsesRequest
 from lumoe.moe.serve.scheduler import ClosedError, Limits, QueueFullError, Scheduler
 from lumoe.moe.serve.schemas import (
     BudgetRequest,
@@ -131,9 +132,10 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
     app.add_middleware(CountResponses, metrics=server.metrics)
     _add_public(app, server)
     _add_openai(app, server)
+    _add_responses(app, server)
     _add_messages(app, server)
     _add_budget(app, server)
-    for name in ("CompletionRequest", "ChatRequest", "MessagesRequest", "CountRequest"):
+    for name in ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest", "CountRequest"):
         # The document says which model there is, so that a client made from it asks for that one.
         app.openapi()["components"]["schemas"][name]["properties"]["model"]["enum"] = [server.name]
     return app
@@ -215,6 +217,18 @@ def _add_openai(app: FastAPI, server: Server) -> None:
         return await _answer(server, answer, body, [prompt.ids], most, request)
 
 
+def _add_responses(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/responses", dependencies=[_guard(server)], response_model=None)
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        """Answer the last item of a conversation; nothing is stored."""
+        _check_model(server, body.model)
+        chat = _translated(body)
+        conversation = _conversation(chat)
+        prompt = await run_in_threadpool(server.prompts.encode_chat, conversation)
+        answer = ResponseAnswer(server.name, server.prompts, prompt, conversation.parallel, body)
+        return await _answer(server, answer, chat, [prompt.ids], body.max_output_tokens, request)
+
+
 def _add_messages(app: FastAPI, server: Server) -> None:
     guard = _guard(server)
 
@@ -236,7 +250,7 @@ def _add_messages(app: FastAPI, server: Server) -> None:
         return {"input_tokens": len(prompt.ids)}
 
 
-def _translated(body: CountRequest) -> ChatRequest:
+def _translated(body: ResponsesRequest | CountRequest) -> ChatRequest:
     try:
         return body.chat()
     except ValidationError as error:
