@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -209,6 +211,23 @@ def test_what_a_forced_call_begins_with_is_how_a_call_is_read(form: Format, argu
     closing = {MISTRAL: "}]", GRANITE: "}]", MISTRAL_NAMED: "", DEEPSEEK_V3: "\n```", DEEPSEEK_V31: ""}.get(form, "}")
     text = form.opening("weather") + " " + json.dumps(arguments) + closing
     assert read([text], manner(form)) == [call("weather", **arguments)]
+
+
+@pytest.mark.parametrize("form", EVERY, ids=lambda form: next(iter(form.marks)))
+def test_what_a_schema_of_calls_allows_is_read_as_calls(form: Format) -> None:
+    parameters = {"weather": {"properties": {"city": {"type": "string"}}}, "now": {}}
+    for only in (None, "now"):
+        schema = form.schema(parameters, only)
+        if schema is None:
+            assert form.key is None
+            continue
+        value: Any = {"name": "now", form.key: {}}
+        value = [value] if form.listed else value
+        jsonschema.validate(value, schema)
+        assert read([("" if form is BARE else form.marks[0]) + json.dumps(value)], manner(form)) == [NOW]
+        other: Any = {"name": "weather" if only else "else", form.key: {}}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate([other] if form.listed else other, schema)
 
 
 def test_deep_nesting_is_text() -> None:

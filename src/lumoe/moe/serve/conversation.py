@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 # Names that every template can write: OpenAI's, and dots as other servers take them.
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]+$", max_length=128)]
-# What a server answers in fields that it does not use; its own message may come back.
-Nothing = Annotated[list[Any], Field(max_length=0)] | None
 
 
 class FieldError(Exception):
@@ -53,10 +51,21 @@ class TextPart(BaseModel):
     refusal: str | None = None
 
 
-class CalledFunction(BaseModel):
-    """What the model called, as it was answered."""
+class Returned(BaseModel):
+    """What a client may have from an answer: a field that nobody knows is refused, unless there is nothing in it."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: one for key, one in value.items() if key in cls.model_fields or one not in (None, [], {}, "")}
+
+
+class CalledFunction(Returned):
+    """What the model called, as it was answered."""
 
     name: str = Field(min_length=1, max_length=256)
     arguments: str | None = Field(default="{}", description="an object as JSON")
@@ -70,10 +79,8 @@ class CalledFunction(BaseModel):
         return {"name": self.name, "arguments": arguments if isinstance(arguments, dict) else self.arguments}
 
 
-class ToolCall(BaseModel):
+class ToolCall(Returned):
     """A call in a turn of the assistant."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str | None = Field(default=None, max_length=256)
     type: Literal["function"] = "function"
@@ -81,13 +88,8 @@ class ToolCall(BaseModel):
     index: int | None = Field(default=None, description="accepted, not used: clients that gather a stream keep it")
 
 
-class Message(BaseModel):
-    """One turn of a conversation.
-
-    What the server answers is a turn, too: the fields that it leaves empty are accepted where they are.
-    """
-
-    model_config = ConfigDict(extra="forbid")
+class Message(Returned):
+    """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[TextPart] | None = None
@@ -97,8 +99,6 @@ class Message(BaseModel):
     function_call: CalledFunction | None = Field(default=None, description="deprecated: a call without an id")
     reasoning_content: str | None = Field(default=None, description="shown to templates that place it")
     refusal: str | None = None
-    annotations: Nothing = None
-    audio: None = None
 
     @field_validator("content", mode="before")
     @classmethod

@@ -46,6 +46,8 @@ class Format(ABC):
         inner: what stands within them.
         spaces: characters that separate calls from each other and from text.
         first: whether calls are read at the beginning of an answer only.
+        key: the field of a call's arguments; None where calls are not written as JSON.
+        listed: whether a mark opens a list of calls.
     """
 
     marks: tuple[str, ...] = ()
@@ -53,6 +55,8 @@ class Format(ABC):
     inner: tuple[str, ...] = ()
     spaces = string.whitespace
     first = False
+    key: str | None = None
+    listed = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -76,6 +80,28 @@ class Format(ABC):
     @abstractmethod
     def opening(self, name: str | None) -> str:
         """Return how a call begins: of the function `name` up to its arguments, or of any up to its name."""
+
+    def schema(self, parameters: Parameters, only: str | None) -> dict[str, Any] | None:
+        """Return the JSON schema of what follows a mark where a call has to come; None where that is no JSON.
+
+        Args:
+            parameters: the schema of each function's arguments.
+            only: the function that has to be called; None is any.
+        """
+        if self.key is None:
+            return None
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": name}, self.key: dict(schema) or {"type": "object"}},
+                "required": ["name", self.key],
+                "additionalProperties": False,
+            }
+            for name, schema in parameters.items()
+            if only in (None, name)
+        ]
+        call = calls[0] if len(calls) == 1 else {"anyOf": calls}
+        return {"type": "array", "items": call, "minItems": 1} if self.listed else call
 
     def new_id(self) -> str:
         """Return the name of a call in a conversation."""
@@ -223,6 +249,7 @@ class Tagged(Format):
         """
         self.marks, self.dropped, self.inner = (mark,), around, (close,)
         self._close, self._body, self._named, self._unnamed = close, body, named, unnamed
+        self.key = "arguments" if '"arguments"' in named else None
 
     def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
         """Read one call, up to the mark that closes it; within a string of JSON that is not the end."""
@@ -261,6 +288,7 @@ class Marked(Format):
             nine: whether calls are named by nine letters and digits.
         """
         self.marks, self.dropped, self.inner, self._nine = (mark,), dropped, inner, nine
+        self.key, self.listed = (None, False) if inner else ("arguments", True)
 
     def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
         """Read one JSON value, or a name and one."""
@@ -303,6 +331,7 @@ class Bare(Format):
     dropped = ("<|python_tag|>",)
     spaces = string.whitespace + ";,"
     first = True
+    key = "parameters"
 
     def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
         """Read one JSON value."""
