@@ -195,6 +195,7 @@ def test_the_key_may_come_in_either_header(tmp_path: Path, model: Path) -> None:
             for headers, status in (
                 ({"x-api-key": "secret"}, 200),
                 ({"authorization": "Bearer secret"}, 200),
+                ({"authorization": "Bearer other", "x-api-key": "secret"}, 200),
                 ({"x-api-key": "other"}, 401),
                 ({}, 401),
             ):

@@ -98,7 +98,7 @@ class ChatAnswer(Answer):
                 deltas.append({"tool_calls": [{"index": number, **named}]})
                 deltas.append({"tool_calls": [{"index": number, "function": {"arguments": part.arguments}}]})
                 number += 1
-        if not deltas and (piece.finish or piece.sampled):
+        if not deltas and (piece.finish or self.top is not None):
             deltas.append({})
         logprobs = [self._logprobs(list(piece.sampled)), *[None] * len(deltas)]
         finish = [*[None] * (len(deltas) - 1), piece.finish]

@@ -105,6 +105,12 @@ class Message(Returned):
     def _texts(cls, value: Any) -> Any:
         return text_of(value)
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a turn of the {self.role} needs its content")
+        return self
+
     def flat(self) -> dict[str, Any]:
         """Return the turn as chat templates want it."""
         flat: dict[str, Any] = {"role": "tool" if self.role == "function" else self.role}
