@@ -13,6 +13,9 @@ from running import Running
 from spoken import KINDS
 from told import TEMPLATE, cue, telling
 
+from lumoe.moe.serve.conversation import Message, chosen
+from lumoe.moe.serve.errors import ApiError
+
 WEATHER = {
     "type": "function",
     "function": {
@@ -277,6 +280,19 @@ def test_a_call_that_is_required_is_begun(tmp_path: Path, choice: Any, rest: str
                 called = answer.choices[0].message.tool_calls[0].function
                 name, arguments = called.name, called.arguments
             assert (name, json.loads(arguments)) == ("weather", {"city": "Rome"})
+
+
+def test_templates_that_want_arguments_as_text_get_them(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{% for c in m.tool_calls or [] %}{{ 'f ' + c.function.arguments }}{% endfor %}"
+    with telling(tmp_path, {}, template=template + "{% endfor %}") as running:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":  "é"}'}}
+        conversation = chosen(None, None, [Message(role="assistant", tool_calls=[call])], None)  # type: ignore[list-item]
+        prompts = running.server.prompts
+        assert prompts.backend.decode(prompts.encode_chat(conversation).ids) == 'f {"a": "é"}'
+        tokenizer = prompts._tokenizer
+        tokenizer.chat_template = template.replace("arguments", "arguments + 1") + "{% endfor %}"
+        with pytest.raises(ApiError, match="refused the messages"):
+            prompts.encode_chat(conversation)
 
 
 def test_a_template_without_a_place_for_tools_is_named(running: Running) -> None:

@@ -151,7 +151,9 @@ class Tool(BaseModel):
 
     def flat(self) -> dict[str, Any]:
         """Return the tool as chat templates want it."""
-        return {"type": "function", "function": self.function.model_dump(exclude_none=True, exclude={"strict"})}
+        function = self.function.model_dump(exclude_none=True, exclude={"strict"})
+        function.setdefault("parameters", {"type": "object", "properties": {}})
+        return {"type": "function", "function": function}
 
 
 class NamedFunction(BaseModel):

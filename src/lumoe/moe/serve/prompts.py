@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +18,8 @@ from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError
 from lumoe.moe.serve.reading import THINKING, Manner
 from lumoe.moe.serve.tools import Format, format_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,20 +132,29 @@ class Prompts:
         if taken := {*conversation.options} & own:
             text = f"'{min(taken)}' is not the template's own"
             raise ApiError(400, text, "chat_template_kwargs", "invalid_value")
-        try:
-            text = render(
-                turns,
-                tools=tools,
-                add_generation_prompt=not conversation.continued,
-                continue_final_message=conversation.continued,
-                tokenize=False,
-                **conversation.options,
-            )
+        options = {
+            **conversation.options,
+            "tools": tools,
+            "add_generation_prompt": not conversation.continued,
+            "continue_final_message": conversation.continued,
+            "tokenize": False,
+        }
         # A template is a program: given values that it did not expect, it fails as programs do.
+        try:
+            return str(render(turns, **options))
         except Exception as error:
-            text = f"the chat template refused the messages: {str(error) or type(error).__name__}"
-            raise ApiError(400, text, "messages", "invalid_value") from None
-        return str(text)
+            failure = f"the chat template refused the messages: {str(error) or type(error).__name__}"
+        functions = [call["function"] for turn in turns for call in turn.get("tool_calls", ())]
+        if any(isinstance(function["arguments"], dict) for function in functions):
+            # Most templates write arguments out; DeepSeek's want them written.
+            for function in functions:
+                if isinstance(function["arguments"], dict):
+                    function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+            try:
+                return str(render(turns, **options))
+            except Exception:
+                log.debug("the chat template refused the messages with arguments as text, too", exc_info=True)
+        raise ApiError(400, failure, "messages", "invalid_value")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for, which need not be whole characters."""
