@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import StringIO
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lumoe.errors import UserError
 from lumoe.resources import verify_shipped
 from lumoe.strict_yaml import YamlError, parse_yaml
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PART = ".part"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -146,6 +147,8 @@ def read_csv(path: str | Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         UserError: the file is absent, not a table, cut off within a row, or lacks a column.
     """
+    import pandas as pd  # tens of megabytes: a server reads no table where nothing was measured
+
     text = _read(path, "not a CSV table")
     try:
         _check_rows(text)

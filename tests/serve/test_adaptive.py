@@ -22,7 +22,7 @@ PROMPTS = ["the quick brown", "a stitch in time", "Zoë pays", "lazy dog jumps o
 
 @pytest.fixture(scope="module")
 def changing(model: Path) -> Iterator[Running]:
-    with serving(Setup(model, budget="60%"), Limits(slots=6, context=128, queue=128)) as found:
+    with serving(Setup(model, budget="60%"), Limits(slots=6, context=128, queue=128, share_prefixes=False)) as found:
         yield found
 
 
@@ -71,7 +71,13 @@ def test_a_preference_decides_while_its_request_runs(changing: Running) -> None:
         with changing.client() as client:
             client.put("/v1/budget", json={"budget": "60%", "preference": "throughput"})
             for preference in ("throughput", "quality"):
-                body = {"model": changing.name, "prompt": "fox", "max_tokens": 3, "preference": preference}
+                body = {
+                    "model": changing.name,
+                    "prompt": "fox",
+                    "max_tokens": 3,
+                    "temperature": 0,
+                    "preference": preference,
+                }
                 assert client.post("/v1/completions", json=body).status_code == 200
     finally:
         engine.step = step  # type: ignore[method-assign]
@@ -88,9 +94,9 @@ def test_every_token_is_computed_under_exactly_one_plan(changing: Running, model
     samples: list[tuple[int, int]] = []
 
     def recorded(tokens: torch.Tensor, cache: object, slots: list[int]) -> torch.Tensor:
-        lengths = [server.cache.lengths[slot] for slot in slots]
+        lengths = [server.active.cache.lengths[slot] for slot in slots]
         plan = server.engine.plan
-        logits = step(tokens, server.cache, slots)
+        logits = step(tokens, server.active.cache, slots)
         calls.append((plan, tokens.clone(), list(slots), lengths, logits.clone()))
         return logits
 
@@ -138,7 +144,8 @@ def test_every_token_is_computed_under_exactly_one_plan(changing: Running, model
 
     for answer in answers:
         assert answer["usage"]["completion_tokens"] == 8 or answer["choices"][0]["finish_reason"] == "stop"  # type: ignore[index]
-    assert len({call[0] for call in calls}) == 3
+    # One for each budget, and others where keys and values took memory from experts.
+    assert len({call[0] for call in calls}) >= 3
     assert max(len(call[2]) for call in calls) > 1, "sequences were decoded together"
     quiet = Engine.load(model, plan=calls[0][0])
     cache = quiet.cache(6, 128)

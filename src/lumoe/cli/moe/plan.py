@@ -35,7 +35,8 @@ def plan(
     perplexity: Annotated[Path | None, typer.Option(help="perplexities instead of those of --measurements")] = None,
     bits: BitsOption = 4,
     group_size: GroupOption = 64,
-    buffer_experts: BufferOption = 2,
+    buffer_experts: Annotated[int, typer.Option(min=0, help="swap buffers, as large as the plan's missed experts")] = 2,
+    context: Annotated[int, typer.Option(min=0, help="tokens whose keys and values the plan leaves room for")] = 0,
     prompt_tokens: PromptOption = 16,
     new_tokens: NewOption = 16,
     seed: Annotated[int, typer.Option(help="of the random choice of experts, where sensitivities are unknown")] = 0,
@@ -48,6 +49,7 @@ def plan(
     Example: `lumoe moe plan --model mixtral-8x7b --hardware a100-80gb --budget 30GB --prefer quality`
     """
     import json
+    from dataclasses import replace
 
     from lumoe.cli.tables import for_programs, one_format
     from lumoe.files import write_json
@@ -62,14 +64,14 @@ def plan(
 
     one_format(as_json, as_csv)
     shape = read_shape(model)
-    wish = Wish(
-        parse_budget(budget, shape.bytes_full), parse_preference(prefer), min_tokens_per_s, max_perplexity_increase
-    )
+    amount, preference = parse_budget(budget, shape.bytes_full), parse_preference(prefer)
+    wish = Wish(amount, preference, min_tokens_per_s, max_perplexity_increase, shape.kv_bytes(context))
     known = Known.find(model, measurements, hardware, quantized, perplexity)
-    memory, frequencies = shape.memory([bits], group_size, buffer_experts), None
+    memory, frequencies = shape.memory([bits], group_size), None
     if quantized:
-        memory = shape.memory_of(expert_bytes(model, quantized, (bits, FULL_BITS)), buffer_experts)
+        memory = shape.memory_of(expert_bytes(model, quantized, (bits, FULL_BITS)))
         frequencies = read_frequencies(quantized, shape.plan_shape)
+    memory = replace(memory, swap_buffers=buffer_experts)
     planner = build_planner(shape, memory, known, Workload(prompt_tokens, new_tokens), bits, frequencies, seed)
     proposal = planner.propose(wish)
     result = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -25,16 +26,12 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
         UserError: there is none, it cannot be read, it names code, or a file is not the one that the folder's manifest
             records.
     """
-    from transformers import AutoTokenizer  # seconds to import
-
     path = Path(folder)
     check_folder(path)
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(f"{folder}: no tokenizer (tokenizer.json) in this folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-            path, local_files_only=True, trust_remote_code=False, use_fast=True
-        )
+        tokenizer = _class_of(path).from_pretrained(path, local_files_only=True, trust_remote_code=False, use_fast=True)
         tokenizer.encode("a", add_special_tokens=False)
     # transformers raises whatever the reader of the file at fault raises; the tokenizers library panics, which is no
     # Exception.
@@ -46,6 +43,20 @@ def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"{folder}: the tokenizer has no fast form (tokenizer.json)")
     return tokenizer
+
+
+def _class_of(folder: Path) -> Any:
+    """Return what reads the tokenizer of `folder`: the fast class that it names, or whatever transformers chooses."""
+    import transformers
+
+    path = folder / "tokenizer_config.json"
+    named = read_json(path).get("tokenizer_class") if path.is_file() else None
+    if isinstance(named, str) and (folder / "tokenizer.json").is_file():
+        found = getattr(transformers, named.removesuffix("Fast") + "Fast", None)
+        if isinstance(found, type) and issubclass(found, PreTrainedTokenizerFast):
+            return found
+    # To choose among all models it imports all that generates text: seconds, and 100 MB that stay.
+    return transformers.AutoTokenizer
 
 
 def end_tokens(folder: str | Path, tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:

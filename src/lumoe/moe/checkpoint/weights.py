@@ -39,11 +39,6 @@ class Architecture(ModelShape):
     hidden_act: str = "silu"
     rope_scaling: dict[str, Any] | None = None
 
-    @property
-    def head_width(self) -> int:
-        """Values per attention head."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
     def check_context(self, tokens: int, model: str | Path = "this model") -> None:
         """Refuse sequences of more tokens than the model was made for: what it says of them means nothing.
 

@@ -13,7 +13,7 @@ import torch
 from lumoe.errors import UserError
 from lumoe.moe.engine.fair_lock import FairLock
 from lumoe.moe.engine.open import EngineConfig, Folders, OpenedModel, open_model
-from lumoe.moe.model.attention import KVCache
+from lumoe.moe.model.base import Cache
 from lumoe.moe.model.moe_layer import Observer
 from lumoe.moe.offload.store import ExpertStore
 from lumoe.moe.planning.plan import Memory, Plan
@@ -109,19 +109,18 @@ class Engine:
         """What the parts of this model really take, for planning."""
         return self.model.memory
 
-    def cache(self, sequences: int, capacity: int) -> KVCache:
+    def cache(self, sequences: int, capacity: int) -> Cache:
         """Return room for `sequences` sequences of up to `capacity` tokens.
 
         Raises:
             UserError: the model was not made for as many tokens.
         """
         self.decoder.architecture.check_context(capacity)
-        cache: KVCache = self.decoder.cache(sequences, capacity)
-        return cache
+        return self.decoder.cache(sequences, capacity, self.model.config.kv_bits)
 
     @torch.inference_mode()
     def step(
-        self, tokens: torch.Tensor, cache: KVCache, slots: list[int] | None = None, last_only: bool = True
+        self, tokens: torch.Tensor, cache: Cache, slots: list[int] | None = None, last_only: bool = True
     ) -> torch.Tensor:
         """Run new tokens `[sequences, tokens]` of the cache's `slots` under one plan; return logits.
 

@@ -45,6 +45,8 @@ class EngineConfig:
         non_expert_bits: 16, or on the processor 4 to round attention's and the vocabulary's projections to nearest.
         recorded: on a GPU, record decode steps as CUDA graphs, one for every set of sequences that decode together.
         beside_bytes: of a GPU's memory, what the caller will take for itself.
+        kv_bits: 16 stores keys and values as they are; 8, on the processor, rounds them to 8-bit integers with a scale
+            for each head's vector.
     """
 
     device: str = "cpu"
@@ -56,6 +58,7 @@ class EngineConfig:
     non_expert_bits: int = FULL_BITS
     recorded: bool = True
     beside_bytes: int = 0
+    kv_bits: int = FULL_BITS
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,9 @@ class OpenedModel:
     def memory(self) -> Memory:
         """What the parts of this model really take, for planning."""
         sizes = {bits: self.source.nbytes(bits) for bits in self.source.precisions}
-        return Memory(sizes, self.decoder.nbytes, max(self.config.swap_buffers, 1) * max(sizes.values()))
+        block = self.decoder.architecture.kv_block_bytes(self.config.dtype.itemsize, self.config.kv_bits)
+        buffers = max(self.config.swap_buffers, 1)
+        return Memory(sizes, self.decoder.nbytes, swap_buffers=buffers, kv_block=block)
 
     @property
     def whole_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""The compiled kernels of `experts.cpp`: built once per machine, left out where they cannot be.
+"""The compiled kernels of `experts.cpp` and `attention.cpp`: built once per machine, left out where they cannot be.
 
 torch's int4 kernel and its bfloat16 product of one row reach about half of the memory bandwidth that decoding needs;
 these reach most of it, and a whole expert is one call. They are optional: without a compiler, AVX2 or a shared OpenMP
@@ -16,7 +16,10 @@ from lumoe import compiled
 from lumoe.machine import cpu_flags
 from lumoe.resources import package_path
 
-_SOURCES = ("experts.cpp", "layout.h", "simd_avx2.h", "simd_avx512.h")
+_SOURCES = {
+    "experts": ("experts.cpp", "layout.h", "simd_avx2.h", "simd_avx512.h"),
+    "attention": ("attention.cpp", "layout.h"),
+}
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-mavx2", "-mfma")
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")
 _AVX512_FLAGS = ("-DLUMOE_AVX512", *("-m" + name.replace("_", "") for name in _AVX512))
@@ -25,18 +28,24 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernels, or None (and say why in the log) where there are none."""
-    known = cpu_flags()
-    if not {"avx2", "fma"} <= known:
-        log.info("no AVX2: experts run on torch's kernels")
+    """Return the kernels of experts and projections, or None (and say why in the log) where there are none."""
+    found = _compiled("experts")
+    return None if found is None else _declare_experts(found)
+
+
+@lru_cache(maxsize=1)
+def attention_library() -> ctypes.CDLL | None:
+    """Return the kernel of attention over paged keys and values, or None where there is none."""
+    found = _compiled("attention")
+    if found is None:
         return None
-    wide = _AVX512_FLAGS if known.issuperset(_AVX512) and os.environ.get(compiled.CHOICE) != "avx2" else ()
-    sources = [package_path("moe", "kernels", "csrc", name) for name in _SOURCES]
-    for flags in dict.fromkeys(((*_FLAGS, *wide), _FLAGS)):  # an old compiler may know AVX2 only
-        found = compiled.load(sources, flags)
-        if found is not None:
-            return _declare(found)
-    return None
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    found.lumoe_attend.argtypes = [
+        pointer, number, pointer, number, pointer, pointer, number, number, pointer, number, pointer, pointer,
+        *([number] * 7),
+    ]  # fmt: skip
+    found.lumoe_attend.restype = None
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +55,21 @@ def expands() -> bool:
     return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in cpu_flags()
 
 
-def _declare(found: ctypes.CDLL) -> ctypes.CDLL:
+def _compiled(name: str) -> ctypes.CDLL | None:
+    known = cpu_flags()
+    if not {"avx2", "fma"} <= known:
+        log.info("no AVX2: %s runs on torch's kernels", name)
+        return None
+    wide = _AVX512_FLAGS if known.issuperset(_AVX512) and os.environ.get(compiled.CHOICE) != "avx2" else ()
+    sources = [package_path("moe", "kernels", "csrc", file) for file in _SOURCES[name]]
+    for flags in dict.fromkeys(((*_FLAGS, *wide), _FLAGS)):  # an old compiler may know AVX2 only
+        found = compiled.load(sources, flags)
+        if found is not None:
+            return found
+    return None
+
+
+def _declare_experts(found: ctypes.CDLL) -> ctypes.CDLL:
     number, pointer = ctypes.c_int64, ctypes.c_void_p
     found.lumoe_expands.argtypes, found.lumoe_expands.restype = [], number
     for name in ("lumoe_expert_scratch", "lumoe_linear4_scratch"):

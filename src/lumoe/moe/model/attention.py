@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch.nn import functional
 
 from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.model.kv_cache import KVCache, Places
 from lumoe.moe.model.linear import Linear
 
 
@@ -31,54 +34,39 @@ class Rotary:
         self._sine = torch.cat((-angles.sin(), angles.sin()), dim=-1).to(self._dtype)
 
 
-class KVCache:
-    """Keys and values of up to `sequences` sequences, each as long as it has come.
-
-    Attributes:
-        keys, values: per layer `[sequences, key-value heads, capacity, width]`.
-        lengths: tokens stored of each sequence.
-    """
-
-    def __init__(self, architecture: Architecture, sequences: int, capacity: int, dtype: torch.dtype) -> None:
-        a = architecture
-        shape = (a.num_hidden_layers, sequences, a.num_key_value_heads, capacity, a.head_width)
-        self.keys = torch.zeros(shape, dtype=dtype).unbind(0)
-        self.values = torch.zeros(shape, dtype=dtype).unbind(0)
-        self.lengths = [0] * sequences
-        self.capacity = capacity
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all keys and values."""
-        return sum(value.nbytes for value in (*self.keys, *self.values))
-
-
 class Positions:
     """What one forward pass needs to know about positions: computed once, used by every layer.
 
     Attributes:
-        slots: the cache's sequences that take part.
-        starts: tokens of each that are already in the cache.
-        tokens: new tokens of each.
+        places: where the new tokens' keys and values go, and where those before them are.
+        fresh: whether the new tokens are the first ones of every sequence: nothing is before them.
+        mask: which keys each token sees, bool `[sequences, 1, tokens, keys]`; None where all see all keys, or all up to
+            themselves.
     """
 
     def __init__(self, cache: KVCache, slots: list[int], tokens: int, rotary: Rotary, sliding: int | None) -> None:
-        self.slots, self.tokens = slots, tokens
-        self.starts = [cache.lengths[slot] for slot in slots]
-        self.longest = max(self.starts) + tokens
-        positions = torch.tensor(self.starts).unsqueeze(1) + torch.arange(tokens)
+        starts = [cache.lengths[slot] for slot in slots]
+        for slot, start in zip(slots, starts, strict=True):
+            cache.reserve(slot, start + tokens)
+        self.places: Places = cache.places(slots, tokens)
+        self.window = sliding
+        positions = torch.tensor(starts).unsqueeze(1) + torch.arange(tokens)
         self.cosine, self.sine = rotary.at(positions)
-        # Neighbouring slots of one length are a slice of the cache: no copy.
-        self.even = len({*self.starts}) == 1 and slots == list(range(slots[0], slots[0] + len(slots)))
-        self.mask: torch.Tensor | None = None
-        clipped = sliding is not None and self.longest > sliding
-        self.causal = self.even and self.starts[0] == 0 and tokens > 1 and not clipped
-        if not self.causal and (tokens > 1 or not self.even or clipped):
-            key = torch.arange(self.longest)
-            self.mask = key <= positions.unsqueeze(-1)
-            if sliding is not None:
-                self.mask &= key > positions.unsqueeze(-1) - sliding
-            self.mask = self.mask.unsqueeze(1)  # [sequences, 1, tokens, keys]
+        self._positions, self._starts, self._tokens = positions, starts, tokens
+        self.fresh = not any(starts)
+        clipped = sliding is not None and self.places.longest > sliding
+        self.causal = self.fresh and tokens > 1 and not clipped
+
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        clipped = self.window is not None and self.places.longest > self.window
+        if self.causal or (self._tokens == 1 and len({*self._starts}) == 1 and not clipped):
+            return None
+        key, own = torch.arange(self.places.longest), self._positions.unsqueeze(-1)
+        mask = key <= own
+        if self.window is not None:
+            mask &= key > own - self.window
+        return mask.unsqueeze(1)
 
 
 class Attention:
@@ -96,35 +84,29 @@ class Attention:
         count, tokens, _ = hidden.shape
         heads, shared = self.heads, self.key_value_heads
         mixed = self.projection(hidden).view(count, tokens, heads + 2 * shared, self.width)
-        turned = mixed[:, :, : heads + shared]
+        turned, values = mixed[:, :, : heads + shared], mixed[:, :, heads + shared :]
         turned = turned * positions.cosine + turned.roll(self.width // 2, dims=-1) * positions.sine
-        keys, values = self._remember(
-            cache, positions, turned[:, :, heads:].transpose(1, 2), mixed[:, :, heads + shared :].transpose(1, 2)
-        )
-        query = turned[:, :, :heads].transpose(1, 2)
+        if tokens == 1:
+            found = cache.decode(self.index, positions.places, turned, values, positions.window)
+            if found is not None:
+                return self.output(found)
+        return self.output(self._attend(turned, values, cache, positions))
+
+    def _attend(self, turned: torch.Tensor, values: torch.Tensor, cache: KVCache, positions: Positions) -> torch.Tensor:
+        count, tokens, _, width = values.shape
+        heads, shared = self.heads, self.key_value_heads
+        query, keys = turned[:, :, :heads].transpose(1, 2), turned[:, :, heads:]
+        cache.append(self.index, positions.places, keys, values)
+        if positions.fresh:
+            keys, values = keys.transpose(1, 2), values.transpose(1, 2)
+        else:
+            keys, values = cache.read(self.index, positions.places)
         if tokens == 1:
             # The heads that share a key take the place of tokens: nothing is repeated.
-            query = query.reshape(count, shared, heads // shared, self.width)
+            query = query.reshape(count, shared, heads // shared, width)
             found = functional.scaled_dot_product_attention(query, keys, values, attn_mask=positions.mask)
-            found = found.reshape(count, 1, heads * self.width)
-        else:
-            found = functional.scaled_dot_product_attention(
-                query, keys, values, attn_mask=positions.mask, is_causal=positions.causal, enable_gqa=True
-            )
-            found = found.transpose(1, 2).reshape(count, tokens, heads * self.width)
-        return self.output(found)
-
-    def _remember(
-        self, cache: KVCache, positions: Positions, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        all_keys, all_values = cache.keys[self.index], cache.values[self.index]
-        if positions.even:
-            first, start, end = positions.slots[0], positions.starts[0], positions.longest
-            rows = slice(first, first + len(positions.slots))
-            all_keys[rows, :, start:end] = keys
-            all_values[rows, :, start:end] = values
-            return all_keys[rows, :, :end], all_values[rows, :, :end]
-        for row, (slot, start) in enumerate(zip(positions.slots, positions.starts, strict=True)):
-            all_keys[slot, :, start : start + positions.tokens] = keys[row]
-            all_values[slot, :, start : start + positions.tokens] = values[row]
-        return all_keys[positions.slots, :, : positions.longest], all_values[positions.slots, :, : positions.longest]
+            return found.reshape(count, 1, heads * width)
+        found = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=positions.mask, is_causal=positions.causal, enable_gqa=True
+        )
+        return found.transpose(1, 2).reshape(count, tokens, heads * width)

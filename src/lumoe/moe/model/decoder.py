@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.model.attention import Attention, KVCache, Positions, Rotary
+from lumoe.moe.model.attention import Attention, Positions, Rotary
+from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.model.linear import DenseLinear, Linear, linear, linear4
 from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer
 from lumoe.moe.planning.plan import FULL_BITS
@@ -80,9 +81,9 @@ class Decoder:
         for layer in self._experts:
             layer.observer = observer
 
-    def cache(self, sequences: int, capacity: int) -> KVCache:
-        """Return room for `sequences` sequences of up to `capacity` tokens."""
-        return KVCache(self.architecture, sequences, capacity, self.dtype)
+    def cache(self, sequences: int, capacity: int, bits: int = FULL_BITS) -> KVCache:
+        """Return room for `sequences` sequences of up to `capacity` tokens; see `KVCache` for `bits`."""
+        return KVCache(self.architecture, sequences, capacity, self.dtype, bits)
 
     def forward(self, tokens: torch.Tensor, cache: KVCache, slots: list[int], last_only: bool = False) -> torch.Tensor:
         """Run new tokens of some sequences and append them to the cache.

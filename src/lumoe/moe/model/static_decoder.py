@@ -14,12 +14,15 @@ from functools import partial
 import torch
 from torch.nn import functional
 
+from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Architecture
 from lumoe.moe.model.attention import Rotary
 from lumoe.moe.model.cuda_graphs import Recorder, as_it_is
 from lumoe.moe.model.decoder import Decoder, rms_norm
 from lumoe.moe.model.linear import DenseLinear, Linear
 from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer, choose
+from lumoe.moe.planning.plan import FULL_BITS
+from lumoe.moe.planning.shape import KV_BLOCK
 
 # Given the tokens of a step, returns what is added to the router logits, float32 [layers, tokens, experts].
 RouterNoise = Callable[[int], torch.Tensor]
@@ -44,6 +47,10 @@ class StaticCache:
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = [0] * sequences
         self.capacity = capacity
+        # All of it is there from the beginning: every sequence has all blocks of its own, in the words of `KVCache`.
+        columns = -(-capacity // KV_BLOCK)
+        self.tables = [list(range(slot * columns, (slot + 1) * columns)) for slot in range(sequences)]
+        self.blocks = self.limit = self.held = sequences * columns
         cosine, sine = Rotary(a.head_width, a.rope_theta, dtype).at(torch.arange(capacity).unsqueeze(0))
         self.cosine, self.sine = cosine[0].to(device), sine[0].to(device)
         self.steps: dict[tuple[int, ...], Step] = {}
@@ -52,6 +59,18 @@ class StaticCache:
     def nbytes(self) -> int:
         """Bytes of all keys and values."""
         return self.keys.nbytes + self.values.nbytes
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block's share, rounded up."""
+        return -(-self.nbytes // self.blocks)
+
+    def reserve(self, slot: int, tokens: int) -> None:
+        """Let sequence `slot` have memory for `tokens` tokens: it has."""
+
+    def clear(self, slot: int) -> None:
+        """Forget sequence `slot`."""
+        self.lengths[slot] = 0
 
 
 class StaticDecoder:
@@ -102,8 +121,14 @@ class StaticDecoder:
         for layer in self.experts:
             layer.observer = observer
 
-    def cache(self, sequences: int, capacity: int) -> StaticCache:
-        """Return room for `sequences` sequences of up to `capacity` tokens."""
+    def cache(self, sequences: int, capacity: int, bits: int = FULL_BITS) -> StaticCache:
+        """Return room for `sequences` sequences of up to `capacity` tokens.
+
+        Raises:
+            UserError: keys and values have 16 bits here.
+        """
+        if bits != FULL_BITS:
+            raise UserError(f"{self.device}: keys and values have 16 bits there, not {bits}")
         return StaticCache(self.architecture, sequences, capacity, self.dtype, self.device)
 
     def forward(

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lumoe.anonymous_memory import anonymous
 from lumoe.errors import UserError
 
 BLOCK = 4096
@@ -60,7 +61,7 @@ class PageBuffer:
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = aligned(nbytes)
-        memory = mmap.mmap(-1, self.nbytes)
+        memory = anonymous(self.nbytes)
         if self.nbytes >= 2 << 20 and hasattr(mmap, "MADV_HUGEPAGE"):
             memory.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(memory)

@@ -123,11 +123,18 @@ def describe(model: str, planner: Planner, wish: Wish, proposal: Proposal, known
         f"  experts     {precisions}; {plan.resident_experts} of {plan.bits.size} resident",
         f"  memory      {_bytes(proposal.bytes_fast)}: {_bytes(memory.non_expert)} outside the experts, "
         f"{_bytes(residents)} resident experts, {_bytes(buffer)} swap buffer",
+        *_context(proposal),
         f"  speed       {_speed(planner, proposal)}",
         f"  perplexity  {quality}",
         f"  {'why        ' if proposal.possible else 'impossible '} {proposal.why}",
     ]
     return "\n".join(lines)
+
+
+def _context(proposal: Proposal) -> list[str]:
+    if proposal.context_tokens is None:
+        return []
+    return [f"  context     keys and values of {proposal.context_tokens} tokens fit what is left"]
 
 
 def _on(planner: Planner) -> str:

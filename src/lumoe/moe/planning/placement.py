@@ -64,11 +64,13 @@ def place(bits: IntArray, budget: int, memory: Memory, priority: ArrayLike | Non
     everything = int(look_up(bits, memory.expert).sum())
     if memory.non_expert + everything <= budget:
         return Plan(bits, np.ones(bits.shape, dtype=bool))
-    left = budget - memory.non_expert - memory.buffer
+    # Small experts become resident first, so one of the largest is missed.
+    buffer = memory.swap(bits)
+    left = budget - memory.non_expert - buffer
     if left < 0:
         raise UserError(
             f"a budget of {budget} bytes is too small: weights outside the experts take {memory.non_expert} bytes and "
-            f"the swap buffer {memory.buffer}; give at least {memory.non_expert + memory.buffer}"
+            f"the swap buffer {buffer}; give at least {memory.non_expert + buffer}"
         )
     return Plan(bits, fill(bits, left, memory.expert, priority))
 

@@ -125,16 +125,31 @@ class Memory:
         expert: bits per weight -> bytes of one expert at that precision.
         non_expert: embeddings, attention, norms, routers and head; always resident, always 16 bits.
         buffer: swap buffer that missed experts pass through; needed unless every expert is resident.
+        swap_buffers: how many buffers there are instead, each as large as the plan's largest missed expert.
+        kv_block: keys and values of KV_BLOCK tokens; 0 if not known.
     """
 
     expert: Mapping[int, int]
     non_expert: int
     buffer: int = 0
+    swap_buffers: int = 0
+    kv_block: int = 0
 
     def fast(self, plan: Plan) -> int:
         """Bytes in the fast tier: non-expert weights, resident experts and, unless all are resident, the buffer."""
-        buffer = 0 if plan.resident.all() else self.buffer
+        buffer = 0 if plan.resident.all() else self.swap(plan.bits[~plan.resident])
         return self.non_expert + buffer + plan.bytes_resident(self.expert)
+
+    def swap(self, bits: IntArray) -> int:
+        """Bytes that missed experts of the precisions `bits` pass through."""
+        if not self.swap_buffers:
+            return self.buffer
+        return self.swap_buffers * max(self.expert[value] for value in np.unique(bits).tolist())
+
+    @property
+    def least(self) -> int:
+        """Bytes that any plan fits in, whatever its precisions: nothing is resident but what is outside the experts."""
+        return self.non_expert + (self.swap_buffers * max(self.expert.values()) if self.swap_buffers else self.buffer)
 
 
 def look_up(bits: IntArray, bytes_of: Mapping[int, int]) -> IntArray:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from lumoe.errors import UserError
@@ -15,6 +14,10 @@ from lumoe.moe.planning.cost import CostModel, Prediction
 from lumoe.moe.planning.perplexities import nll_by_count
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
+from lumoe.moe.planning.shape import KV_BLOCK
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Increase = Callable[[IntArray], float]
 """Precisions int `[L, E]` -> expected relative increase of the perplexity over 16 bits, NaN if unknown."""
@@ -26,17 +29,31 @@ MOST_COUNTS = 256
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for; without limits the preference alone decides."""
+    """What is asked for; without limits the preference alone decides.
+
+    Attributes:
+        kv_bytes: of the budget, what is left free for keys and values.
+    """
 
     budget_bytes: int
     preference: Preference
     min_tokens_per_s: float | None = None
     max_perplexity_increase: float | None = None
+    kv_bytes: int = 0
+
+    @property
+    def weight_bytes(self) -> int:
+        """What weights may take."""
+        return self.budget_bytes - self.kv_bytes
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A plan, what it is expected to give, why it was chosen, and what it falls short of."""
+    """A plan, what it is expected to give, why it was chosen, and what it falls short of.
+
+    Attributes:
+        context_tokens: whose keys and values fit what the plan leaves of the budget; None if their size is not known.
+    """
 
     plan: Plan
     prediction: Prediction | None
@@ -44,6 +61,7 @@ class Proposal:
     increase: float
     why: str
     missing: Mapping[str, float]
+    context_tokens: int | None = None
 
     @property
     def possible(self) -> bool:
@@ -52,6 +70,8 @@ class Proposal:
 
     def table(self) -> pd.DataFrame:
         """Return one row per expert: layer, expert, bits, resident."""
+        import pandas as pd
+
         rows = pd.DataFrame(list(np.ndindex(self.plan.shape)), columns=["layer", "expert"])
         return rows.assign(bits=self.plan.bits.ravel(), resident=self.plan.resident.ravel())
 
@@ -62,6 +82,7 @@ class Proposal:
             "quantized_experts": self.plan.quantized_experts,
             "resident_experts": self.plan.resident_experts,
             "bytes_fast": self.bytes_fast,
+            "context_tokens": self.context_tokens,
             "predicted_tokens_per_s": predicted and predicted.tokens_per_s,
             "predicted_prefill_s": predicted and predicted.prefill_s,
             "predicted_decode_s": predicted and predicted.decode_s,
@@ -108,22 +129,27 @@ class Planner:
         """
         if self.costs is None:
             return self._by_rules(wish)
-        plans = self.candidates(wish.budget_bytes)
+        plans = self.candidates(wish.weight_bytes)
         predictions = [self.costs.predict(plan) for plan in plans]
         speeds = np.array([prediction.tokens_per_s for prediction in predictions])
         increases = np.array([self.increase(plan.bits) for plan in plans])
         index, missing = choose(wish, speeds, increases)
         why = _why(wish, plans[index], missing)
-        return self._proposal(plans[index], why, predictions[index], missing)
+        return self._proposal(wish, plans[index], why, predictions[index], missing)
 
     def _by_rules(self, wish: Wish) -> Proposal:
         if wish.min_tokens_per_s is not None or wish.max_perplexity_increase is not None:
             raise UserError("limits on speed or perplexity need a profile of this machine: `lumoe moe calibrate`")
-        plan = self.rules.plan(wish.budget_bytes, wish.preference)
-        return self._proposal(plan, _why(wish, plan, {}), None, {})
+        plan = self.rules.plan(wish.weight_bytes, wish.preference)
+        return self._proposal(wish, plan, _why(wish, plan, {}), None, {})
 
-    def _proposal(self, plan: Plan, why: str, prediction: Prediction | None, missing: Mapping[str, float]) -> Proposal:
-        return Proposal(plan, prediction, self.rules.memory.fast(plan), self.increase(plan.bits), why, missing)
+    def _proposal(
+        self, wish: Wish, plan: Plan, why: str, prediction: Prediction | None, missing: Mapping[str, float]
+    ) -> Proposal:
+        memory = self.rules.memory
+        fast = memory.fast(plan)
+        tokens = (wish.budget_bytes - fast) // memory.kv_block * KV_BLOCK if memory.kv_block else None
+        return Proposal(plan, prediction, fast, self.increase(plan.bits), why, missing, tokens)
 
 
 def choose(wish: Wish, speeds: ArrayLike, increases: ArrayLike) -> tuple[int, dict[str, float]]:

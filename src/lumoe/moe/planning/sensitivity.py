@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array, kron
 
 from lumoe.errors import UserError
 from lumoe.moe.planning.plan import FULL_BITS, IntArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("layer", "expert", "bits", "divergence", "tokens")
 
@@ -79,6 +80,9 @@ def choose_bits(costs: Mapping[int, ArrayLike], bytes_of: Mapping[int, int], bud
     Raises:
         UserError: even the smallest precisions exceed the budget.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array, kron
+
     bits = sorted(costs)
     cost = np.stack([np.asarray(costs[value], dtype=float) for value in bits])
     shape, total = cost.shape[1:], cost[0].size

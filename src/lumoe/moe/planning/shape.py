@@ -15,6 +15,8 @@ from lumoe.resources import data_path
 
 BYTES_FULL = FULL_BITS // 8
 BYTES_PER_GROUP = 4  # scale and zero point of one group, bfloat16 each
+KV_BLOCK = 16  # tokens whose keys and values are held, shared and given back together
+_PAGE = 4096  # blocks are whole pages: what is given back is back with the system
 
 
 class ModelShape(BaseModel):
@@ -44,6 +46,11 @@ class ModelShape(BaseModel):
         return self.num_hidden_layers * self.num_local_experts
 
     @property
+    def head_width(self) -> int:
+        """Values per attention head."""
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
     def expert_parameters(self) -> int:
         """Weights of one expert: w1 and w3 `[intermediate, hidden]`, w2 `[hidden, intermediate]`."""
         return 3 * self.hidden_size * self.intermediate_size
@@ -51,8 +58,7 @@ class ModelShape(BaseModel):
     @property
     def non_expert_parameters(self) -> int:
         """Embedding, head, attention, routers and norms."""
-        width = self.head_dim or self.hidden_size // self.num_attention_heads
-        attention = 2 * self.hidden_size * width * (self.num_attention_heads + self.num_key_value_heads)
+        attention = 2 * self.hidden_size * self.head_width * (self.num_attention_heads + self.num_key_value_heads)
         layer = attention + self.num_local_experts * self.hidden_size + 2 * self.hidden_size
         embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         return self.num_hidden_layers * layer + embeddings + self.hidden_size
@@ -74,6 +80,21 @@ class ModelShape(BaseModel):
         groups = self.expert_parameters // group_size if group_size else 0
         return self.expert_parameters * bits // 8 + BYTES_PER_GROUP * groups
 
+    def kv_block_bytes(self, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
+        """Bytes of the keys and values of KV_BLOCK tokens, in whole pages.
+
+        Args:
+            value_bytes: of one value as it is computed.
+            bits: 16 stores values as they are, 8 stores codes of a byte and a scale of 4 bytes for each head's vector.
+        """
+        vector = self.head_width * value_bytes if bits == FULL_BITS else self.head_width + 4
+        size = self.num_hidden_layers * 2 * self.num_key_value_heads * KV_BLOCK * vector
+        return -(-size // _PAGE) * _PAGE
+
+    def kv_bytes(self, tokens: int, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
+        """Bytes of the keys and values of a sequence of `tokens` tokens, in whole blocks."""
+        return -(-tokens // KV_BLOCK) * self.kv_block_bytes(value_bytes, bits)
+
     def memory(self, precisions: Iterable[int], group_size: int, buffer_experts: int = 0) -> Memory:
         """Return the bytes of the model's parts, with a swap buffer of `buffer_experts` experts at 16 bits."""
         bytes_of = {bits: self.expert_bytes(bits, group_size) for bits in sorted({*precisions, FULL_BITS})}
@@ -81,7 +102,8 @@ class ModelShape(BaseModel):
 
     def memory_of(self, bytes_of: Mapping[int, int], buffer_experts: int = 0) -> Memory:
         """Return the bytes of the model's parts where those of one expert (by bits per weight) are known otherwise."""
-        return Memory(bytes_of, BYTES_FULL * self.non_expert_parameters, buffer_experts * max(bytes_of.values()))
+        non_expert, block = BYTES_FULL * self.non_expert_parameters, self.kv_block_bytes()
+        return Memory(bytes_of, non_expert, buffer_experts * max(bytes_of.values()), kv_block=block)
 
 
 def read_shape(name_or_path: str | Path) -> ModelShape:

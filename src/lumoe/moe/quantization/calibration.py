@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.model.attention import KVCache, Positions, Rotary
+from lumoe.moe.model.attention import Positions, Rotary
 from lumoe.moe.model.decoder import Decoder, rms_norm
+from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.model.moe_layer import route
 
 _SEQUENCES_AT_ONCE = 16

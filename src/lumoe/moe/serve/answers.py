@@ -15,7 +15,7 @@ from lumoe.moe.serve.errors import error_body
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.sampling import SampledToken
-from lumoe.moe.serve.schemas import Usage
+from lumoe.moe.serve.schemas import PromptDetails, Usage
 
 Kind = Literal["completion", "chat"]
 
@@ -89,7 +89,14 @@ class Answer:
     def usage(self) -> Usage:
         """Count tokens, as OpenAI does: those of all choices, but those of a prompt once."""
         prompt, completion = self.prompt_tokens, sum(generation.made for generation in self.generations)
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        # Choices of one prompt share it among themselves: what the first of them found counts.
+        first = {id(one.prompt): one.reused for one in reversed(self.generations)}
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptDetails(cached_tokens=sum(first.values())),
+        )
 
     def whole(self, texts: dict[int, list[Piece]]) -> dict[str, Any]:
         """Return the complete object of an answer that was not streamed."""

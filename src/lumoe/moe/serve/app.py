@@ -67,14 +67,13 @@ class Server:
         self.name, self.limits, self.api_key, self.state = name, limits, api_key, state
         self.started = int(time.time())
         self.readings = Readings()
-        self.cache = self.engine.cache(limits.slots, limits.context)
         self.scheduler: Scheduler | None = None
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Run the scheduler while the application runs."""
         loop = asyncio.get_running_loop()
-        self.scheduler = Scheduler(self.governor, self.metrics, self.cache, self.limits, lambda call: _post(loop, call))
+        self.scheduler = Scheduler(self.governor, self.metrics, self.limits, lambda call: _post(loop, call))
         try:
             yield
         finally:

@@ -45,7 +45,12 @@ class Times:
 
 
 class Generation:
-    """A sequence from its prompt to its last token. The engine's thread drives it; `cancel` may come from anywhere."""
+    """A sequence from its prompt to its last token. The engine's thread drives it; `cancel` may come from anywhere.
+
+    Attributes:
+        tokens: prompt and answer so far.
+        fed: of these, how many have been through the engine.
+    """
 
     def __init__(
         self,
@@ -58,7 +63,8 @@ class Generation:
         end_tokens: frozenset[int] = frozenset(),
         preference: Preference | None = None,
     ) -> None:
-        self.prompt, self.sampling, self.sink, self.preference = list(prompt), sampling, sink, preference
+        self.prompt, self.sampling, self.sink, self.preference = prompt, sampling, sink, preference
+        self.tokens = list(prompt)
         self.sampler = Sampler(sampling, self.prompt)
         self.end_tokens = end_tokens
         # A character has at most four bytes.
@@ -68,13 +74,15 @@ class Generation:
         self.slot: int | None = None
         self.fed = 0
         self.made = 0
-        self.last = -1
         self.cancelled = False
+        # Of the prompt, tokens whose keys and values were there; and the precisions that all so far were computed at.
+        self.reused = 0
+        self.precisions: bytes | None = None
 
     @property
-    def prefilled(self) -> bool:
-        """Whether the whole prompt has been through the engine."""
-        return self.fed >= len(self.prompt)
+    def decoding(self) -> bool:
+        """Whether only the last token is yet to go through the engine."""
+        return self.made > 0 and self.fed == len(self.tokens) - 1
 
     def cancel(self) -> None:
         """Ask for no more tokens."""
@@ -85,7 +93,8 @@ class Generation:
         self.times.last_token = time.perf_counter()
         if self.times.first_token is None:
             self.times.first_token = self.times.last_token
-        self.last, self.made = sampled.token, self.made + 1
+        self.tokens.append(sampled.token)
+        self.made += 1
         ended = sampled.token in self.end_tokens
         text = ""
         if not ended:

@@ -13,9 +13,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.loader import PlanChange
 from lumoe.moe.serve.generation import Generation, Times
+from lumoe.moe.serve.governor import Governor
 
 RATE_WINDOW_S = 5.0
 FIRST_TOKEN_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -26,7 +26,7 @@ CHANGE_S = (0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300)
 class Metrics:
     """Counts what happens to sequences; reads the engine's own counters when asked."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self._tokens = Counter("lumoe_tokens", "Tokens handled", ["kind"], registry=registry)
         self._prompt, self._completion = self._tokens.labels("prompt"), self._tokens.labels("completion")
@@ -46,6 +46,9 @@ class Metrics:
         )
         self._waiting = Gauge("lumoe_queue_sequences", "Sequences that wait for a slot", registry=registry)
         self._running = Gauge("lumoe_running_sequences", "Sequences that have a slot", registry=registry)
+        self._pauses = Counter(
+            "lumoe_paused_sequences", "Sequences that gave up their keys and values for others", registry=registry
+        )
         self._changes = Histogram(
             "lumoe_reconfiguration_seconds",
             "From a change of plan to its last expert",
@@ -61,8 +64,11 @@ class Metrics:
         Gauge("lumoe_tokens_per_second", "Tokens drawn, mean of the last seconds", registry=registry).set_function(
             self.tokens_per_s
         )
-        registry.register(EngineCollector(engine))
         ProcessCollector(registry=registry)
+
+    def watch(self, governor: Governor) -> None:
+        """Report what the engine of `governor` holds and does, too."""
+        self.registry.register(EngineCollector(governor))
 
     def prompt_tokens(self, count: int) -> None:
         """Count prompt tokens that were fed."""
@@ -87,6 +93,10 @@ class Metrics:
         """Count a sequence that ended: stop, length, cancelled or failed."""
         self._outcomes.labels(outcome).inc()
         self._ends.append(time.perf_counter())
+
+    def paused(self) -> None:
+        """Count a sequence that waits without its keys and values."""
+        self._pauses.inc()
 
     def responded(self, status: int) -> None:
         """Count an HTTP response."""
@@ -135,13 +145,13 @@ class CountResponses:
 
 
 class EngineCollector(Collector):
-    """The engine's counters at the moment of the scrape."""
+    """The counters of the engine and of its keys and values at the moment of the scrape."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._sizes = engine, engine.memory.expert
+    def __init__(self, governor: Governor) -> None:
+        self._governor, self._sizes = governor, governor.memory.expert
 
     def collect(self) -> Iterable[Metric]:
-        engine = self._engine
+        engine, pool = self._governor.engine, self._governor.pool
         values, plan, held = engine.metrics(), engine.plan, engine.store.resident()
         tiers = GaugeMetricFamily("lumoe_tier_bytes", "Bytes per tier", labels=["tier"])
         tiers.add_metric(["fast"], engine.bytes_fast)
@@ -150,8 +160,20 @@ class EngineCollector(Collector):
         yield GaugeMetricFamily(
             "lumoe_budget_bytes",
             "Byte budget of the fast tier",
-            value=engine.budget_bytes,
+            value=self._governor.budget_bytes,
         )
+        kept = GaugeMetricFamily("lumoe_kv_bytes", "Bytes of keys and values", labels=["use"])
+        idle = pool.idle_blocks * pool.cache.block_bytes
+        kept.add_metric(["sequences"], pool.nbytes - idle)
+        kept.add_metric(["prefixes"], idle)
+        kept.add_metric(["limit"], pool.cache.limit * pool.cache.block_bytes)
+        yield kept
+        prompts = CounterMetricFamily(
+            "lumoe_prompt_tokens", "Prompt tokens whose keys and values were there, and others", labels=["found"]
+        )
+        prompts.add_metric(["hit"], pool.reused_tokens)
+        prompts.add_metric(["miss"], pool.prompt_tokens - pool.reused_tokens)
+        yield prompts
         uses = CounterMetricFamily("lumoe_expert_uses", "Uses of an expert by a step", labels=["found"])
         uses.add_metric(["hit"], values["hits"])
         uses.add_metric(["miss"], values["misses"])

@@ -17,8 +17,10 @@ from lumoe.machine import available_bytes
 from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.kv_pool import KVPool
 from lumoe.moe.engine.open import EngineConfig, open_model
 from lumoe.moe.engine.planned import planner_for
+from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.offload.store import CachePolicy
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.plan import Plan, Preference
@@ -73,21 +75,23 @@ def load(setup: Setup, limits: Limits) -> Server:
     tokenizer = load_tokenizer(setup.model)
     architecture.check_context(limits.context, setup.model)
     dtype = getattr(torch, setup.dtype)
-    per_token = 2 * architecture.num_hidden_layers * architecture.num_key_value_heads * architecture.head_width
     config = EngineConfig(
         setup.device,
         dtype,
         setup.policy,
         # Every set of slots that decode together would be recorded for itself: there are too many.
         recorded=False,
-        beside_bytes=limits.slots * limits.context * per_token * dtype.itemsize,
+        beside_bytes=limits.slots * architecture.kv_bytes(limits.context, dtype.itemsize),
     )
     model = open_model(setup.model, setup.quantized, config)
     planner = planner_for(model, setup.model, setup.quantized, setup.measurements, setup.seed)
     engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
-    metrics = Metrics(engine)
-    governor = Governor(engine, planner, setup.preference, metrics.changed)
-    budget = _within_memory(governor, setup.budget, config.beside_bytes)
+    metrics = Metrics()
+    cache = engine.cache(limits.slots, limits.context)
+    pool = KVPool(cache, cache if isinstance(cache, KVCache) and limits.share_prefixes else None)
+    governor = Governor(engine, planner, setup.preference, pool, metrics.changed)
+    metrics.watch(governor)
+    budget = _within_memory(governor, setup.budget)
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
         governor.set_budget(*(last or (budget, setup.preference)))
@@ -96,7 +100,7 @@ def load(setup: Setup, limits: Limits) -> Server:
     return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
 
 
-def _within_memory(governor: Governor, asked: str | None, beside_bytes: int) -> int:
+def _within_memory(governor: Governor, asked: str | None) -> int:
     """Return the budget asked for; without one the whole model, or as much of it as this machine's free memory holds.
 
     Raises:
@@ -107,7 +111,7 @@ def _within_memory(governor: Governor, asked: str | None, beside_bytes: int) -> 
     if engine.model.most_bytes is not None:
         return budget  # a GPU's memory is known, and host memory is where experts rest
     # What the engine holds already is no longer free, but within the budget.
-    holds = available_bytes() + engine.bytes_fast - beside_bytes - SPARE_BYTES
+    holds = available_bytes() + engine.bytes_fast - SPARE_BYTES
     if min(budget, most) <= holds:
         return budget
     if asked:
@@ -117,8 +121,8 @@ def _within_memory(governor: Governor, asked: str | None, beside_bytes: int) -> 
         return budget
     if holds < governor.minimum_bytes:
         raise UserError(
-            f"memory: {max(holds, 0)} bytes are left for weights, the least that this model runs in is "
-            f"{governor.minimum_bytes}; free memory, or give fewer --slots or a shorter --context"
+            f"memory: {max(holds, 0)} bytes are free for the model, the least that it runs in is "
+            f"{governor.minimum_bytes}; free memory, or give a shorter --context"
         )
     log.warning("the model takes %d bytes and memory holds %d: planning for that (--budget sets another)", most, holds)
     return holds
@@ -147,9 +151,8 @@ def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arri
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ended)
     log.info(
-        "%s on http://%s:%d with a budget of %d bytes (%d bytes of keys and values beside it)",
+        "%s on http://%s:%d with a budget of %d bytes",
         server.name, f"[{address}]" if ":" in address else address, bound, server.governor.budget_bytes,
-        server.cache.nbytes,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
 

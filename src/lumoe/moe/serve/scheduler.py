@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,13 +18,16 @@ from typing import TypeVar
 
 import torch
 
-from lumoe.moe.model.attention import KVCache
+from lumoe.moe.engine import heap
+from lumoe.moe.planning.shape import KV_BLOCK
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.sampling import SampledToken, sample
 
 log = logging.getLogger(__name__)
+# Temporaries of a step stay with the C library, which would hold on to what the largest one took.
+TRIM_S = 5.0
 T = TypeVar("T")
 
 
@@ -37,6 +41,7 @@ class Limits:
         queue: sequences that may wait for a slot.
         prefill_tokens: prompt tokens that are fed at most between two decode steps.
         threads: that the engine computes on; None: as many as torch is set to.
+        share_prefixes: whether sequences begin with the keys and values of earlier ones that began alike.
     """
 
     slots: int = 16
@@ -44,6 +49,7 @@ class Limits:
     queue: int = 128
     prefill_tokens: int = 512
     threads: int | None = None
+    share_prefixes: bool = True
 
 
 class QueueFullError(Exception):
@@ -65,25 +71,27 @@ class Scheduler:
         self,
         governor: Governor,
         metrics: Metrics,
-        cache: KVCache,
         limits: Limits,
         post: Callable[[Callable[[], None]], None] = lambda call: call(),
     ) -> None:
         """Start.
 
         Args:
-            cache: keys and values; its number of sequences is the number of slots.
+            governor: its pool has the keys and values; as many sequences as the pool's cache has are decoded together.
             post: runs a call on the thread where events are wanted, such as an event loop's `call_soon_threadsafe`.
         """
         self.engine, self.governor, self.metrics = governor.engine, governor, metrics
-        self.cache, self.limits, self.post = cache, limits, post
-        self._free = list(range(len(cache.lengths)))[::-1]
+        self.pool, self.limits, self.post = governor.pool, limits, post
+        self.cache = self.pool.cache
+        self._free = list(range(len(self.cache.lengths)))[::-1]
         self._running: list[Generation] = []
         self._waiting: deque[Generation] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._events: list[tuple[Generation, Event]] = []
         self._condition = threading.Condition()
         self._closed = False
+        self._trimmed = time.monotonic()
+        self._plan, self._bits = self.engine.plan, self.engine.plan.bits.tobytes()
         mine = torch.get_num_threads()
         begun = threading.Event()
         self._thread = threading.Thread(
@@ -166,6 +174,7 @@ class Scheduler:
                 log.exception("a round of the engine failed")
                 self._fail(f"{type(error).__name__}: {error}")
             self._flush()
+            self._trim()
         self._fail("the server was stopped")
         self._flush()
 
@@ -176,29 +185,45 @@ class Scheduler:
         while left > 0 and (group := self._next_prompts(left)):
             left -= self._prefill(*group)
             self._serve_calls()
-        decoding = [generation for generation in self._running if generation.made]
+        self._grow()
+        decoding = [generation for generation in self._running if generation.decoding]
         if decoding:
-            logits = self._step(torch.tensor([[generation.last] for generation in decoding]), decoding)
+            logits = self._step(torch.tensor([generation.tokens[-1:] for generation in decoding]), decoding)
             if logits is not None:
                 self._hand_out(decoding, self._sample(logits, decoding))
         self.metrics.sample(self.running, self.waiting)
 
+    def _trim(self) -> None:
+        now = time.monotonic()
+        if not self._running or now - self._trimmed > TRIM_S:
+            heap.trim()
+            self._trimmed = now
+
     def _serve_calls(self) -> None:
-        if self._calls:
-            self.governor.note(generation.preference for generation in self._running)
+        if not self._calls:
+            return
+        self.governor.note(generation.preference for generation in self._running)
         while self._calls:
             self._calls.popleft()()
+        self._shrink()
 
     def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> torch.Tensor | None:
         """Return logits `[sequences, vocabulary]` of the last tokens; None if the engine failed, which ends these."""
         slots = [generation.slot for generation in generations if generation.slot is not None]
+        for generation in generations:
+            # What was computed at several precisions is nobody's beginning.
+            if generation.precisions != self._precisions():
+                generation.precisions = None
         try:
-            return self.engine.step(tokens, self.cache, slots)[:, -1]
+            logits = self.engine.step(tokens, self.cache, slots)[:, -1]
         except Exception as error:
             log.exception("a step of the engine failed")
             for generation in generations:
                 self._fail_one(generation, error)
             return None
+        for generation in generations:
+            generation.fed += tokens.shape[1]
+        return logits
 
     def _sample(self, logits: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken | Exception]:
         """Sample a token for each row; a fault in one of them is its own."""
@@ -215,36 +240,125 @@ class Scheduler:
         return found
 
     def _admit(self) -> None:
-        with self._condition:
-            while self._waiting and self._free:
+        self.governor.follow(generation.preference for generation in self._running)
+        while self._free and self._waiting:
+            # Precisions first: what was computed at others is no beginning for this one.
+            self.governor.follow(generation.preference for generation in [*self._running, self._waiting[0]])
+            if not self._begin(self._free[-1], self._waiting[0]):
+                break
+            with self._condition:
                 generation = self._waiting.popleft()
                 generation.slot = self._free.pop()
-                self.cache.lengths[generation.slot] = 0
-                self._running.append(generation)
-        # Slots in rising order keep the cache's rows together, which spares the engine a copy where lengths agree.
+            self._running.append(generation)
+        # Slots in rising order keep the cache's rows together, which spares a device's engine a copy.
         self._running.sort(key=lambda generation: generation.slot or 0)
-        self.governor.follow(generation.preference for generation in self._running)
+
+    def _begin(self, slot: int, generation: Generation) -> bool:
+        """Give a sequence the blocks for what it has, those of a known beginning among them; whether there were any.
+
+        Beside running sequences some are left, so that these need not be paused at once.
+        """
+        generation.precisions = self._precisions()
+        generation.fed = self.pool.begin(slot, generation.tokens, generation.precisions)
+        wanted = self.pool.missing(slot, len(generation.tokens) + 1)
+        if not self._room(wanted + len(self._running)):
+            self.cache.clear(slot)
+            return False
+        self.cache.reserve(slot, len(generation.tokens) + 1)
+        if not generation.made:
+            generation.reused = generation.fed
+            self.pool.count(len(generation.prompt), generation.fed)
+        return True
+
+    def _room(self, blocks: int) -> bool:
+        """Whether `blocks` more can be had: idle ones are given up first, then experts."""
+        return self.pool.make_room(blocks) or (
+            self.governor.make_room(self.pool.busy_blocks + blocks) and self.pool.make_room(blocks)
+        )
+
+    def _grow(self) -> None:
+        """See to the blocks of the next token of each sequence; the youngest are paused where there are too few."""
+        for generation in sorted(self._running, key=lambda generation: generation.times.arrived):
+            if generation.decoding and generation.slot is not None:
+                while not self._room(self.pool.missing(generation.slot, len(generation.tokens))):
+                    self._pause(max(self._running, key=lambda running: running.times.arrived))
+                    if generation.slot is None:
+                        break
+                else:
+                    self.cache.reserve(generation.slot, len(generation.tokens))
+
+    def _shrink(self) -> None:
+        """Pause the youngest sequences where a change of budget left too little for all."""
+        while len(self._running) > 1 and self.pool.busy_blocks > self.cache.limit:
+            self._pause(max(self._running, key=lambda running: running.times.arrived))
+        self.pool.set_limit(self.cache.limit)
+
+    def _pause(self, generation: Generation) -> None:
+        """Let a sequence wait without keys and values; they are computed again when it goes on."""
+        self._leave(generation)
+        generation.fed = 0
+        self.metrics.paused()
+        with self._condition:
+            self._waiting.appendleft(generation)
+
+    def _leave(self, generation: Generation) -> None:
+        self._running.remove(generation)
+        if generation.slot is None:
+            return
+        self.pool.end(generation.slot, generation.tokens, generation.precisions)
+        with self._condition:
+            self._free.append(generation.slot)
+        generation.slot = None
+
+    def _precisions(self) -> bytes:
+        plan = self.engine.plan
+        if plan is not self._plan:
+            self._plan, self._bits = plan, plan.bits.tobytes()
+        return self._bits
 
     def _next_prompts(self, left: int) -> tuple[list[Generation], int] | None:
         """Choose sequences whose next piece of prompt is equally long: one pass takes them together."""
-        unfed = [generation for generation in self._running if not generation.prefilled]
+        unfed = [generation for generation in self._running if not generation.decoding]
+        unfed.sort(key=lambda generation: generation.times.arrived)
+        for generation in unfed:
+            self._find_more(generation)
+        unfed = [generation for generation in unfed if not generation.decoding]
         if not unfed:
             return None
-        unfed.sort(key=lambda generation: generation.times.arrived)
-        size = min(len(unfed[0].prompt) - unfed[0].fed, left)
-        group = [generation for generation in unfed if len(generation.prompt) - generation.fed == size]
+        size = min(len(unfed[0].tokens) - unfed[0].fed, left)
+        group, begun = [], set[tuple[int, ...]]()
+        for generation in unfed:
+            # What begins as another one does waits for that one's keys and values.
+            begin = tuple(generation.tokens[: generation.fed + KV_BLOCK])
+            if len(generation.tokens) - generation.fed == size and (size <= KV_BLOCK or begin not in begun):
+                begun.add(begin)
+                group.append(generation)
         group = group[: max(left // size, 1)] or unfed[:1]
         return sorted(group, key=lambda generation: generation.slot or 0), size
 
+    def _find_more(self, generation: Generation) -> None:
+        """Let a sequence that has not begun to be fed begin with what has become known since it came."""
+        slot, precisions = generation.slot, self._precisions()
+        begun = generation.fed > generation.reused or generation.made
+        if slot is None or begun or not self.pool.knows_more(generation.tokens, precisions, generation.fed):
+            return
+        self.cache.clear(slot)
+        generation.precisions = precisions
+        fed = self.pool.begin(slot, generation.tokens, precisions)
+        self.cache.reserve(slot, len(generation.tokens) + 1)
+        self.pool.count(0, fed - generation.reused)
+        generation.fed = generation.reused = fed
+
     def _prefill(self, group: list[Generation], size: int) -> int:
-        tokens = torch.tensor([generation.prompt[generation.fed : generation.fed + size] for generation in group])
+        tokens = torch.tensor([generation.tokens[generation.fed : generation.fed + size] for generation in group])
         logits = self._step(tokens, group)
         if logits is None:
             return size * len(group)
-        for generation in group:
-            generation.fed += size
         self.metrics.prompt_tokens(size * len(group))
-        done = [row for row, generation in enumerate(group) if generation.prefilled]
+        for generation in group:
+            if generation.precisions is not None and generation.slot is not None:
+                self.pool.keep(generation.slot, generation.tokens, generation.precisions)
+        done = [row for row, generation in enumerate(group) if generation.fed == len(generation.tokens)]
         if done:
             ready = [group[row] for row in done]
             self._hand_out(ready, self._sample(logits[done], ready))
@@ -277,11 +391,7 @@ class Scheduler:
             self._release(generation, "cancelled")
 
     def _release(self, generation: Generation, outcome: str) -> None:
-        self._running.remove(generation)
-        if generation.slot is not None:
-            with self._condition:
-                self._free.append(generation.slot)
-        generation.slot = None
+        self._leave(generation)
         self.metrics.finished(generation, outcome)
 
     def _fail_one(self, generation: Generation, error: Exception) -> None:

@@ -234,9 +234,16 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+class PromptDetails(BaseModel):
+    """Of the tokens of a prompt: those whose keys and values were there from an earlier one."""
+
+    cached_tokens: int
+
+
 class Usage(BaseModel):
     """Tokens of a request, all its choices together."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails

@@ -55,7 +55,7 @@ def page_state(
         **budget_state(engine, governor).model_dump(),
         "bytes_non_expert": memory.non_expert,
         "bytes_slow": int(plan.expert_bytes(memory.expert)[~held].sum()),
-        "bytes_cache": scheduler.cache.nbytes,
+        "bytes_cache": scheduler.pool.nbytes,
         "rss_bytes": readings.rss_bytes,
         "bits": plan.bits.tolist(),
         "resident": held.tolist(),
