@@ -93,7 +93,7 @@ def test_a_stream_makes_the_same_items(client: openai.OpenAI, told: Running, nam
         return [{**item.model_dump(exclude_none=True), **ids} for item in items]
 
     assert shown(last.response.output) == shown(whole.output)
-    assert last.response.usage == whole.usage
+    assert last.response.usage.total_tokens == whole.usage.total_tokens
     text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
     assert text == whole.output_text
     arguments = [event.arguments for event in events if event.type == "response.function_call_arguments.done"]

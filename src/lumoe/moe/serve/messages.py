@@ -263,11 +263,13 @@ class MessageAnswer(ChatAnswer):
 
     def _usage(self) -> dict[str, int]:
         usage = self.usage()
+        # Here tokens that were there already are not among those of the input.
+        cached = usage.prompt_tokens_details.cached_tokens
         return {
-            "input_tokens": usage.prompt_tokens,
+            "input_tokens": usage.prompt_tokens - cached,
             "output_tokens": usage.completion_tokens,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "cache_read_input_tokens": cached,
         }
 
     def _reason(self) -> dict[str, str | None]:
