@@ -64,10 +64,10 @@ def random_model(folder: Path, tokenizer: PreTrainedTokenizerFast, **changes: ob
     return folder
 
 
-def scripted(folder: Path, tokenizer: PreTrainedTokenizerFast, follows: Mapping[int, int]) -> Path:
+def scripted(folder: Path, tokenizer: PreTrainedTokenizerFast, follows: Mapping[int, int], **changes: object) -> Path:
     """Write a model whose likeliest next token depends on the last one alone: `follows[token]`."""
     torch.manual_seed(0)
-    model = MixtralForCausalLM(_config(tokenizer, hidden_size=128, num_hidden_layers=1))
+    model = MixtralForCausalLM(_config(tokenizer, hidden_size=128, num_hidden_layers=1, **changes))
     with torch.no_grad():
         embedding = torch.randn_like(model.model.embed_tokens.weight)
         model.model.embed_tokens.weight.copy_(embedding)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lumoe.moe.serve.detokenizer import TokenBytes
+from lumoe.moe.serve.errors import error_body
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
 from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.sampling import SampledToken
 from lumoe.moe.serve.schemas import PromptDetails, Usage
 
 Kind = Literal["completion", "chat"]
+
+
+def event(value: dict[str, Any] | str, name: str | None = None) -> str:
+    """Return one server-sent event."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return (f"event: {name}\n" if name else "") + f"data: {text}\n\n"
 
 
 class GenerationError(Exception):
@@ -28,6 +37,7 @@ class Answer:
     Attributes:
         top: how many alternatives each token is reported with; None reports no log-probabilities.
         prompt_tokens: of all prompts; choices of one prompt count it once.
+        tokens: what each token adds to the text.
     """
 
     kind: Kind
@@ -38,9 +48,11 @@ class Answer:
     generations: list[Generation] = field(default_factory=list)
     queue: asyncio.Queue[tuple[int, Event]] = field(default_factory=asyncio.Queue)
     id: str = field(init=False)
+    tokens: TokenBytes = field(init=False)
     created: int = field(default_factory=lambda: int(time.time()))
 
     def __post_init__(self) -> None:
+        self.tokens = self.prompts.tokens
         self.id = ("chatcmpl-" if self.kind == "chat" else "cmpl-") + secrets.token_hex(12)
 
     def sink(self, choice: int) -> Any:
@@ -53,13 +65,21 @@ class Answer:
         Raises:
             GenerationError: the engine failed.
         """
-        open_choices = len(self.generations)
-        while open_choices:
+        ended = set[int]()
+        while len(ended) < len(self.generations):
             choice, event = await self.queue.get()
+            if choice in ended:
+                continue
             if isinstance(event, Failure):
                 raise GenerationError(event.message)
-            open_choices -= event.finish is not None
-            yield choice, event
+            piece = self.read(choice, event)
+            if piece.finish is not None:
+                ended.add(choice)
+            yield choice, piece
+
+    def read(self, choice: int, piece: Piece) -> Piece:
+        """Return a piece as it is told; one with a `finish` ends its choice."""
+        return piece
 
     def cancel(self) -> None:
         """Stop what is still being made."""
@@ -82,30 +102,49 @@ class Answer:
         """Return the complete object of an answer that was not streamed."""
         choices = []
         for index, pieces in sorted(texts.items()):
-            text = "".join(piece.text for piece in pieces)
             sampled = [one for piece in pieces for one in piece.sampled]
-            content: dict[str, Any] = (
-                {"message": {"role": "assistant", "content": text, "refusal": None}}
-                if self.kind == "chat"
-                else {"text": text}
-            )
             finish = pieces[-1].finish
-            choices.append({"index": index, **content, "logprobs": self._logprobs(sampled), "finish_reason": finish})
+            choices.append(
+                {
+                    "index": index,
+                    **self.content(index, pieces),
+                    "logprobs": self._logprobs(sampled),
+                    "finish_reason": finish,
+                }
+            )
         return {**self._head(streamed=False), "choices": choices, "usage": self.usage().model_dump()}
 
+    def content(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """Return what a choice that was not streamed has said."""
+        return {"text": "".join(piece.text for piece in pieces)}
+
     def opening(self) -> list[dict[str, Any]]:
-        """Return the chunks that a stream begins with: in a chat, who is speaking."""
-        if self.kind == "completion":
-            return []
-        delta = {"role": "assistant", "content": ""}
-        return [self._chunk(index, {"delta": delta}, None, None) for index in range(len(self.generations))]
+        """Return the chunks that a stream begins with."""
+        return []
+
+    def chunks(self, index: int, piece: Piece) -> list[dict[str, Any]]:
+        """Return one piece as chunks of a stream."""
+        return [self.chunk(index, piece)]
 
     def chunk(self, index: int, piece: Piece) -> dict[str, Any]:
         """Return one piece as a chunk of a stream."""
-        content: dict[str, Any] = (
-            {"delta": {"content": piece.text} if piece.text else {}} if self.kind == "chat" else {"text": piece.text}
-        )
-        return self._chunk(index, content, self._logprobs(list(piece.sampled)), piece.finish)
+        return self._chunk(index, {"text": piece.text}, self._logprobs(list(piece.sampled)), piece.finish)
+
+    def last(self, include_usage: bool) -> list[dict[str, Any]]:
+        """Return the chunks that a stream ends with."""
+        return [self.closing()] if include_usage else []
+
+    def failed(self, message: str) -> dict[str, Any]:
+        """Return the chunk that tells of a failure. The status line is long gone: OpenAI's clients raise it."""
+        return error_body(500, message, code="generation_failed")
+
+    def end(self) -> str:
+        """Return the event behind the last chunk."""
+        return event("[DONE]")
+
+    def event(self, chunk: dict[str, Any]) -> str:
+        """Return a chunk as an event."""
+        return event(chunk)
 
     def closing(self) -> dict[str, Any]:
         """Return the last chunk of a stream that reports its usage."""

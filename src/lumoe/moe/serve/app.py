@@ -1,4 +1,4 @@
-"""The HTTP application: OpenAI's endpoints, the budget, metrics and the page."""
+"""The HTTP application: OpenAI's and Anthropic's endpoints, the budget, metrics and the page."""
 
 from __future__ import annotations
 
@@ -12,19 +12,25 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lumoe import __version__
 from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.budget import add_budget
+from lumoe.moe.serve.chat import ChatAnswer
+from lumoe.moe.serve.conversation import Conversation, FieldError
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.follower import SPARE_BYTES, GroupFollower, allowed
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
+from lumoe.moe.serve.messages import CountRequest, MessageAnswer, MessagesRequest
 from lumoe.moe.serve.metrics import CountResponses, Metrics
 from lumoe.moe.serve.prompts import Prompts
+from lumoe.moe.serve.responses import ResponseAnswer, ResponsesRequest
 from lumoe.moe.serve.scheduler import ClosedError, Limits, QueueFullError, Scheduler
 from lumoe.moe.serve.schemas import (
     ChatRequest,
@@ -140,9 +146,11 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
     app.add_middleware(CountResponses, metrics=server.metrics)
     _add_public(app, server)
     _add_openai(app, server)
+    _add_responses(app, server)
+    _add_messages(app, server)
     add_budget(app, server, _guard(server))
     _add_state(app, server)
-    for name in ("CompletionRequest", "ChatRequest"):
+    for name in ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest", "CountRequest"):
         # The document says which model there is, so that a client made from it asks for that one.
         app.openapi()["components"]["schemas"][name]["properties"]["model"]["enum"] = [server.name]
     return app
@@ -151,13 +159,20 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
 _bearer = HTTPBearer(auto_error=False, description="the API key, where the server has one")
 
 
+_header = APIKeyHeader(name="x-api-key", auto_error=False, description="the same, as Anthropic's clients send it")
+
+
 def _guard(server: Server) -> Any:
-    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> None:
+    async def check(
+        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+        key: Annotated[str | None, Depends(_header)],
+    ) -> None:
         if server.api_key is None:
             return
-        given = credentials.credentials if credentials else ""
-        if not secrets.compare_digest(given.encode(), server.api_key.encode()):
-            text = "this server needs its API key: send 'Authorization: Bearer KEY'"
+        # A client made for one interface and told the key of another sends both.
+        given = [credentials.credentials if credentials else "", key or ""]
+        if not any(secrets.compare_digest(one.encode(), server.api_key.encode()) for one in given):
+            text = "this server needs its API key: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'"
             raise ApiError(401, text, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
 
     return Depends(check)
@@ -210,10 +225,52 @@ def _add_openai(app: FastAPI, server: Server) -> None:
         _check_model(server, body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "'top_logprobs' needs 'logprobs': true", "top_logprobs", "invalid_value")
-        prompt = await run_in_threadpool(server.prompts.encode_chat, body.messages)
+        conversation = _conversation(body)
+        prompt = await run_in_threadpool(server.prompts.encode_chat, conversation)
         top = (body.top_logprobs or 0) if body.logprobs else None
-        answer = Answer("chat", server.name, server.prompts, top)
-        return await _answer(server, answer, body, [prompt], body.max_completion_tokens or body.max_tokens, request)
+        answer = ChatAnswer(server.name, server.prompts, prompt, top, conversation.parallel)
+        most = body.max_completion_tokens or body.max_tokens
+        return await _answer(server, answer, body, [prompt.ids], most, request)
+
+
+def _add_responses(app: FastAPI, server: Server) -> None:
+    @app.post("/v1/responses", dependencies=[_guard(server)], response_model=None)
+    async def responses(body: ResponsesRequest, request: Request) -> Response:
+        """Answer the last item of a conversation; nothing is stored."""
+        _check_model(server, body.model)
+        chat = _translated(body)
+        conversation = _conversation(chat)
+        prompt = await run_in_threadpool(server.prompts.encode_chat, conversation)
+        answer = ResponseAnswer(server.name, server.prompts, prompt, conversation.parallel, body)
+        return await _answer(server, answer, chat, [prompt.ids], body.max_output_tokens, request)
+
+
+def _add_messages(app: FastAPI, server: Server) -> None:
+    guard = _guard(server)
+
+    @app.post("/v1/messages", dependencies=[guard], response_model=None)
+    async def messages(body: MessagesRequest, request: Request) -> Response:
+        """Answer the last message of a conversation, as Anthropic's interface does."""
+        _check_model(server, body.model)
+        chat = _translated(body)
+        conversation = _conversation(chat)
+        prompt = await run_in_threadpool(server.prompts.encode_chat, conversation)
+        answer = MessageAnswer(server.name, server.prompts, prompt, conversation.parallel)
+        return await _answer(server, answer, chat, [prompt.ids], body.max_tokens, request)
+
+    @app.post("/v1/messages/count_tokens", dependencies=[guard])
+    async def count(body: CountRequest) -> dict[str, int]:
+        """Count the tokens of a conversation."""
+        _check_model(server, body.model)
+        prompt = await run_in_threadpool(server.prompts.laid_out, _conversation(_translated(body)))
+        return {"input_tokens": len(prompt.ids)}
+
+
+def _translated(body: ResponsesRequest | CountRequest) -> ChatRequest:
+    try:
+        return body.chat()
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
 
 
 def _add_state(app: FastAPI, server: Server) -> None:
@@ -221,6 +278,13 @@ def _add_state(app: FastAPI, server: Server) -> None:
     async def state() -> dict[str, Any]:
         """Everything that the page at `/` shows."""
         return await run_in_threadpool(page_state, server.governor, server.metrics, server.active, server.readings)
+
+
+def _conversation(body: ChatRequest) -> Conversation:
+    try:
+        return body.conversation()
+    except FieldError as error:
+        raise ApiError(400, str(error), error.field, "invalid_value") from None
 
 
 def _check_model(server: Server, name: str) -> None:
@@ -246,7 +310,7 @@ async def _answer(
                 Generation(
                     prompt,
                     body.sampling(choice, limit, answer.top),
-                    server.prompts.tokens,
+                    answer.tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,
                     end_tokens=server.prompts.end_tokens.union(body.stop_token_ids or ()),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 
 from tokenizers import Tokenizer
 from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
@@ -35,13 +36,19 @@ class TokenBytes:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
-        self.special = frozenset(index for index, token in added.items() if token.special)
+        self.special = self._named = frozenset(index for index, token in added.items() if token.special)
         # A decoder takes bytes apart in ways of its own: what symbols stand for is read off one that is known.
         self._falls_back = self._decodes("<0x41>", "A")
         self._byte_level = self._decodes("\u0120", " ")
         # Whether a token begins with a space shows only behind another one.
         self._before = next((found for text in "ae." for found in self._ordinary(text)), [])
         self._known: dict[int, bytes] = {}
+
+    def showing(self, names: Collection[str]) -> TokenBytes:
+        """Return the same tokens, but of the special ones those with these names are text."""
+        shown = copy(self)
+        shown.special = frozenset(token for token in self._named if self._tokenizer.id_to_token(token) not in names)
+        return shown
 
     def of(self, token: int) -> bytes:
         """Return the bytes of one token, as it stands within a text; those of a special token are its name."""
@@ -55,7 +62,7 @@ class TokenBytes:
 
     def _find(self, token: int) -> bytes:
         symbol = str(self._tokenizer.id_to_token(token))
-        if token in self.special:
+        if token in self._named:
             return symbol.encode()
         if self.is_byte(token):
             return bytes.fromhex(symbol[3:5])
@@ -84,6 +91,7 @@ class TextStream:
         decoded: characters so far, those that are held back included.
         begun: where in the text the last token begins, or the character that its first byte belongs to.
         stopped: whether a stop string is complete.
+        stop: which one it is.
     """
 
     def __init__(self, tokens: TokenBytes, prompt: Sequence[int], stops: Sequence[str]) -> None:
@@ -97,6 +105,7 @@ class TextStream:
         self._waiting, self._is_text = "", list[bool]()
         self.released = self.decoded = self.begun = 0
         self.stopped = False
+        self.stop: str | None = None
 
     def push(self, token: int) -> str:
         """Append a token; return the text that can be released now. Sets `stopped` when a stop string is complete."""
@@ -134,6 +143,8 @@ class TextStream:
         text, kinds = self._waiting + piece, [*self._is_text, *[is_text] * len(piece)]
         begin = find_stop(text, self._stops)
         self.stopped = begin is not None
+        if begin is not None:
+            self.stop = min((stop for stop in self._stops if text.startswith(stop, begin)), key=len)
         keep = len(text) - held_back(text, self._stops) if begin is None else begin
         self._waiting, self._is_text = ("", []) if self.stopped else (text[keep:], kinds[keep:])
         shown = "".join(letter for letter, kind in zip(text[:keep], kinds, strict=False) if kind)

@@ -50,28 +50,52 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+# The same in the words of Anthropic's interface.
+MESSAGES_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+
+
+def messages_error(status: int, message: str) -> dict[str, Any]:
+    """Return ``{"type": "error", "error": {type, message}}``."""
+    kind = MESSAGES_TYPES.get(status, "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def _response(path: str, status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> JSONResponse:
+    if path.startswith("/v1/messages"):
+        body = messages_error(status, body["error"]["message"])
+    return JSONResponse(body, status, headers=headers)
+
+
 def install_handlers(app: FastAPI) -> None:
     """Make every error of the application leave in that shape."""
 
     async def api_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
         body = error_body(error.status, error.message, error.param, error.code)
-        return JSONResponse(body, error.status, headers=error.headers)
+        return _response(request.url.path, error.status, body, error.headers)
 
     async def user_error(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(400, str(error)), 400)
+        return _response(request.url.path, 400, error_body(400, str(error)))
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return JSONResponse(_first(error), 400)
+        return _response(request.url.path, 400, _first(error))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         text = f"{request.method} {request.url.path}: {error.detail}"
-        return JSONResponse(error_body(error.status_code, text), error.status_code, headers=error.headers)
+        return _response(request.url.path, error.status_code, error_body(error.status_code, text), error.headers)
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(error_body(500, "the server failed; its log says why"), 500)
+        return _response(request.url.path, 500, error_body(500, "the server failed; its log says why"))
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(UserError, user_error)
@@ -93,7 +117,7 @@ class LimitBody:
         text = f"the body is larger than the {self._limit} bytes that this server takes"
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced) > self._limit:
-            await JSONResponse(error_body(413, text), 413)(scope, receive, send)
+            await _response(scope["path"], 413, error_body(413, text))(scope, receive, send)
             return
         total = 0
 

@@ -12,16 +12,17 @@ from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.detokenizer import TextStream, TokenBytes
 from lumoe.moe.serve.sampling import SampledToken, Sampler, Sampling
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that is ready, with the tokens that it is made of."""
+    """Text that is ready, with the tokens that it is made of; `stop` is the stop string that ended it."""
 
     text: str
     sampled: tuple[SampledToken, ...]
     finish: Finish | None = None
+    stop: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Generation:
             text += self._text.finish()
             finish = "stop" if self._text.stopped else finish
         shown = self._released(everything=finish is not None and not self._text.stopped)
-        return Piece(text, shown, finish) if text or finish else None
+        return Piece(text, shown, finish, self._text.stop) if text or finish else None
 
     def _released(self, everything: bool) -> tuple[SampledToken, ...]:
         """Tokens whose text has begun to appear."""

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import Any
 
-from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from lumoe.moe.serve.conversation import Conversation
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError
-from lumoe.moe.serve.schemas import Message
+from lumoe.moe.serve.reading import THINKING, Manner
+from lumoe.moe.serve.tools import Format, format_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """A conversation as tokens.
+
+    Attributes:
+        begun: what the answer begins with already: a call that is asked for.
+        manner: how the answer is to be read.
+    """
+
+    ids: list[int]
+    begun: str
+    manner: Manner
 
 
 class Prompts:
@@ -42,19 +65,96 @@ class Prompts:
             return self._checked(list(self.backend.encode(prompt, add_special_tokens=True).ids), "prompt")
         return self._checked(prompt, "prompt")
 
-    def encode_chat(self, messages: list[Message]) -> list[int]:
-        """Return token ids of a conversation, laid out by the model's chat template."""
+    @cached_property
+    def form(self) -> Format:
+        """How this model writes calls, as its chat template and vocabulary show."""
+        return format_of(self._template, self.backend.get_vocab(with_added_tokens=True))
+
+    @cached_property
+    def tags(self) -> tuple[str, str] | None:
+        """Between what this model thinks, as template or vocabulary show; None if it does not."""
+        known = self.backend.get_vocab(with_added_tokens=True)
+        return next((tags for tags in THINKING if tags[1] in self._template or tags[1] in known), None)
+
+    def encode_chat(self, conversation: Conversation) -> ChatPrompt:
+        """Lay a conversation out by the model's chat template.
+
+        Raises:
+            ApiError: there is no template, it refuses the turns or shows no tools, or the tokens do not fit.
+        """
+        prompt = self.laid_out(conversation)
+        self._checked(prompt.ids, "messages")
+        return prompt
+
+    def laid_out(self, conversation: Conversation) -> ChatPrompt:
+        """Lay a conversation out, however many tokens it has.
+
+        Raises:
+            ApiError: there is no template, or it refuses the turns or shows no tools.
+        """
         if not self.has_chat_template:
             raise ApiError(400, "this model has no chat template; use /v1/completions", "messages", "no_chat_template")
+        text = self._rendered(conversation, [tool.flat() for tool in conversation.tools] or None)
+        if conversation.tools and text == self._rendered(conversation, None):
+            text = "this model's chat template has no place for tools: the model would not see them"
+            raise ApiError(400, text, "tools", "unsupported_parameter")
+        thinking = self.tags is not None and text.rstrip().endswith(self.tags[0])
+        begun = ""
+        if conversation.must_call:
+            begun = self.form.opening(conversation.only)
+            if thinking and self.tags is not None:
+                begun = f"{self.tags[1]}\n\n{begun}"
+        ids = list(self.backend.encode(text + begun, add_special_tokens=False).ids)
+        form = self.form if conversation.tools else None
+        return ChatPrompt(ids, begun, Manner(form, conversation.parameters(), self.tags, thinking))
+
+    def shown_by(self, manner: Manner) -> TokenBytes:
+        """Return the tokens, those as text that a reader of `manner` must see."""
+        names = (manner.form.names if manner.form else frozenset[str]()) | {*(manner.tags or ())}
+        return self.tokens.showing(names)
+
+    @property
+    def _template(self) -> str:
+        template = self._tokenizer.chat_template or ""
+        return "\n".join(template.values()) if isinstance(template, dict) else str(template)
+
+    def _rendered(self, conversation: Conversation, tools: list[dict[str, Any]] | None) -> str:
+        turns = conversation.turns()
+        for turn in turns:
+            if turn["role"] == "developer" and "developer" not in self._template:
+                turn["role"] = "system"
+            for call in turn.get("tool_calls", ()):
+                call["id"] = self.form.id_of(call["id"]) if call["id"] else self.form.new_id()
+            if "tool_call_id" in turn:
+                turn["tool_call_id"] = self.form.id_of(turn["tool_call_id"])
+        render: Any = self._tokenizer.apply_chat_template
+        own = {*signature(render).parameters, *self._tokenizer.special_tokens_map, "messages"}
+        if taken := {*conversation.options} & own:
+            text = f"'{min(taken)}' is not the template's own"
+            raise ApiError(400, text, "chat_template_kwargs", "invalid_value")
+        options = {
+            **conversation.options,
+            "tools": tools,
+            "add_generation_prompt": not conversation.continued,
+            "continue_final_message": conversation.continued,
+            "tokenize": False,
+        }
+        # A template is a program: given values that it did not expect, it fails as programs do.
         try:
-            text = self._tokenizer.apply_chat_template(
-                [message.flat() for message in messages], add_generation_prompt=True, tokenize=False
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise ApiError(
-                400, f"the chat template refused the messages: {error}", "messages", "invalid_value"
-            ) from None
-        return self._checked(list(self.backend.encode(text, add_special_tokens=False).ids), "messages")
+            return str(render(turns, **options))
+        except Exception as error:
+            failure = f"the chat template refused the messages: {str(error) or type(error).__name__}"
+        functions = [call["function"] for turn in turns for call in turn.get("tool_calls", ())]
+        if any(isinstance(function["arguments"], dict) for function in functions):
+            # Most templates write arguments out; DeepSeek's want them written.
+            for function in functions:
+                if isinstance(function["arguments"], dict):
+                    function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+            try:
+                return str(render(turns, **options))
+            except Exception:
+                log.debug("the chat template refused the messages with arguments as text, too", exc_info=True)
+        raise ApiError(400, failure, "messages", "invalid_value")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the bytes that one token stands for, which need not be whole characters."""

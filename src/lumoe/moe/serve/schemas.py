@@ -5,11 +5,14 @@ A parameter that would change the answer and is not supported is refused, not ig
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lumoe.moe.planning.plan import Preference
+from lumoe.moe.serve.body import Body, unused
+from lumoe.moe.serve.conversation import Conversation, FieldError, Message, NamedTool, Tool, chosen
 from lumoe.moe.serve.sampling import Sampling
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
@@ -19,14 +22,7 @@ Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)
 BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CHOICES = 32
-
-
-def _has_lone_surrogate(value: Any) -> bool:
-    if isinstance(value, str):
-        return any("\ud800" <= letter <= "\udfff" for letter in value) if not value.isascii() else False
-    if isinstance(value, dict):
-        return any(_has_lone_surrogate(part) for pair in value.items() for part in pair)
-    return isinstance(value, list) and any(map(_has_lone_surrogate, value))
+MAX_TOOLS = 512
 
 
 class StreamOptions(BaseModel):
@@ -38,10 +34,8 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = Field(default=False, strict=True)
 
 
-class Request(BaseModel):
+class Request(Body):
     """What both kinds of request have in common."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model: str = Field(max_length=256)
     temperature: float | None = Field(default=1.0, ge=0, le=2, allow_inf_nan=False, strict=True)
@@ -68,14 +62,6 @@ class Request(BaseModel):
         default=0, description="0 and -1 are no limit"
     )
     min_p: float | None = Field(default=0.0, ge=0, le=1, allow_inf_nan=False, strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_characters(cls, value: Any) -> Any:
-        # JSON can name half of a pair, as a client does that cuts a string within an emoji; no text has it.
-        if _has_lone_surrogate(value):
-            raise ValueError("a text holds half of a surrogate pair, which is no character")
-        return value
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -127,28 +113,12 @@ class CompletionRequest(Request):
         return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
 
 
-class TextPart(BaseModel):
-    """Part of a message."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(BaseModel):
-    """One turn of a conversation."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = None
-
-    def flat(self) -> dict[str, str]:
-        """Return role and text, as chat templates want them."""
-        parts = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": parts}
+UNSUPPORTED = {
+    "audio": "this server answers in text only",
+    "web_search_options": "this server searches nothing; give it a tool that does",
+    "functions": "give 'tools' instead, of which each has {'type': 'function', 'function': {...}}",
+    "function_call": "give 'tool_choice' instead",
+}
 
 
 class TextFormat(BaseModel):
@@ -168,10 +138,49 @@ class ChatRequest(Request):
     logprobs: Annotated[bool, Field(strict=True)] | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
     response_format: TextFormat | None = Field(default=None, description="text only")
-    tools: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = Field(
-        default=None, description="not supported"
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: Annotated[bool, Field(strict=True)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        default=None, max_length=64, description="values for the chat template, such as enable_thinking"
     )
-    tool_choice: Literal["none"] | None = Field(default=None, description="not supported")
+    reasoning_effort: Annotated[str, Field(max_length=32)] | None = Field(
+        default=None, description="a value for the chat template; most have no place for it"
+    )
+    continue_final_message: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="whether the answer goes on with the last message, which is the assistant's"
+    )
+    service_tier: str | None = unused()
+    prompt_cache_key: str | None = unused()
+    prompt_cache_retention: str | None = unused()
+    safety_identifier: str | None = unused()
+    verbosity: str | None = unused()
+    prediction: dict[str, Any] | None = unused()
+    modalities: list[Literal["text"]] | None = unused()
+    audio: Any = Field(default=None, description="not supported")
+    web_search_options: Any = Field(default=None, description="not supported")
+    functions: Any = Field(default=None, description="not supported")
+    function_call: Any = Field(default=None, description="not supported")
+
+    @field_validator(*UNSUPPORTED, mode="before")
+    @classmethod
+    def _not_supported(cls, value: Any, info: ValidationInfo) -> None:
+        if value is not None:
+            raise ValueError(UNSUPPORTED[info.field_name or ""])
+
+    def conversation(self) -> Conversation:
+        """Return what the chat template lays out.
+
+        Raises:
+            FieldError: a call is asked for that no tool can answer, or a message is to go on that cannot.
+        """
+        if self.continue_final_message and (self.messages[-1].role != "assistant" or self.messages[-1].tool_calls):
+            raise FieldError("continue_final_message", "the last message must be a text of the assistant")
+        options = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            options.setdefault("reasoning_effort", self.reasoning_effort)
+        found = chosen(self.tool_choice, self.tools, self.messages, self.parallel_tool_calls)
+        return replace(found, options=options, continued=self.continue_final_message)
 
 
 class ModelCard(BaseModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,36 +10,30 @@ from typing import Any
 from fastapi import Request
 
 from lumoe.moe.serve.answers import Answer, GenerationError
-from lumoe.moe.serve.errors import error_body
 from lumoe.moe.serve.generation import Piece
 
 log = logging.getLogger(__name__)
-
-
-def event(value: dict[str, Any] | str) -> str:
-    """Return one server-sent event."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return f"data: {text}\n\n"
 
 
 async def stream(answer: Answer, include_usage: bool) -> AsyncIterator[str]:
     """Yield the events of an answer; when the client goes away the generator is closed and its sequences end."""
     try:
         for chunk in answer.opening():
-            yield event(chunk)
+            yield answer.event(chunk)
         async for choice, piece in answer.pieces():
-            yield event(answer.chunk(choice, piece))
-        if include_usage:
-            yield event(answer.closing())
+            for chunk in answer.chunks(choice, piece):
+                yield answer.event(chunk)
+        for chunk in answer.last(include_usage):
+            yield answer.event(chunk)
     except GenerationError as error:
-        # The status line is long gone: the error travels as an event, which OpenAI's clients raise.
-        yield event(error_body(500, str(error), code="generation_failed"))
+        yield answer.event(answer.failed(str(error)))
     except Exception as error:
         log.exception("an answer could not be put into words")
-        yield event(error_body(500, f"{type(error).__name__}: {error}", code="generation_failed"))
+        yield answer.event(answer.failed(f"{type(error).__name__}: {error}"))
     finally:
         answer.cancel()
-    yield event("[DONE]")
+    if end := answer.end():
+        yield end
 
 
 async def collect(answer: Answer, request: Request) -> dict[str, Any] | None:

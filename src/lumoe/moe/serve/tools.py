@@ -1,0 +1,385 @@
+"""How models write calls of functions: a format for each family, from the text that a model wrote to the calls in it.
+
+Sources are the families' chat templates and the descriptions of their formats: Hermes and Qwen (`<tool_call>` around
+JSON), Qwen3-Coder and GLM-4.5 (the same tags around tags), Mistral (`[TOOL_CALLS]`), Granite (`<|tool_call|>`),
+DeepSeek-V3 and V3.1, and Llama 3 (JSON and nothing else).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import string
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Parameters = Mapping[str, Mapping[str, Any]]
+_LETTERS = string.ascii_letters + string.digits
+_NAME = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a function; `arguments` is an object as JSON."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True)
+class Read:
+    """Calls that a text begins with, and how many of its characters they are."""
+
+    used: int
+    calls: tuple[Call, ...]
+
+
+class Format(ABC):
+    """How a family of models writes calls.
+
+    Attributes:
+        marks: what opens calls.
+        dropped: what stands around calls and says nothing.
+        inner: what stands within them.
+        spaces: characters that separate calls from each other and from text.
+        first: whether calls are read at the beginning of an answer only.
+        key: the field of a call's arguments; None where calls are not written as JSON.
+        listed: whether a mark opens a list of calls.
+    """
+
+    marks: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+    spaces = string.whitespace
+    first = False
+    key: str | None = None
+    listed = False
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All that the format is made of; tokens of these names are part of the text that is read."""
+        return frozenset((*self.marks, *self.dropped, *self.inner))
+
+    @abstractmethod
+    def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
+        """Read the calls that `mark` opens and `body` goes on with; None while the body may still become them.
+
+        What was read of a body is read of every longer one, too.
+
+        Args:
+            parameters: the schema of each function's arguments.
+            done: whether the body ends here.
+
+        Raises:
+            ValueError: these are no calls.
+        """
+
+    @abstractmethod
+    def opening(self, name: str | None) -> str:
+        """Return how a call begins: of the function `name` up to its arguments, or of any up to its name."""
+
+    def schema(self, parameters: Parameters, only: str | None) -> dict[str, Any] | None:
+        """Return the JSON schema of what follows a mark where a call has to come; None where that is no JSON.
+
+        Args:
+            parameters: the schema of each function's arguments.
+            only: the function that has to be called; None is any.
+        """
+        if self.key is None:
+            return None
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": name}, self.key: dict(schema) or {"type": "object"}},
+                "required": ["name", self.key],
+                "additionalProperties": False,
+            }
+            for name, schema in parameters.items()
+            if only in (None, name)
+        ]
+        call = calls[0] if len(calls) == 1 else {"anyOf": calls}
+        return {"type": "array", "items": call, "minItems": 1} if self.listed else call
+
+    def new_id(self) -> str:
+        """Return the name of a call in a conversation."""
+        return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
+
+    def id_of(self, given: str) -> str:
+        """Return a call's name as the template takes it."""
+        return given
+
+
+def arguments_json(value: Any) -> str:
+    """Return the arguments of a call as JSON.
+
+    Raises:
+        ValueError: they are no object, nor one written as a string.
+    """
+    if isinstance(value, str):
+        value = loads(value) if value.strip() else {}
+    if not isinstance(value, dict):
+        raise ValueError("arguments are an object")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    # JSON can name half of a pair; such a character can only be sent by its number.
+    return text if _is_text(text) else json.dumps(value, allow_nan=False)
+
+
+def loads(text: str) -> Any:
+    """Return a JSON value.
+
+    Raises:
+        ValueError: it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _decode(text: str) -> tuple[Any, int]:
+    try:
+        return json.JSONDecoder().raw_decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _call(name: Any, arguments: Any) -> Call:
+    if not isinstance(name, str) or not name or not _is_text(name):
+        raise ValueError("a call names a function")
+    try:
+        return Call(name, arguments_json(arguments))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def calls_of(value: Any) -> tuple[Call, ...]:
+    """Return the call or calls that a JSON value describes.
+
+    Raises:
+        ValueError: it describes none.
+    """
+    entries = value if isinstance(value, list) else [value]
+    if not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError("a call is an object")
+    return tuple(
+        _call(entry.get("name"), entry.get("arguments", entry.get("parameters", {})) or {}) for entry in entries
+    )
+
+
+def _typed(text: str, parameters: Parameters, function: str, name: str) -> Any:
+    """Return an argument that was written without quotes: text where the schema has text or nothing."""
+    schema = parameters.get(function, {}).get("properties")
+    described = schema.get(name) if isinstance(schema, dict) else None
+    kind = described.get("type") if isinstance(described, dict) else None
+    if kind is None or kind == "string" or not text:
+        return text
+    try:
+        return loads(text)
+    except ValueError:
+        return text
+
+
+def _json_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
+    return calls_of(loads(body))
+
+
+def _function_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
+    found = re.fullmatch(r"\s*<function=([^>\n]+)>(.*?)(?:</function>)?\s*", body, re.DOTALL)
+    if not found:
+        raise ValueError("a call is <function=NAME>")
+    name, inner = found[1].strip(), found[2]
+    pairs = re.findall(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", inner, re.DOTALL)
+    return (_call(name, {key: _typed(value, parameters, name, key) for key, value in pairs}),)
+
+
+def _key_value_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
+    name, _, inner = body.partition("<arg_key>")
+    if not _NAME.fullmatch(name := name.strip()):
+        raise ValueError("a call begins with its name")
+    pairs = re.findall(r"<arg_key>([^<]*)</arg_key>\s*<arg_value>(.*?)</arg_value>", "<arg_key>" + inner, re.DOTALL)
+    return (_call(name, {key.strip(): _typed(value, parameters, name, key.strip()) for key, value in pairs}),)
+
+
+def _tagged_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
+    begin = body.lstrip()
+    if begin.startswith(("{", "[")):
+        return _json_body(body, parameters)
+    return (_function_body if begin.startswith("<function=") else _key_value_body)(body, parameters)
+
+
+def _separated_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
+    name, separator, rest = body.partition("<｜tool▁sep｜>")
+    if not separator:
+        raise ValueError("a call has its name and its arguments")
+    if name.strip() == "function":
+        name, _, rest = rest.partition("\n")
+    rest = rest.strip().removeprefix("```json").removesuffix("```")
+    return (_call(name.strip(), rest),)
+
+
+class Tagged(Format):
+    """Each call between a mark and another one; a model that ends instead of closing the last one is understood."""
+
+    def __init__(
+        self,
+        mark: str,
+        close: str,
+        body: Callable[[str, Parameters], tuple[Call, ...]],
+        named: str,
+        unnamed: str,
+        around: tuple[str, ...] = (),
+    ) -> None:
+        """Describe a format.
+
+        Args:
+            named: how a call of NAME begins, behind the mark.
+            unnamed: how a call of any function begins, behind the mark.
+            around: marks around all calls.
+        """
+        self.marks, self.dropped, self.inner = (mark,), around, (close,)
+        self._close, self._body, self._named, self._unnamed = close, body, named, unnamed
+        self.key = "arguments" if '"arguments"' in named else None
+
+    def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
+        """Read one call, up to the mark that closes it; within a string of JSON that is not the end."""
+        end = body.find(self._close)
+        while end >= 0:
+            try:
+                return Read(end + len(self._close), self._body(body[:end], parameters))
+            except ValueError:
+                if not _within_string(body[:end]):
+                    raise
+            end = body.find(self._close, end + 1)
+        return Read(len(body), self._body(body, parameters)) if done else None
+
+    def opening(self, name: str | None) -> str:
+        """Return the mark and what comes behind it."""
+        around = self.dropped[0] if self.dropped else ""
+        return around + self.marks[0] + (self._unnamed if name is None else self._named.replace("NAME", name))
+
+
+def _within_string(text: str) -> bool:
+    return re.sub(r"\\.", "", text, flags=re.DOTALL).count('"') % 2 == 1
+
+
+class Marked(Format):
+    """A mark and JSON behind it, or a name and JSON; where the JSON ends the calls do."""
+
+    _head = re.compile(r"\s*([\w.:-]{1,128})(?:\[CALL_ID\]\w*)?(?:\[ARGS\])?\s*(?=\{)", re.ASCII)
+
+    def __init__(
+        self, mark: str, dropped: tuple[str, ...] = (), inner: tuple[str, ...] = (), nine: bool = False
+    ) -> None:
+        """Describe a format.
+
+        Args:
+            inner: marks between a name and its arguments, if it is written so.
+            nine: whether calls are named by nine letters and digits.
+        """
+        self.marks, self.dropped, self.inner, self._nine = (mark,), dropped, inner, nine
+        self.key, self.listed = (None, False) if inner else ("arguments", True)
+
+    def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
+        """Read one JSON value, or a name and one."""
+        begin = len(body) - len(body.lstrip())
+        head = None if body[begin : begin + 1] in ("{", "[") else self._head.match(body)
+        begin = head.end() if head else begin
+        try:
+            value, used = _decode(body[begin:]) if head or body[begin : begin + 1] in ("{", "[") else (None, 0)
+        except ValueError:
+            if done:
+                raise
+            return None
+        if not used:
+            if done:
+                raise ValueError("nothing that is a call")
+            return None
+        return Read(begin + used, (_call(head[1], value),) if head else calls_of(value))
+
+    def opening(self, name: str | None) -> str:
+        """Return the mark and what comes behind it."""
+        if self.inner:
+            return self.marks[0] + ("" if name is None else f"{name}{self.inner[0]}")
+        return f'{self.marks[0]} [{{"name":' + ("" if name is None else f' "{name}", "arguments":')
+
+    def new_id(self) -> str:
+        """Return nine letters and digits, which Mistral's templates insist on."""
+        return "".join(secrets.choice(_LETTERS) for _ in range(9)) if self._nine else super().new_id()
+
+    def id_of(self, given: str) -> str:
+        """Return a name that another server gave, in nine letters and digits."""
+        if not self._nine or (len(given) == 9 and given.isascii() and given.isalnum()):
+            return given
+        return "".join(letter for letter in given if letter.isascii() and letter.isalnum())[-9:].rjust(9, "0")
+
+
+class Bare(Format):
+    """The answer is JSON and nothing else. Nothing marks it as a call, so it must name one of the tools."""
+
+    marks = ("{", "[")
+    dropped = ("<|python_tag|>",)
+    spaces = string.whitespace + ";,"
+    first = True
+    key = "parameters"
+
+    def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
+        """Read one JSON value."""
+        try:
+            value, used = _decode(mark + body)
+        except ValueError:
+            if done:
+                raise
+            return None
+        calls = calls_of(value)
+        if any(call.name not in parameters for call in calls):
+            raise ValueError("not one of the tools")
+        return Read(used - len(mark), calls)
+
+    def opening(self, name: str | None) -> str:
+        """Return the beginning of an object."""
+        return '{"name":' + ("" if name is None else f' "{name}", "parameters":')
+
+
+HERMES = Tagged("<tool_call>", "</tool_call>", _tagged_body, '\n{"name": "NAME", "arguments":', '\n{"name":')
+CODER = Tagged("<tool_call>", "</tool_call>", _tagged_body, "\n<function=NAME>\n", "\n<function=")
+GLM = Tagged("<tool_call>", "</tool_call>", _tagged_body, "NAME\n", "")
+_DEEPSEEK = ("<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", _separated_body)
+_AROUND = ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>")
+DEEPSEEK_V3 = Tagged(*_DEEPSEEK, "function<｜tool▁sep｜>NAME\n```json\n", "function<｜tool▁sep｜>", _AROUND)
+DEEPSEEK_V31 = Tagged(*_DEEPSEEK, "NAME<｜tool▁sep｜>", "", _AROUND)
+MISTRAL = Marked("[TOOL_CALLS]", nine=True)
+MISTRAL_NAMED = Marked("[TOOL_CALLS]", inner=("[ARGS]", "[CALL_ID]"), nine=True)
+GRANITE = Marked("<|tool_call|>", dropped=("<|/tool_call|>",))
+BARE = Bare()
+
+# The first entry whose words are all in the chat template, or else among the tokens, is how the model writes calls.
+FORMATS: tuple[tuple[tuple[str, ...], Format], ...] = (
+    (("[TOOL_CALLS]", "[ARGS]"), MISTRAL_NAMED),
+    (("[TOOL_CALLS]",), MISTRAL),
+    (("<｜tool▁call▁begin｜>", "```json"), DEEPSEEK_V3),
+    (("<｜tool▁call▁begin｜>",), DEEPSEEK_V31),
+    (("<|tool_call|>",), GRANITE),
+    (("<tool_call>", "<function="), CODER),
+    (("<tool_call>", "<arg_key>"), GLM),
+    (("<tool_call>",), HERMES),
+)
+
+
+def format_of(template: str, tokens: Mapping[str, int]) -> Format:
+    """Return the format that the words of a chat template show, or else those of a vocabulary; JSON if neither does."""
+    for words, form in FORMATS:
+        if all(word in template for word in words):
+            return form
+    # Llama's template names no mark, and its vocabulary has none of these.
+    return next((form for words, form in FORMATS if all(word in tokens for word in words)), BARE)
