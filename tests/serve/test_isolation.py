@@ -13,7 +13,8 @@ import torch
 from running import Running, make_model, serving
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
+from lumoe.moe.checkpoint.end_tokens import end_tokens
+from lumoe.moe.checkpoint.tokenizer import load_tokenizer
 from lumoe.moe.serve import scheduler
 from lumoe.moe.serve.answers import Answer
 from lumoe.moe.serve.generation import Generation

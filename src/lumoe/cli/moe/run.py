@@ -40,7 +40,8 @@ def generate(
 
     from lumoe.errors import about
     from lumoe.files import read_json
-    from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
+    from lumoe.moe.checkpoint.chat_template import chat_tokenizer
+    from lumoe.moe.checkpoint.end_tokens import end_tokens
     from lumoe.moe.checkpoint.weights import read_architecture
     from lumoe.moe.engine.engine import Engine
     from lumoe.moe.engine.open import EngineConfig, open_model
@@ -53,7 +54,7 @@ def generate(
     from lumoe.progress import track
 
     use_threads(threads)
-    architecture, tokenizer = read_architecture(model), load_tokenizer(model)
+    architecture, tokenizer = read_architecture(model), chat_tokenizer(model)
     longest = architecture.max_position_embeddings
     prompts = Prompts(tokenizer, architecture.vocab_size, longest, end_tokens(model, tokenizer))
     ids = prompt_ids(prompts, prompt)

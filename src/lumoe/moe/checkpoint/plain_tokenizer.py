@@ -1,7 +1,7 @@
 """Token ids from a folder whose tokenizer is nothing but its tokenizer.json, without importing transformers.
 
-transformers takes longer to import than most commands take to run. Where its tokenizer class adds nothing to the file
-(`PreTrainedTokenizerFast`), the tokenizers library that stands behind it is asked directly: the same ids.
+transformers takes longer to import than most commands take to run. Where its tokenizer class adds nothing to the file,
+or just what stands before and after a text (Llama's), the tokenizers library behind it is asked directly: the same ids.
 """
 
 from __future__ import annotations
@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from lumoe.errors import UserError
 from lumoe.files import read_json
 from lumoe.moe.checkpoint.manifest import verify_recorded
 from lumoe.moe.checkpoint.weights import refuse_code
 
-PLAIN_CLASS = "PreTrainedTokenizerFast"
+# Classes and the special tokens that they add where the folder names none.
+_CLASSES: dict[str, dict[str, str]] = {
+    "PreTrainedTokenizerFast": {},
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "Qwen2Tokenizer": {
+        "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>",
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,8 +75,12 @@ def plain_tokenizer(folder: str | Path) -> PlainTokenizer | None:
 @lru_cache(maxsize=4)
 def _read(path: Path, _changed: int, settings_path: Path, _settings_changed: int) -> PlainTokenizer | None:
     settings = read_json(settings_path)
-    if settings.get("tokenizer_class") != PLAIN_CLASS:
+    name = str(settings.get("tokenizer_class"))
+    name = name if name in _CLASSES else name.removesuffix("Fast")
+    # With this setting Llama's class makes another file of it.
+    if name not in _CLASSES or settings.get("add_prefix_space") is not None:
         return None
+    settings = {**_CLASSES[name], **settings}
     try:
         backend = Tokenizer.from_file(str(path))
     except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
@@ -82,6 +94,13 @@ def _read(path: Path, _changed: int, settings_path: Path, _settings_changed: int
     backend.no_truncation()
     backend.no_padding()
     bos, eos = (None if token is None else backend.token_to_id(token) for token in named[:2])
+    if name == "LlamaTokenizer":
+        before = [named[0]] if settings.get("add_bos_token", True) else []
+        after = [named[1]] if settings.get("add_eos_token", False) else []
+        if None in (*before, *after):
+            return None
+        around = [(token, backend.token_to_id(token)) for token in (*before, *after)]
+        backend.post_processor = TemplateProcessing(single=[*before, "$A", *after], special_tokens=around)
     return PlainTokenizer(backend, bos, eos)
 
 

@@ -8,10 +8,12 @@ from collections.abc import Collection, Sequence
 from copy import copy
 
 from tokenizers import Tokenizer
-from transformers.models.gpt2.tokenization_gpt2 import bytes_to_unicode
 
 # Byte-level tokenizers write each byte as a letter, others name the bytes of characters that they lack.
-_BYTE_OF = {letter: value for value, letter in bytes_to_unicode().items()}
+# A byte is the character of its number where that shows; the others follow each other from 256 on (GPT-2).
+_SHOWN = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_HIDDEN = [value for value in range(256) if value not in _SHOWN]
+_BYTE_OF = {chr(value): value for value in _SHOWN} | {chr(256 + n): value for n, value in enumerate(_HIDDEN)}
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 

@@ -11,8 +11,8 @@ from inspect import signature
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
+from lumoe.moe.checkpoint.chat_template import ChatTokenizer
 from lumoe.moe.serve.conversation import Conversation
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError
@@ -43,9 +43,7 @@ class Prompts:
         end_tokens: tokens that end an answer.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, vocabulary: int, context: int, end_tokens: frozenset[int]
-    ) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, vocabulary: int, context: int, end_tokens: frozenset[int]) -> None:
         self._tokenizer, self._vocabulary, self._context = tokenizer, vocabulary, context
         self.end_tokens = end_tokens
         self.backend: Tokenizer = tokenizer.backend_tokenizer
@@ -137,7 +135,6 @@ class Prompts:
             "tools": tools,
             "add_generation_prompt": not conversation.continued,
             "continue_final_message": conversation.continued,
-            "tokenize": False,
         }
         # A template is a program: given values that it did not expect, it fails as programs do.
         try:

@@ -14,7 +14,8 @@ import uvicorn
 
 from lumoe.errors import UserError, about
 from lumoe.machine import available_bytes
-from lumoe.moe.checkpoint.tokenizer import end_tokens, load_tokenizer
+from lumoe.moe.checkpoint.chat_template import chat_tokenizer
+from lumoe.moe.checkpoint.end_tokens import end_tokens
 from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.kv_pool import KVPool
@@ -71,7 +72,7 @@ def load(setup: Setup, limits: Limits) -> Server:
         UserError: the model, the quantised experts or the budget are not usable.
     """
     architecture = read_architecture(setup.model)
-    tokenizer = load_tokenizer(setup.model)
+    tokenizer = chat_tokenizer(setup.model)
     architecture.check_context(limits.context, setup.model)
     dtype = getattr(torch, setup.dtype)
     config = EngineConfig(
