@@ -48,6 +48,12 @@ from lumoe.moe.serve.schemas import (
 )
 from lumoe.moe.serve.state import Readings, budget_state, page_state
 from lumoe.moe.serve.streaming import collect, stream
+from lumoe.moe.serve.tokenization import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
 from lumoe.resources import package_path
 
 # A prompt that fills a context of 128 Ki tokens has about half a MB.
@@ -148,6 +154,7 @@ def create_app(server: Server, hosts: list[str] | None = None, origins: Sequence
     _add_openai(app, server)
     _add_responses(app, server)
     _add_messages(app, server)
+    _add_tokenizer(app, server)
     _add_budget(app, server)
     for name in ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest", "CountRequest"):
         # The document says which model there is, so that a client made from it asks for that one.
@@ -272,7 +279,34 @@ def _add_messages(app: FastAPI, server: Server) -> None:
         return {"input_tokens": len(prompt.ids)}
 
 
-def _translated(body: ResponsesRequest | CountRequest) -> ChatRequest:
+def _add_tokenizer(app: FastAPI, server: Server) -> None:
+    guard = _guard(server)
+
+    @app.post("/tokenize", dependencies=[guard])
+    async def tokenize(body: TokenizeRequest) -> TokenizeResponse:
+        """Return the token ids of a text or a conversation, however many they are."""
+        _check_model(server, body.model or server.name)
+        if body.prompt is not None:
+            special = body.add_special_tokens is not False
+            tokens = await run_in_threadpool(server.prompts.ids, body.prompt, special)
+        else:
+            conversation = _conversation(_translated(body))
+            laid_out = await run_in_threadpool(server.prompts.laid_out, conversation, bool(body.add_special_tokens))
+            tokens = laid_out.ids
+        return TokenizeResponse(count=len(tokens), max_model_len=server.limits.context, tokens=tokens)
+
+    @app.post("/detokenize", dependencies=[guard])
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeResponse:
+        """Return the text of token ids."""
+        _check_model(server, body.model or server.name)
+        return DetokenizeResponse(prompt=await run_in_threadpool(server.prompts.decode, body.tokens))
+
+    @app.post("/v1/embeddings", dependencies=[guard], include_in_schema=False)
+    async def embeddings() -> None:
+        raise ApiError(400, "this server generates text only; it has no embeddings", code="not_supported")
+
+
+def _translated(body: ResponsesRequest | CountRequest | TokenizeRequest) -> ChatRequest:
     try:
         return body.chat()
     except ValidationError as error:

@@ -92,8 +92,11 @@ class Prompts:
         self._checked(prompt.ids, "messages")
         return prompt
 
-    def laid_out(self, conversation: Conversation) -> ChatPrompt:
+    def laid_out(self, conversation: Conversation, special: bool = False) -> ChatPrompt:
         """Lay a conversation out, however many tokens it has.
+
+        Args:
+            special: whether the tokenizer puts before the text what it puts before one, as templates do themselves.
 
         Raises:
             ApiError: there is no template, or it refuses the turns or shows no tools.
@@ -110,7 +113,7 @@ class Prompts:
             begun = self.form.opening(conversation.only)
             if thinking and self.tags is not None:
                 begun = f"{self.tags[1]}\n\n{begun}"
-        ids = list(self.backend.encode(text + begun, add_special_tokens=False).ids)
+        ids = self.ids(text + begun, special)
         form = self.form if conversation.tools else None
         return ChatPrompt(ids, begun, Manner(form, conversation.parameters(), self.tags, thinking))
 
