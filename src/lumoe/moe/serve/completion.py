@@ -61,9 +61,21 @@ def _echo(
         # Tokenizers that write a space into a text's first word take it off again.
         added = text.startswith(" ") and not prompts.decode(ids).startswith(" ")
         shown = text[1:] if added else text
-    # What a tokenizer puts before a text is not in it.
-    lead = len(text) - len(shown) if text.endswith(shown) else 0
-    return Echo(shown, tuple(min(max(offset - lead, 0), len(shown)) for offset in offsets), scores)
+    places = _places(text, shown)
+    return Echo(shown, tuple(places[offset] for offset in offsets), scores)
+
+
+def _places(text: str, shown: str) -> list[int]:
+    """Return where in `shown` each character of `text` is, which has some more, and where its end is.
+
+    A tokenizer may put a name before a text, and a space before each part of one.
+    """
+    begin = len(text) - len(shown) if text.endswith(shown) else 0
+    places, at = [0] * begin, 0
+    for letter in text[begin:]:
+        places.append(at)
+        at += shown[at : at + 1] == letter
+    return [*places, at]
 
 
 def _told(ids: Sequence[int], tokens: TokenBytes) -> tuple[str, list[int]]:
