@@ -9,12 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+from lumoe import memory_group
 
-CGROUP_USES = (
-    (CGROUP_LIMITS[0], Path("/sys/fs/cgroup/memory.current")),
-    (CGROUP_LIMITS[1], Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 @dataclass(frozen=True)
@@ -61,11 +58,8 @@ def available_bytes() -> int:
     """Return the memory that this process could still take: what is free or can be freed, within its container."""
     kilobytes = _memory_fields().get("MemAvailable")
     free = int(kilobytes.split()[0]) * 1024 if kilobytes else memory_bytes()
-    for limit, used in CGROUP_USES:
-        texts = [path.read_text().strip() if path.is_file() else "" for path in (limit, used)]
-        if all(text.isdigit() for text in texts):
-            free = min(free, max(int(texts[0]) - int(texts[1]), 0))
-    return free
+    room = memory_group.room_bytes()
+    return free if room is None else min(free, room)
 
 
 def _memory_fields() -> dict[str, str]:

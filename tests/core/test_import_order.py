@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-BASE = "errors files resources strict_yaml sealed_tensors named progress machine anonymous_memory compiled"
+BASE = "errors files resources strict_yaml sealed_tensors named progress memory_group machine anonymous_memory compiled"
 # Each room may import those named for it, and itself.
 MOE = {
     "planning": "", "kernels": "", "checkpoint": "planning", "corpora": "checkpoint planning",

@@ -89,13 +89,10 @@ def test_an_absent_folder_is_the_user_s_mistake(tmp_path: Path) -> None:
         doctor.examine(tmp_path / "absent")
 
 
-def test_what_is_available_ends_at_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_available_ends_at_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     machine_free = machine.available_bytes()
     assert 0 < machine_free <= machine.memory_bytes()
-    limit, used = tmp_path / "max", tmp_path / "current"
-    limit.write_text("5000000\n")
-    used.write_text("3000000\n")
-    monkeypatch.setattr(machine, "CGROUP_USES", ((limit, used), (tmp_path / "absent", used)))
+    monkeypatch.setattr(machine.memory_group, "room_bytes", lambda: 2_000_000)
     assert machine.available_bytes() == 2_000_000
-    limit.write_text("max\n")
+    monkeypatch.setattr(machine.memory_group, "room_bytes", lambda: None)
     assert machine.available_bytes() > 2_000_000

@@ -178,3 +178,16 @@ def test_origins_are_written_as_browsers_send_them() -> None:
     for wrong in ("chat.example", "https://chat.example/page", "", "https://", "https://a@b"):
         with pytest.raises(UserError, match="give scheme and host"):
             origin_of(wrong)
+
+
+def test_a_budget_may_be_a_whole_float_and_must_be_an_amount(running: Running) -> None:
+    with running.client() as client:
+        assert client.post("/v1/budget/preview", json={"budget": 1e9}).json()["budget_bytes"] == 10**9
+        for wrong, message in (
+            (10**20, "'budget': must be from 1 to 9223372036854775807 bytes"),
+            (0, "'budget': must be from 1 to 9223372036854775807 bytes"),
+            (1.5, "'budget': must be a number of bytes, or text such as 24GB, 22.5GiB or 30%"),
+            ([], "'budget': must be a number of bytes, or text such as 24GB, 22.5GiB or 30%"),
+        ):
+            answer = client.put("/v1/budget", json={"budget": wrong})
+            assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)

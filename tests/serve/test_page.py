@@ -51,6 +51,33 @@ def test_the_slider_changes_the_budget(open_page: tuple[Running, Browser]) -> No
     assert browser.wait("document.querySelectorAll('#grid td.slow').length > 0")
 
 
+def test_dragging_the_slider_shows_what_a_budget_would_give(open_page: tuple[Running, Browser]) -> None:
+    running, browser = open_page
+    governor = running.server.governor
+    before = governor.changes
+    browser.evaluate("budget.value = budget.max; budget.dispatchEvent(new Event('input'))")
+    assert browser.wait("document.getElementById('plan-text').textContent.startsWith('0 quantised, 12 of 12')")
+    browser.evaluate("budget.value = budget.min; budget.dispatchEvent(new Event('input'))")
+    plan = governor.propose(governor.minimum_bytes, governor.default).plan
+    assert browser.wait(f"document.getElementById('plan-text').textContent.startsWith('{plan.quantized_experts} quan')")
+    assert governor.changes == before
+    browser.evaluate("budget.dispatchEvent(new Event('change'))")
+
+
+def test_the_page_shows_keys_and_values_and_prefix_hits(open_page: tuple[Running, Browser]) -> None:
+    running, browser = open_page
+    with running.client() as client:
+        for _ in range(2):
+            body = {"model": running.name, "prompt": "the quick brown fox jumps " * 4, "max_tokens": 2}
+            assert client.post("/v1/completions", json=body).status_code == 200
+        state = client.get("/v1/state").json()
+    assert state["reused_tokens"] > 0
+    assert state["bytes_idle_kv"] == state["bytes_kv"] > 0
+    assert browser.wait("document.getElementById('tier-text').textContent.includes('idle prefixes 0.0') === false")
+    share = f"{100 * state['reused_tokens'] / state['prompt_tokens']:.1f} %"
+    assert browser.wait(f"document.getElementById('figures').textContent.includes('prefix hits{share}')")
+
+
 def test_a_prompt_is_answered_as_it_grows(open_page: tuple[Running, Browser]) -> None:
     _, browser = open_page
     browser.evaluate(

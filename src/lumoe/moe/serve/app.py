@@ -21,32 +21,28 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lumoe import __version__
-from lumoe.errors import UserError
-from lumoe.moe.planning.budget import parse_budget
-from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.answers import Answer, GenerationError
+from lumoe.moe.serve.budget import add_budget
 from lumoe.moe.serve.chat import ChatAnswer
 from lumoe.moe.serve.completion import CompletionAnswer, Echo, echo
 from lumoe.moe.serve.conversation import Conversation, FieldError
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
+from lumoe.moe.serve.follower import SPARE_BYTES, GroupFollower, allowed
 from lumoe.moe.serve.generation import Generation
 from lumoe.moe.serve.governor import Governor
-from lumoe.moe.serve.last_budget import write_last
 from lumoe.moe.serve.messages import CountRequest, MessageAnswer, MessagesRequest
 from lumoe.moe.serve.metrics import CountResponses, Metrics
 from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.responses import ResponseAnswer, ResponsesRequest
 from lumoe.moe.serve.scheduler import ClosedError, Limits, QueueFullError, Scheduler
 from lumoe.moe.serve.schemas import (
-    BudgetRequest,
-    BudgetResponse,
     ChatRequest,
     CompletionRequest,
     ModelCard,
     ModelList,
 )
-from lumoe.moe.serve.state import Readings, budget_state, page_state
+from lumoe.moe.serve.state import Readings, page_state
 from lumoe.moe.serve.streaming import collect, stream
 from lumoe.moe.serve.tokenization import (
     DetokenizeRequest,
@@ -79,15 +75,18 @@ class Server:
         self.started = int(time.time())
         self.readings = Readings()
         self.scheduler: Scheduler | None = None
+        self._follower: GroupFollower | None = None
 
     @asynccontextmanager
     async def running(self, app: FastAPI) -> AsyncIterator[None]:
         """Run the scheduler while the application runs."""
         loop = asyncio.get_running_loop()
         self.scheduler = Scheduler(self.governor, self.metrics, self.limits, lambda call: _post(loop, call))
+        self.follow(self.governor.follows)
         try:
             yield
         finally:
+            self.follow(False)
             await run_in_threadpool(self.scheduler.close)
             self.governor.close()
 
@@ -96,6 +95,22 @@ class Server:
         """The scheduler."""
         assert self.scheduler is not None, "the application has not started"
         return self.scheduler
+
+    def group_budget(self) -> int:
+        """Return the budget that the control group leaves now, within what this model can run in.
+
+        Raises:
+            UserError: no group limits this process.
+        """
+        governor = self.governor
+        return max(min(allowed(governor, SPARE_BYTES), governor.most_bytes), governor.minimum_bytes)
+
+    def follow(self, wanted: bool) -> None:
+        """Let the budget follow the control group's limit, or stop it."""
+        if self._follower is not None:
+            self._follower.close()
+        self._follower = GroupFollower(self.governor, self.active, SPARE_BYTES) if wanted else None
+        self.governor.follows = wanted
 
     def submit(self, answer: Answer) -> None:
         """Queue the sequences of an answer.
@@ -155,7 +170,8 @@ def create_app(server: Server, hosts: list[str] | None = None, origins: Sequence
     _add_responses(app, server)
     _add_messages(app, server)
     _add_tokenizer(app, server)
-    _add_budget(app, server)
+    add_budget(app, server, _guard(server))
+    _add_state(app, server)
     for name in ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest", "CountRequest"):
         # The document says which model there is, so that a client made from it asks for that one.
         app.openapi()["components"]["schemas"][name]["properties"]["model"]["enum"] = [server.name]
@@ -313,39 +329,11 @@ def _translated(body: ResponsesRequest | CountRequest | TokenizeRequest) -> Chat
         raise RequestValidationError(error.errors()) from None
 
 
-def _add_budget(app: FastAPI, server: Server) -> None:
-    guard = _guard(server)
-
-    @app.get("/v1/budget", dependencies=[guard])
-    async def budget() -> BudgetResponse:
-        """What the fast tier may hold, and what it holds."""
-        return budget_state(server.engine, server.governor)
-
-    @app.put("/v1/budget", dependencies=[guard])
-    async def set_budget(body: BudgetRequest) -> BudgetResponse:
-        """Change budget or default preference; answers when freed memory is back with the system."""
-        governor = server.governor
-        value = governor.budget_bytes if body.budget is None else body.budget
-        amount = parse_budget(value, governor.whole_bytes) if isinstance(value, str) else value
-        preference: Preference = body.preference or governor.default
-        # Planned here, so that the running steps need not wait for it.
-        await run_in_threadpool(governor.propose, amount, preference)
-        try:
-            change = server.active.call(lambda: governor.set_budget(amount, preference))
-        except ClosedError as error:
-            raise ApiError(503, str(error), code="shutting_down") from None
-        await asyncio.wrap_future(change)
-        if server.state is not None:
-            try:
-                await run_in_threadpool(write_last, server.state, governor.budget_bytes, governor.default)
-            except UserError as error:
-                raise ApiError(500, f"the budget is in force, but a restart would not know it: {error}") from None
-        return budget_state(server.engine, governor)
-
-    @app.get("/v1/state", dependencies=[guard])
+def _add_state(app: FastAPI, server: Server) -> None:
+    @app.get("/v1/state", dependencies=[_guard(server)])
     async def state() -> dict[str, Any]:
         """Everything that the page at `/` shows."""
-        return page_state(server.engine, server.governor, server.metrics, server.active, server.readings)
+        return await run_in_threadpool(page_state, server.governor, server.metrics, server.active, server.readings)
 
 
 def _conversation(body: ChatRequest) -> Conversation:

@@ -54,6 +54,8 @@ class Governor:
         self.kv_blocks = self._usual_blocks
         self._unneeded_s, self._followed_at = 0.0, time.monotonic()
         self.changes = 0
+        # Whether the budget follows the control group's limit, see `GroupFollower`.
+        self.follows = False
         self.loader = BackgroundLoader(engine, on_change)
         self._asked: frozenset[Preference | None] = frozenset()
         self._last_quality = float("-inf")
@@ -101,6 +103,11 @@ class Governor:
     def minimum_bytes(self) -> int:
         """Smallest budget that any plan fits, with keys and values of one sequence as long as it may become."""
         return self.memory.least + self._least_blocks * self.block_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in the fast tier now, keys and values among them."""
+        return self.engine.bytes_fast + self.pool.nbytes
 
     @property
     def settled(self) -> bool:

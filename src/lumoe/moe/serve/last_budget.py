@@ -9,14 +9,16 @@ from lumoe.errors import UserError
 from lumoe.files import read_sealed_json, write_sealed_json
 from lumoe.moe.planning.plan import Preference
 
-
-def write_last(path: Path, budget_bytes: int, preference: Preference) -> None:
-    """Remember a budget and the default preference, whole or not at all."""
-    write_sealed_json(path, {"budget_bytes": budget_bytes, "preference": preference})
+GROUP = "cgroup"
 
 
-def read_last(path: Path) -> tuple[int, Preference] | None:
-    """Return the budget in bytes and the preference that were remembered, None where nothing was yet.
+def write_last(path: Path, budget: int | str, preference: Preference) -> None:
+    """Remember a budget in bytes, or `cgroup`, and the default preference, whole or not at all."""
+    write_sealed_json(path, {"budget_bytes": budget, "preference": preference})
+
+
+def read_last(path: Path) -> tuple[int | str, Preference] | None:
+    """Return the budget in bytes, or `cgroup`, and the preference that were remembered, None where nothing was yet.
 
     Raises:
         UserError: the file is damaged or something else.
@@ -26,6 +28,6 @@ def read_last(path: Path) -> tuple[int, Preference] | None:
     found = read_sealed_json(path)
     budget = found.get("budget_bytes")
     preference: Preference | None = next((p for p in get_args(Preference) if p == found.get("preference")), None)
-    if type(budget) is not int or preference is None:
+    if (type(budget) is not int and budget != GROUP) or preference is None:
         raise UserError(f"{path}: not the state of a server; delete it to start with --budget")
     return budget, preference

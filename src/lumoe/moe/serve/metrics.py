@@ -59,6 +59,7 @@ class Metrics:
             "lumoe_reconfiguration_freed_seconds", "From a change of plan to its freed memory", buckets=CHANGE_S,
             registry=registry,
         )  # fmt: skip
+        self._alone: deque[float] = deque(maxlen=64)
         self._recent: deque[tuple[float, int]] = deque()
         self._ends: deque[float] = deque(maxlen=32)
         Gauge("lumoe_tokens_per_second", "Tokens drawn, mean of the last seconds", registry=registry).set_function(
@@ -88,6 +89,20 @@ class Metrics:
             self._recent.append((now, 1))
             while now - self._recent[0][0] > RATE_WINDOW_S:
                 self._recent.popleft()
+
+    def stepped(self, seconds: float, sequences: int) -> None:
+        """Note how long a decode step took."""
+        if sequences == 1:
+            self._alone.append(seconds)
+
+    def decode_s(self) -> float | None:
+        """Median time of the last decode steps of one sequence alone, under the plan in force; None without any."""
+        found = sorted(self._alone)
+        return found[len(found) // 2] if found else None
+
+    def planned(self) -> None:
+        """Note that another plan is in force: what was measured before is of the one before."""
+        self._alone.clear()
 
     def finished(self, generation: Generation, outcome: str) -> None:
         """Count a sequence that ended: stop, length, cancelled or failed."""

@@ -27,15 +27,14 @@ from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.plan import Plan, Preference
 from lumoe.moe.serve.app import Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
+from lumoe.moe.serve.follower import SPARE_BYTES, allowed
 from lumoe.moe.serve.governor import Governor
-from lumoe.moe.serve.last_budget import read_last
+from lumoe.moe.serve.last_budget import GROUP, read_last
 from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.prompts import Prompts
 from lumoe.moe.serve.scheduler import Limits
 
 log = logging.getLogger(__name__)
-# Of free memory, for activations and what a process takes as it runs.
-SPARE_BYTES = 512 << 20
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -94,10 +93,13 @@ def load(setup: Setup, limits: Limits) -> Server:
     pool = KVPool(cache, cache if isinstance(cache, KVCache) and limits.share_prefixes else None)
     governor = Governor(engine, planner, setup.preference, pool, metrics.changed)
     metrics.watch(governor)
-    budget = _within_memory(governor, setup.budget)
+    budget, preference = _within_memory(governor, setup.budget), setup.preference
     last = read_last(setup.state) if setup.state else None
     with about(setup.state if setup.state and last else ""):
-        governor.set_budget(*(last or (budget, setup.preference)))
+        if last:
+            budget, preference = _within_memory(governor, str(last[0])), last[1]
+        governor.follows = (str(last[0]) if last else setup.budget) == GROUP
+        governor.set_budget(budget, preference)
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context, end_tokens(setup.model, tokenizer))
     name = setup.name or setup.model.resolve().name
     return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
@@ -110,6 +112,8 @@ def _within_memory(governor: Governor, asked: str | None) -> int:
         UserError: it is not an amount of memory, or nothing was asked for and too little memory is free for any plan.
     """
     engine, most = governor.engine, governor.most_bytes
+    if asked == GROUP:
+        return max(min(allowed(governor, SPARE_BYTES), most), governor.minimum_bytes)
     budget = parse_budget(asked, governor.whole_bytes) if asked else most
     if engine.model.most_bytes is not None:
         return budget  # a GPU's memory is known, and host memory is where experts rest

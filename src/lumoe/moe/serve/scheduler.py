@@ -188,8 +188,10 @@ class Scheduler:
         self._grow()
         decoding = [generation for generation in self._running if generation.decoding]
         if decoding:
+            began = time.perf_counter()
             logits = self._step(torch.tensor([generation.tokens[-1:] for generation in decoding]), decoding)
             if logits is not None:
+                self.metrics.stepped(time.perf_counter() - began, len(decoding))
                 self._hand_out(decoding, self._sample(logits, decoding))
         self.metrics.sample(self.running, self.waiting)
 
@@ -327,6 +329,7 @@ class Scheduler:
         plan = self.engine.plan
         if plan is not self._plan:
             self._plan, self._bits = plan, plan.bits.tobytes()
+            self.metrics.planned()
         return self._bits
 
     def _next_prompts(self, left: int) -> tuple[list[Generation], int] | None:

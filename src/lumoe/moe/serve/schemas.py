@@ -16,7 +16,6 @@ from lumoe.moe.serve.conversation import Conversation, FieldError, Message, Name
 from lumoe.moe.serve.sampling import Sampling
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
-Count = Annotated[int, Field(strict=True)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False, strict=True)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)]
 # A key of a JSON object is text.
@@ -229,40 +228,6 @@ class ChatRequest(Request):
             options.setdefault("reasoning_effort", self.reasoning_effort)
         found = chosen(self.tool_choice, self.tools, self.messages, self.parallel_tool_calls)
         return replace(found, options=options, continued=self.continue_final_message)
-
-
-class BudgetRequest(BaseModel):
-    """`PUT /v1/budget`: what is left out stays as it is."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    budget: str | Count | None = Field(default=None, description="bytes, or text such as 24GB, 22.5GiB or 30%")
-    preference: Preference | None = None
-
-    @field_validator("budget")
-    @classmethod
-    def _positive(cls, value: str | int | None) -> str | int | None:
-        if isinstance(value, int) and not 0 < value < 2**63:
-            raise ValueError("must be above 0 bytes")
-        if isinstance(value, str) and len(value) > 32:
-            raise ValueError("write it like 24GB, 22.5GiB or 30%")
-        return value
-
-
-class BudgetResponse(BaseModel):
-    """The budget and what the server does with it."""
-
-    budget_bytes: int
-    minimum_bytes: int
-    whole_bytes: int
-    most_bytes: int
-    preference: Preference
-    planned_for: Preference
-    bytes_fast: int
-    quantized_experts: int
-    resident_experts: int
-    experts: int
-    settled: bool = Field(description="whether every expert that the plan keeps in the fast tier is there")
 
 
 class ModelCard(BaseModel):

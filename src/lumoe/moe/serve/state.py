@@ -1,4 +1,4 @@
-"""What the server is doing, as one JSON object for the budget endpoint and one for the page."""
+"""What the server is doing, as one JSON object for the page."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import psutil
 
-from lumoe.moe.engine.engine import Engine
+from lumoe.moe.serve.budget import budget_state
 from lumoe.moe.serve.governor import Governor
 from lumoe.moe.serve.metrics import Metrics
 from lumoe.moe.serve.scheduler import Scheduler
-from lumoe.moe.serve.schemas import BudgetResponse
 
 
 class Readings:
@@ -27,35 +26,18 @@ class Readings:
         return int(self._process.memory_info().rss)
 
 
-def budget_state(engine: Engine, governor: Governor) -> BudgetResponse:
-    """Return the budget and what the fast tier holds."""
-    plan = engine.plan
-    return BudgetResponse(
-        budget_bytes=governor.budget_bytes,
-        minimum_bytes=governor.minimum_bytes,
-        whole_bytes=governor.whole_bytes,
-        most_bytes=governor.most_bytes,
-        preference=governor.default,
-        planned_for=governor.preference,
-        bytes_fast=engine.bytes_fast,
-        quantized_experts=plan.quantized_experts,
-        resident_experts=int(engine.store.resident().sum()),
-        experts=plan.bits.size,
-        settled=governor.settled,
-    )
-
-
-def page_state(
-    engine: Engine, governor: Governor, metrics: Metrics, scheduler: Scheduler, readings: Readings
-) -> dict[str, Any]:
+def page_state(governor: Governor, metrics: Metrics, scheduler: Scheduler, readings: Readings) -> dict[str, Any]:
     """Return what the page shows: budget, bytes per tier, every expert, speed and queue."""
+    engine, pool = governor.engine, governor.pool
     plan, held, memory = engine.plan, engine.store.resident(), governor.memory
     hits, misses = engine.store.uses()
     return {
-        **budget_state(engine, governor).model_dump(),
+        **budget_state(governor, metrics).model_dump(),
         "bytes_non_expert": memory.non_expert,
         "bytes_slow": int(plan.expert_bytes(memory.expert)[~held].sum()),
-        "bytes_cache": scheduler.pool.nbytes,
+        "bytes_idle_kv": pool.idle_blocks * pool.cache.block_bytes,
+        "prompt_tokens": pool.prompt_tokens,
+        "reused_tokens": pool.reused_tokens,
         "rss_bytes": readings.rss_bytes,
         "bits": plan.bits.tolist(),
         "resident": held.tolist(),
