@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 
 import torch
 
@@ -44,7 +45,8 @@ class PromptScores:
         while (at := len(self.found) - 1) < end:
             until = min(at + POSITIONS_AT_ONCE, end)
             tokens = torch.tensor(self._prompt[at + 1 : until + 1], device=logits.device)
-            rows = logits[at - begin : until - begin]
-            if not bool(rows.isfinite().all()):
+            scored = report(logits[at - begin : until - begin], tokens, [self._top] * (until - at))
+            # One that is no number makes all of its row so.
+            if not all(isfinite(one.logprob or 0.0) for one in scored):
                 raise FloatingPointError("the model's logits are not finite")
-            self.found += report(rows, tokens, [self._top] * (until - at))
+            self.found += scored
