@@ -207,7 +207,8 @@ class Scheduler:
         self.governor.note(generation.preference for generation in self._running)
         while self._calls:
             self._calls.popleft()()
-        self._shrink()
+            # Before the next one: it may ask what is held under the budget that this one set.
+            self._shrink()
 
     def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> torch.Tensor | None:
         """Return logits `[sequences, vocabulary]` of the last tokens; None if the engine failed, which ends these.
