@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
@@ -65,10 +65,10 @@ def serving(setup: Setup, limits: Limits | None = None, arrival_s: float = 60) -
 
 
 @contextmanager
-def serving_on(server: Server, arrival_s: float = 60) -> Iterator[Running]:
+def serving_on(server: Server, arrival_s: float = 60, origins: Sequence[str] = ()) -> Iterator[Running]:
     """Serve what is loaded already."""
     listener = listen("127.0.0.1", 0)
-    app = create_app(server, hosts=["127.0.0.1", "localhost"])
+    app = create_app(server, hosts=["127.0.0.1", "localhost"], origins=origins)
     config = uvicorn.Config(app, log_level="error", access_log=False, http=arriving_within(arrival_s))
     http = uvicorn.Server(config)
     thread = Thread(target=http.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -93,7 +93,8 @@ def test_every_token_is_computed_under_exactly_one_plan(changing: Running, model
     step, stop = server.engine.step, Event()
     samples: list[tuple[int, int]] = []
 
-    def recorded(tokens: torch.Tensor, cache: object, slots: list[int]) -> torch.Tensor:
+    def recorded(tokens: torch.Tensor, cache: object, slots: list[int], last_only: bool) -> torch.Tensor:
+        assert last_only, "nobody asks for the log-probabilities of a prompt"
         lengths = [server.active.cache.lengths[slot] for slot in slots]
         plan = server.engine.plan
         logits = step(tokens, server.active.cache, slots)

@@ -169,3 +169,47 @@ def test_values_out_of_range_are_refused(said: Said, field: str, value: object) 
         response = client.post("/v1/completions", json=body)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == field
+
+
+def test_an_end_that_is_ignored_ends_nothing(said: Said) -> None:
+    free = said.ask(ignore_eos=True, max_tokens=30)
+    assert free["finish_reason"] == "length"
+    assert free["text"].startswith(TEXT)
+    house = said.answer[1]
+    assert said.ask(ignore_eos=True, stop_token_ids=[house])["text"] == " a"
+    assert said.ask(ignore_eos=True, stop="é")["text"] == " a house"
+
+
+def test_nothing_ends_an_answer_before_its_least_tokens(said: Said) -> None:
+    length = len(said.answer)
+    assert said.ask(min_tokens=length - 1)["text"] == TEXT
+    longer = said.ask(min_tokens=length, max_tokens=length, ignore_eos=False)
+    assert longer["finish_reason"] == "length", "the end token came too early to be drawn"
+    assert longer["text"].startswith(TEXT)
+    house = said.answer[1]
+    assert said.ask(min_tokens=1, stop_token_ids=[house, 10**6])["text"] == " a"
+    assert not said.ask(min_tokens=2, max_tokens=2, stop_token_ids=[house, 10**6])["text"].startswith(" a house")
+    assert said.ask(min_tokens=1, stop=" house")["text"] == " a"
+    for more in ({"min_tokens": 2}, {"min_tokens": 4}):
+        assert said.ask(stop=[" house"], **more)["text"] == TEXT, "written before the least tokens were"
+    assert said.ask(stop=["文"], min_tokens=2)["text"] == " a houseé"
+
+
+def test_what_ended_an_answer_can_be_part_of_it(said: Said) -> None:
+    show = {"include_stop_str_in_output": True}
+    for stop, text in (("house", " a house"), ("é", " a houseé"), (f"{TURN} n", " a houseé文\ufffd\ufffd n")):
+        assert said.ask(stop=stop, **show)["text"] == text
+        pieces = said.stream(stop=stop, logprobs=0, **show)
+        assert "".join(piece["text"] for piece in pieces) == text
+    assert said.ask(stop_token_ids=[said.answer[1]], **show)["text"] == " a house"
+    assert said.ask(**show)["text"] == TEXT, "the model's own end is a special token"
+
+
+def test_special_tokens_are_text_where_they_are_asked_for(said: Said) -> None:
+    text = f" a houseé文\ufffd\ufffd{TURN} near"
+    assert said.ask(skip_special_tokens=False)["text"] == text
+    assert "".join(piece["text"] for piece in said.stream(skip_special_tokens=False)) == text
+    assert said.ask(skip_special_tokens=True)["text"] == TEXT
+    shown = said.ask(skip_special_tokens=False, include_stop_str_in_output=True)["text"]
+    assert shown == text + said.tokenizer.eos_token
+    assert said.ask(skip_special_tokens=False, stop=TURN)["text"] == " a houseé文\ufffd\ufffd"

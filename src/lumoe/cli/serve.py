@@ -56,6 +56,9 @@ def serve(
     state: Annotated[
         Path | None, typer.Option(help="file that keeps the budget last set over HTTP; a restart goes on with it")
     ] = None,
+    cors_origin: Annotated[
+        list[str] | None, typer.Option(help="site whose web pages may ask, as https://chat.example; may be repeated")
+    ] = None,
 ) -> None:
     """Serve a model under a byte budget that can change while it runs.
 
@@ -77,5 +80,8 @@ def serve(
     torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
     limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
-    setup = Setup(model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device, measurements)
+    setup = Setup(
+        model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device, measurements,
+        tuple(cors_origin or ()),
+    )  # fmt: skip
     run(setup, limits, host, port, drain, arrival)

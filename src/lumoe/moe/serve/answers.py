@@ -55,6 +55,10 @@ class Answer:
         self.tokens = self.prompts.tokens
         self.id = ("chatcmpl-" if self.kind == "chat" else "cmpl-") + secrets.token_hex(12)
 
+    def add(self, generation: Generation) -> None:
+        """Take one more sequence."""
+        self.generations.append(generation)
+
     def sink(self, choice: int) -> Any:
         """Return what a generation calls with its events."""
         return lambda event: self.queue.put_nowait((choice, event))
@@ -166,7 +170,7 @@ class Answer:
         if self.kind == "chat":
             return {"content": [self._chat_entry(one) for one in sampled], "refusal": None}
         texts = [self.prompts.token_text(one.token) for one in sampled]
-        tops = [self._named(one.top[: self.top]) for one in sampled]
+        tops = [None if one.logprob is None else self._named(one.top[: self.top]) for one in sampled]
         return {
             "tokens": texts,
             "token_logprobs": [one.logprob for one in sampled],
@@ -183,7 +187,7 @@ class Answer:
         return named
 
     def _chat_entry(self, one: SampledToken) -> dict[str, Any]:
-        def entry(token: int, value: float) -> dict[str, Any]:
+        def entry(token: int, value: float | None) -> dict[str, Any]:
             return {
                 "token": self.prompts.token_text(token),
                 "logprob": value,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -16,13 +17,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import ValidationError
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from lumoe import __version__
 from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.budget import add_budget
 from lumoe.moe.serve.chat import ChatAnswer
+from lumoe.moe.serve.completion import CompletionAnswer, Echo, echo
 from lumoe.moe.serve.conversation import Conversation, FieldError
+from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.follower import SPARE_BYTES, GroupFollower, allowed
 from lumoe.moe.serve.generation import Generation
@@ -40,10 +44,17 @@ from lumoe.moe.serve.schemas import (
 )
 from lumoe.moe.serve.state import Readings, page_state
 from lumoe.moe.serve.streaming import collect, stream
+from lumoe.moe.serve.tokenization import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
 from lumoe.resources import package_path
 
 # A prompt that fills a context of 128 Ki tokens has about half a MB.
 MAX_BODY_BYTES = 4 << 20
+T = TypeVar("T")
 
 
 class Server:
@@ -124,12 +135,13 @@ def _post(loop: asyncio.AbstractEventLoop, call: Any) -> None:
         loop.call_soon_threadsafe(call)
 
 
-def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
+def create_app(server: Server, hosts: list[str] | None = None, origins: Sequence[str] = ()) -> FastAPI:
     """Return the application.
 
     Args:
         hosts: values of the Host header to answer to; None answers to any. Naming them keeps a web page of another
             site, whose name was made to resolve to this address, from talking to the server.
+        origins: sites whose pages may read the answers, such as ``https://chat.example``.
     """
     app = FastAPI(
         title="lumoe",
@@ -140,6 +152,15 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
         docs_url=None,
     )
     install_handlers(app)
+    if origins:
+        # Within the check of the host: a page of these sites, too, has to know the server by its name.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "PUT"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
     if hosts is not None:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_middleware(LimitBody, limit=MAX_BODY_BYTES)
@@ -148,6 +169,7 @@ def create_app(server: Server, hosts: list[str] | None = None) -> FastAPI:
     _add_openai(app, server)
     _add_responses(app, server)
     _add_messages(app, server)
+    _add_tokenizer(app, server)
     add_budget(app, server, _guard(server))
     _add_state(app, server)
     for name in ("CompletionRequest", "ChatRequest", "ResponsesRequest", "MessagesRequest", "CountRequest"):
@@ -205,7 +227,8 @@ def _add_openai(app: FastAPI, server: Server) -> None:
         """List the one model."""
         return ModelList(data=[ModelCard(id=server.name, created=server.started)])
 
-    @app.get("/v1/models/{model}", dependencies=[guard])
+    # A name may have slashes, as those of organisations have.
+    @app.get("/v1/models/{model:path}", dependencies=[guard])
     async def model(model: str) -> ModelCard:
         """Describe a model."""
         _check_model(server, model)
@@ -215,8 +238,14 @@ def _add_openai(app: FastAPI, server: Server) -> None:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continue a text."""
         _check_model(server, body.model)
-        prompts = [await run_in_threadpool(server.prompts.encode, prompt) for prompt in body.prompts]
-        answer = Answer("completion", server.name, server.prompts, body.logprobs)
+        drawn = _told(body.drawn)
+        encode = partial(server.prompts.encode, special=body.add_special_tokens is not False)
+        prompts = [await run_in_threadpool(encode, prompt) for prompt in body.prompts]
+        echoes = list[Echo]()
+        if body.echo:
+            tokens = _shown(server.prompts.tokens, body)
+            echoes = await run_in_threadpool(echo, server.prompts, body.prompts, prompts, tokens, body.logprobs)
+        answer = CompletionAnswer(server.name, server.prompts, body.logprobs, drawn, body.n or 1, echoes)
         return await _answer(server, answer, body, prompts, body.max_tokens, request)
 
     @app.post("/v1/chat/completions", dependencies=[guard], response_model=None)
@@ -266,7 +295,34 @@ def _add_messages(app: FastAPI, server: Server) -> None:
         return {"input_tokens": len(prompt.ids)}
 
 
-def _translated(body: ResponsesRequest | CountRequest) -> ChatRequest:
+def _add_tokenizer(app: FastAPI, server: Server) -> None:
+    guard = _guard(server)
+
+    @app.post("/tokenize", dependencies=[guard])
+    async def tokenize(body: TokenizeRequest) -> TokenizeResponse:
+        """Return the token ids of a text or a conversation, however many they are."""
+        _check_model(server, body.model or server.name)
+        if body.prompt is not None:
+            special = body.add_special_tokens is not False
+            tokens = await run_in_threadpool(server.prompts.ids, body.prompt, special)
+        else:
+            conversation = _conversation(_translated(body))
+            laid_out = await run_in_threadpool(server.prompts.laid_out, conversation, bool(body.add_special_tokens))
+            tokens = laid_out.ids
+        return TokenizeResponse(count=len(tokens), max_model_len=server.limits.context, tokens=tokens)
+
+    @app.post("/detokenize", dependencies=[guard])
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeResponse:
+        """Return the text of token ids."""
+        _check_model(server, body.model or server.name)
+        return DetokenizeResponse(prompt=await run_in_threadpool(server.prompts.decode, body.tokens))
+
+    @app.post("/v1/embeddings", dependencies=[guard], include_in_schema=False)
+    async def embeddings() -> None:
+        raise ApiError(400, "this server generates text only; it has no embeddings", code="not_supported")
+
+
+def _translated(body: ResponsesRequest | CountRequest | TokenizeRequest) -> ChatRequest:
     try:
         return body.chat()
     except ValidationError as error:
@@ -281,10 +337,19 @@ def _add_state(app: FastAPI, server: Server) -> None:
 
 
 def _conversation(body: ChatRequest) -> Conversation:
+    return _told(body.conversation)
+
+
+def _told(made: Callable[[], T]) -> T:
+    """Return what is made of a request; what its fields do not allow is told to the client."""
     try:
-        return body.conversation()
+        return made()
     except FieldError as error:
         raise ApiError(400, str(error), error.field, "invalid_value") from None
+
+
+def _shown(tokens: TokenBytes, body: CompletionRequest | ChatRequest) -> TokenBytes:
+    return tokens.showing_all() if body.skip_special_tokens is False else tokens
 
 
 def _check_model(server: Server, name: str) -> None:
@@ -303,17 +368,22 @@ async def _answer(
 ) -> Response:
     answer.prompt_tokens = sum(map(len, prompts))
     server.prompts.check_known(body.logit_bias or (), "logit_bias")
+    tokens = _shown(answer.tokens, body)
+    ends = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else server.prompts.end_tokens)
     for prompt in prompts:
         limit = server.prompts.limit(prompt, max_tokens)
-        for choice in range(body.n or 1):
-            answer.generations.append(
+        if (body.min_tokens or 0) > limit:
+            text = f"'min_tokens': {body.min_tokens} are more than the {limit} tokens that the answer may have"
+            raise ApiError(400, text, "min_tokens", "invalid_value")
+        for choice in range(body.drawn()):
+            answer.add(
                 Generation(
                     prompt,
                     body.sampling(choice, limit, answer.top),
-                    answer.tokens,
+                    tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,
-                    end_tokens=server.prompts.end_tokens.union(body.stop_token_ids or ()),
+                    end_tokens=ends,
                     preference=body.preference,
                 )
             )

@@ -46,7 +46,7 @@ class BudgetRequest(BaseModel):
     @classmethod
     def _positive(cls, value: str | int | None) -> str | int | None:
         if isinstance(value, int) and not 0 < value < 2**63:
-            raise ValueError("must be above 0 bytes")
+            raise ValueError(f"must be from 1 to {2**63 - 1} bytes")
         if isinstance(value, str) and len(value) > 32:
             raise ValueError("write it like 24GB, 22.5GiB or 30%")
         return value

@@ -52,6 +52,12 @@ class TokenBytes:
         shown.special = frozenset(token for token in self._named if self._tokenizer.id_to_token(token) not in names)
         return shown
 
+    def showing_all(self) -> TokenBytes:
+        """Return the same tokens, of which all are text."""
+        shown = copy(self)
+        shown.special = frozenset()
+        return shown
+
     def of(self, token: int) -> bytes:
         """Return the bytes of one token, as it stands within a text; those of a special token are its name."""
         if token not in self._known:
@@ -96,9 +102,15 @@ class TextStream:
         stop: which one it is.
     """
 
-    def __init__(self, tokens: TokenBytes, prompt: Sequence[int], stops: Sequence[str]) -> None:
-        """Start after `prompt`: a character may have begun there."""
-        self._tokens = tokens
+    def __init__(
+        self, tokens: TokenBytes, prompt: Sequence[int], stops: Sequence[str], show_stop: bool = False
+    ) -> None:
+        """Start after `prompt`: a character may have begun there.
+
+        Args:
+            show_stop: whether the stop string that ends the text is part of it.
+        """
+        self._tokens, self._show_stop = tokens, show_stop
         self._decoder = getincrementaldecoder("utf-8")("replace")
         for token in prompt:
             self._decoder.decode(self._bytes(token))
@@ -108,6 +120,10 @@ class TextStream:
         self.released = self.decoded = self.begun = 0
         self.stopped = False
         self.stop: str | None = None
+
+    def look_for(self, stops: Sequence[str]) -> None:
+        """Look for stop strings in what comes from here on."""
+        self._stops = tuple(stops)
 
     def push(self, token: int) -> str:
         """Append a token; return the text that can be released now. Sets `stopped` when a stop string is complete."""
@@ -148,6 +164,8 @@ class TextStream:
         if begin is not None:
             self.stop = min((stop for stop in self._stops if text.startswith(stop, begin)), key=len)
         keep = len(text) - held_back(text, self._stops) if begin is None else begin
+        if self._show_stop and begin is not None:
+            keep += len(self.stop or "")
         self._waiting, self._is_text = ("", []) if self.stopped else (text[keep:], kinds[keep:])
         shown = "".join(letter for letter, kind in zip(text[:keep], kinds, strict=False) if kind)
         self.released += len(shown)

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumoe.errors import UserError
+from lumoe.moe.serve.faulty_fields import Fault
 
 TYPES = {
     401: "authentication_error",
@@ -87,7 +88,7 @@ def install_handlers(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _response(request.url.path, 400, _first(error))
+        return _response(request.url.path, 400, _first(error, request.headers.get("content-type")))
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -132,16 +133,19 @@ class LimitBody:
         await self._app(scope, limited, send)
 
 
-def _first(error: RequestValidationError) -> dict[str, Any]:
+def _first(error: RequestValidationError, content_type: str | None) -> dict[str, Any]:
     first = error.errors()[0]
-    # A union lists each alternative's name in the path; a client knows its fields and indices only.
-    path = [str(part) for part in first["loc"] if part != "body"]
-    where = path[0] if path and not path[0].isdigit() else None
     if first["type"] == "json_invalid":
         return error_body(400, f"the body is not JSON: {first['ctx']['error']}", None, "invalid_json")
-    if first["type"] == "extra_forbidden":
-        return error_body(
-            400, f"'{'.'.join(path)}' is not a parameter that this server knows", where, "unknown_parameter"
-        )
-    message = first["msg"].removeprefix("Value error, ")
-    return error_body(400, f"'{'.'.join(path) or 'body'}': {message}", where, "invalid_value")
+    if isinstance(error.body, bytes):
+        sent = "without a content type" if content_type is None else f"as '{content_type[:80]}'"
+        text = f"the body was sent {sent}: send 'Content-Type: application/json'"
+        return error_body(400, text, None, "invalid_content_type")
+    fault = Fault(error.errors(), error.body)
+    where = ".".join(map(str, fault.path))
+    if not fault.path and first["type"] in ("missing", "model_attributes_type"):
+        return error_body(400, "the body must be a JSON object", None, "invalid_value")
+    if fault.kind == "extra_forbidden":
+        text = f"'{where}' is not a parameter that this server knows"
+        return error_body(400, text, fault.field, "unknown_parameter")
+    return error_body(400, f"'{where or 'body'}': {fault.message}", fault.field, "invalid_value")

@@ -10,6 +10,7 @@ from typing import Literal
 
 from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.detokenizer import TextStream, TokenBytes
+from lumoe.moe.serve.prompt_scores import PromptScores
 from lumoe.moe.serve.sampling import SampledToken, Sampler, Sampling
 
 Finish = Literal["stop", "length", "tool_calls"]
@@ -50,6 +51,8 @@ class Generation:
     Attributes:
         tokens: prompt and answer so far.
         fed: of these, how many have been through the engine.
+        scores: takes the prompt's log-probabilities, if they are wanted.
+        logprob: of the tokens drawn, if they are reported: the sum.
     """
 
     def __init__(
@@ -65,16 +68,19 @@ class Generation:
     ) -> None:
         self.prompt, self.sampling, self.sink, self.preference = prompt, sampling, sink, preference
         self.tokens = list(prompt)
-        self.sampler = Sampler(sampling, self.prompt)
+        self.sampler = Sampler(sampling, self.prompt, end_tokens)
         self.end_tokens = end_tokens
+        self._names, self._stops = tokens, stops
         # A character has at most four bytes.
-        self._text = TextStream(tokens, self.prompt[-4:], stops)
+        self._text = TextStream(tokens, self.prompt[-4:], () if sampling.min_tokens else stops, sampling.show_stop)
         self._unreleased: deque[SampledToken] = deque()
         self.times = Times()
         self.slot: int | None = None
         self.fed = 0
         self.made = 0
+        self.logprob = 0.0
         self.cancelled = False
+        self.scores: PromptScores | None = None
         # Of the prompt, tokens whose keys and values were there; and the precisions that all so far were computed at.
         self.reused = 0
         self.precisions: bytes | None = None
@@ -83,6 +89,11 @@ class Generation:
     def decoding(self) -> bool:
         """Whether only the last token is yet to go through the engine."""
         return self.made > 0 and self.fed == len(self.tokens) - 1
+
+    @property
+    def unscored(self) -> bool:
+        """Whether logits of the prompt are still wanted: keys and values that are known already do not give them."""
+        return self.scores is not None and not self.scores.complete
 
     def cancel(self) -> None:
         """Ask for no more tokens."""
@@ -95,11 +106,14 @@ class Generation:
             self.times.first_token = self.times.last_token
         self.tokens.append(sampled.token)
         self.made += 1
+        self.logprob += sampled.logprob or 0.0
         ended = sampled.token in self.end_tokens
         text = ""
-        if not ended:
+        if not ended or (self.sampling.show_stop and sampled.token not in self._names.special):
             text = self._text.push(sampled.token)
             self._unreleased.append(replace(sampled, offset=self._text.begun))
+        if self.made == self.sampling.min_tokens:
+            self._text.look_for(self._stops)
         if ended or self._text.stopped:
             finish: Finish | None = "stop"
         else:

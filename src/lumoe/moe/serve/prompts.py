@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -57,11 +57,17 @@ class Prompts:
         """Whether conversations can be turned into prompts."""
         return bool(self._tokenizer.chat_template)
 
-    def encode(self, prompt: str | list[int]) -> list[int]:
-        """Return token ids of a prompt of `POST /v1/completions`."""
-        if isinstance(prompt, str):
-            return self._checked(list(self.backend.encode(prompt, add_special_tokens=True).ids), "prompt")
-        return self._checked(prompt, "prompt")
+    def encode(self, prompt: str | list[int], special: bool = True) -> list[int]:
+        """Return token ids of a prompt of `POST /v1/completions`; `special` puts what belongs before a text."""
+        return self._checked(self.ids(prompt, special) if isinstance(prompt, str) else prompt, "prompt")
+
+    def ids(self, text: str, special: bool = True) -> list[int]:
+        """Return token ids of a text, however many; `special` puts what belongs before one."""
+        return list(self.backend.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return str(self.backend.decode(ids, skip_special_tokens=False))
 
     @cached_property
     def form(self) -> Format:
@@ -84,8 +90,11 @@ class Prompts:
         self._checked(prompt.ids, "messages")
         return prompt
 
-    def laid_out(self, conversation: Conversation) -> ChatPrompt:
+    def laid_out(self, conversation: Conversation, special: bool = False) -> ChatPrompt:
         """Lay a conversation out, however many tokens it has.
+
+        Args:
+            special: whether the tokenizer puts before the text what it puts before one, as templates do themselves.
 
         Raises:
             ApiError: there is no template, or it refuses the turns or shows no tools.
@@ -102,7 +111,7 @@ class Prompts:
             begun = self.form.opening(conversation.only)
             if thinking and self.tags is not None:
                 begun = f"{self.tags[1]}\n\n{begun}"
-        ids = list(self.backend.encode(text + begun, add_special_tokens=False).ids)
+        ids = self.ids(text + begun, special)
         form = self.form if conversation.tools else None
         return ChatPrompt(ids, begun, Manner(form, conversation.parameters(), self.tags, thinking))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import socket
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Setup:
         seed: of the order in which experts give up precision, where sensitivities are not known.
         state: file that keeps the budget last set over HTTP; it goes before `budget` and `preference`.
         device: cpu, cuda or cuda:N.
+        cors_origins: sites whose pages may read the answers; `*` is any.
     """
 
     model: Path
@@ -63,6 +65,7 @@ class Setup:
     state: Path | None = None
     device: str = "cpu"
     measurements: Path | None = None
+    cors_origins: tuple[str, ...] = ()
 
 
 def load(setup: Setup, limits: Limits) -> Server:
@@ -140,14 +143,15 @@ def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arri
         arrival_s: seconds within which a request must have arrived.
 
     Raises:
-        UserError: the model cannot be loaded or the address is taken.
+        UserError: the model cannot be loaded, the address is taken, or an origin is none.
     """
+    origins = [origin_of(given) for given in setup.cors_origins]
     listener = listen(host, port)
     if host not in LOOPBACK and not setup.api_key:
         log.warning("whoever can reach %s may use this server and change its budget: set --api-key", host)
     server = load(setup, limits)
     address, bound = listener.getsockname()[:2]
-    app = create_app(server, hosts=[*LOOPBACK, "[::1]"] if host in LOOPBACK else None)
+    app = create_app(server, hosts=[*LOOPBACK, "[::1]"] if host in LOOPBACK else None, origins=origins)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=drain_s, timeout_keep_alive=30,
         server_header=False, http=arriving_within(arrival_s),
@@ -160,6 +164,18 @@ def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arri
         server.name, f"[{address}]" if ":" in address else address, bound, server.governor.budget_bytes,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def origin_of(given: str) -> str:
+    """Return an origin as browsers send it.
+
+    Raises:
+        UserError: it is none.
+    """
+    origin = given.removesuffix("/").lower()
+    if given != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", origin):
+        raise UserError(f"--cors-origin {given}: give scheme and host, such as https://chat.example:8080, or *")
+    return origin
 
 
 def listen(host: str, port: int) -> socket.socket:

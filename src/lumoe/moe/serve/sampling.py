@@ -40,6 +40,8 @@ class Sampling:
         presence_penalty: taken from the logit of a token that the answer has already.
         repetition_penalty: divides the logit of a token that prompt or answer has, multiplies one below 0; 1 is none.
         logit_bias: (token, what is added to its logit).
+        min_tokens: before so many, none that ends the sequence is drawn and no stop string ends it.
+        show_stop: whether the stop string or token that ends the sequence is in its text.
     """
 
     temperature: float = 1.0
@@ -54,6 +56,8 @@ class Sampling:
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
+    show_stop: bool = False
 
     @property
     def penalises(self) -> bool:
@@ -68,14 +72,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """One sampled token; log-probabilities are the model's own, before penalties, temperature and cuts.
+    """One token; log-probabilities are the model's own, before penalties, temperature and cuts.
 
     Attributes:
+        logprob: None of the first token of a prompt, which nothing comes before.
         offset: where in the answer's text it begins; set when it is decoded.
     """
 
     token: int
-    logprob: float = 0.0
+    logprob: float | None = 0.0
     top: tuple[tuple[int, float], ...] = ()
     offset: int = 0
 
@@ -87,11 +92,21 @@ class Sampler:
         position: tokens drawn so far.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = (), end_tokens: Iterable[int] = ()) -> None:
         self.sampling, self.position = sampling, 0
+        self._ends = tuple(end_tokens)
         self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self._prompt = {*prompt} if sampling.repetition_penalty != 1 else set[int]()
         self._counts: dict[int, int] = {}
+
+    @property
+    def changes(self) -> bool:
+        """Whether the next token's logits are changed."""
+        return self.sampling.penalises or bool(self.sampling.logit_bias) or self._too_early
+
+    @property
+    def _too_early(self) -> bool:
+        return self.position < self.sampling.min_tokens
 
     def words(self, count: int) -> NDArray[np.uint32]:
         """Return `count` random words, uint32 `[count]`, for the next draw: the same ones until `drawn`."""
@@ -125,6 +140,9 @@ class Sampler:
             seen = torch.tensor([*self._counts], device=place)
             counts = torch.tensor([*self._counts.values()], dtype=torch.float32, device=place)
             logits[seen] -= s.frequency_penalty * counts + s.presence_penalty
+        if self._too_early:
+            # Stop tokens of a request may be none of the model's.
+            logits[[token for token in self._ends if token < len(logits)]] = -torch.inf
 
 
 def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken]:
@@ -148,8 +166,8 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledTok
     reported = [row for row, sampler in enumerate(samplers) if sampler.sampling.top_logprobs is not None]
     if reported:
         counts = [samplers[row].sampling.top_logprobs or 0 for row in reported]
-        for row, report in zip(reported, _report(logits[reported], tokens[reported], counts), strict=True):
-            sampled[row] = report
+        for row, one in zip(reported, report(logits[reported], tokens[reported], counts), strict=True):
+            sampled[row] = one
     for sampler, token in zip(samplers, drawn, strict=True):
         sampler.drawn(token)
     return sampled
@@ -178,7 +196,7 @@ def keep(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: 
 
 
 def _changed(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
-    rows = [row for row, one in enumerate(samplers) if one.sampling.penalises or one.sampling.logit_bias]
+    rows = [row for row, one in enumerate(samplers) if one.changes]
     if not rows:
         return logits
     changed = logits.to(torch.float32, copy=True)
@@ -207,7 +225,12 @@ def _draw(logits: torch.Tensor, samplers: Sequence[Sampler], cut: bool) -> torch
     return scaled.sub_(times.log_()).argmax(dim=-1)
 
 
-def _report(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[SampledToken]:
+def report(logits: torch.Tensor, tokens: torch.Tensor, counts: Sequence[int]) -> list[SampledToken]:
+    """Return tokens `[tokens]` with their log-probabilities, each with the `counts` most likely ones in its place.
+
+    Args:
+        logits: float `[tokens, vocabulary]`.
+    """
     logprobs = torch.log_softmax(logits.float(), dim=-1)
     drawn = logprobs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1).tolist()
     values, best = logprobs.topk(min(max(counts), logprobs.shape[1]))

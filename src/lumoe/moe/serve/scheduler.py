@@ -207,25 +207,38 @@ class Scheduler:
         self.governor.note(generation.preference for generation in self._running)
         while self._calls:
             self._calls.popleft()()
-        self._shrink()
+            # Before the next one: it may ask what is held under the budget that this one set.
+            self._shrink()
 
     def _step(self, tokens: torch.Tensor, generations: Sequence[Generation]) -> torch.Tensor | None:
-        """Return logits `[sequences, vocabulary]` of the last tokens; None if the engine failed, which ends these."""
+        """Return logits `[sequences, vocabulary]` of the last tokens; None if the engine failed, which ends these.
+
+        Sequences whose prompts are scored come by themselves, and have that done here.
+        """
         slots = [generation.slot for generation in generations if generation.slot is not None]
         for generation in generations:
             # What was computed at several precisions is nobody's beginning.
             if generation.precisions != self._precisions():
                 generation.precisions = None
         try:
-            logits = self.engine.step(tokens, self.cache, slots)[:, -1]
+            logits = self.engine.step(tokens, self.cache, slots, last_only=not generations[0].unscored)
         except Exception as error:
             log.exception("a step of the engine failed")
             for generation in generations:
                 self._fail_one(generation, error)
             return None
-        for generation in generations:
+        for generation, row in zip(generations, logits, strict=True):
+            self._score(generation, row)
             generation.fed += tokens.shape[1]
-        return logits
+        return logits[:, -1]
+
+    def _score(self, generation: Generation, logits: torch.Tensor) -> None:
+        if generation.scores is not None and generation.unscored:
+            try:
+                generation.scores.take(logits, generation.fed)
+            except Exception as error:
+                log.error("a prompt could not be scored", exc_info=error)
+                self._fail_one(generation, error)
 
     def _sample(self, logits: torch.Tensor, generations: Sequence[Generation]) -> list[SampledToken | Exception]:
         """Sample a token for each row; a fault in one of them is its own."""
@@ -261,7 +274,8 @@ class Scheduler:
         Beside running sequences some are left, so that these need not be paused at once.
         """
         generation.precisions = self._precisions()
-        generation.fed = self.pool.begin(slot, generation.tokens, generation.precisions)
+        known = [] if generation.unscored else generation.tokens
+        generation.fed = self.pool.begin(slot, known, generation.precisions)
         wanted = self.pool.missing(slot, len(generation.tokens) + 1)
         if not self._room(wanted + len(self._running)):
             self.cache.clear(slot)
@@ -329,11 +343,13 @@ class Scheduler:
         if not unfed:
             return None
         size = min(len(unfed[0].tokens) - unfed[0].fed, left)
-        group, begun = [], set[tuple[int, ...]]()
+        group, begun, unscored = [], set[tuple[int, ...]](), unfed[0].unscored
         for generation in unfed:
-            # What begins as another one does waits for that one's keys and values.
+            # What begins as another one does waits for that one's keys and values, unless it cannot use them.
             begin = tuple(generation.tokens[: generation.fed + KV_BLOCK])
-            if len(generation.tokens) - generation.fed == size and (size <= KV_BLOCK or begin not in begun):
+            fresh = size <= KV_BLOCK or begin not in begun or unscored
+            # Logits of all positions and of the last one alone are not rounded alike: neither has them from the other.
+            if len(generation.tokens) - generation.fed == size and generation.unscored == unscored and fresh:
                 begun.add(begin)
                 group.append(generation)
         group = group[: max(left // size, 1)] or unfed[:1]
@@ -342,7 +358,7 @@ class Scheduler:
     def _find_more(self, generation: Generation) -> None:
         """Let a sequence that has not begun to be fed begin with what has become known since it came."""
         slot, precisions = generation.slot, self._precisions()
-        begun = generation.fed > generation.reused or generation.made
+        begun = generation.fed > generation.reused or generation.made or generation.unscored
         if slot is None or begun or not self.pool.knows_more(generation.tokens, precisions, generation.fed):
             return
         self.cache.clear(slot)
@@ -361,8 +377,11 @@ class Scheduler:
         for generation in group:
             if generation.precisions is not None and generation.slot is not None:
                 self.pool.keep(generation.slot, generation.tokens, generation.precisions)
-        done = [row for row, generation in enumerate(group) if generation.fed == len(generation.tokens)]
-        if done:
+        done = [row for row, one in enumerate(group) if one.fed == len(one.tokens) and one.slot is not None]
+        for generation in [group[row] for row in done if group[row].sampling.max_tokens == 0]:
+            self._events.append((generation, Piece("", (), "length")))
+            self._release(generation, "length")
+        if done := [row for row in done if group[row].sampling.max_tokens]:
             ready = [group[row] for row in done]
             self._hand_out(ready, self._sample(logits[done], ready))
         return size * len(group)

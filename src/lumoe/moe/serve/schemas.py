@@ -20,6 +20,7 @@ Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False, strict=True)]
 Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False, strict=True)]
 # A key of a JSON object is text.
 BiasedToken = Annotated[int, Field(ge=0, lt=2**31)]
+Switch = Annotated[bool, Field(strict=True)] | None
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_CHOICES = 32
 MAX_TOOLS = 512
@@ -51,6 +52,10 @@ class Request(Body):
     user: str | None = Field(default=None, description="accepted, not used")
     metadata: dict[str, str] | None = Field(default=None, description="accepted, not used")
     store: bool | None = Field(default=None, description="accepted, not used")
+    service_tier: str | None = unused()
+    prompt_cache_key: str | None = unused()
+    prompt_cache_retention: str | None = unused()
+    safety_identifier: str | None = unused()
     stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = Field(
         default=None, description="tokens that end the answer besides the model's own; they are not in its text"
     )
@@ -62,6 +67,14 @@ class Request(Body):
         default=0, description="0 and -1 are no limit"
     )
     min_p: float | None = Field(default=0.0, ge=0, le=1, allow_inf_nan=False, strict=True)
+    ignore_eos: Switch = Field(default=False, description="whether the model's own end tokens end nothing")
+    min_tokens: Annotated[int, Field(ge=0, strict=True)] | None = Field(
+        default=0, description="before so many tokens, none that ends the answer is drawn and no stop string ends it"
+    )
+    include_stop_str_in_output: Switch = Field(
+        default=False, description="whether what ended the answer, a stop string or a stop token's text, is part of it"
+    )
+    skip_special_tokens: Switch = Field(default=True, description="whether special tokens are left out of the text")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -72,6 +85,10 @@ class Request(Body):
     def include_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    def drawn(self) -> int:
+        """Return how many answers are drawn for each prompt."""
+        return self.n or 1
 
     def sampling(self, choice: int, max_tokens: int, top_logprobs: int | None) -> Sampling:
         """Return how the `choice`-th sequence is drawn: of equal prompts each has a random stream of its own."""
@@ -88,6 +105,8 @@ class Request(Body):
             presence_penalty=self.presence_penalty or 0.0,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             logit_bias=tuple((self.logit_bias or {}).items()),
+            min_tokens=self.min_tokens or 0,
+            show_stop=bool(self.include_stop_str_in_output),
         )
 
 
@@ -100,17 +119,49 @@ class CompletionRequest(Request):
         | Annotated[list[TokenId], Field(min_length=1)]
         | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=MAX_CHOICES)]
     )
-    max_tokens: Annotated[int, Field(ge=1, strict=True)] | None = 16
+    max_tokens: Annotated[int, Field(ge=0, strict=True)] | None = Field(default=16, description="0 needs echo")
     logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
-    echo: Literal[False] | None = Field(default=None, description="not supported")
-    suffix: Literal[""] | None = Field(default=None, description="not supported")
-    best_of: Literal[1] | None = Field(default=None, description="not supported")
+    echo: Switch = Field(default=False, description="whether the prompt, with its log-probabilities, comes first")
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES, strict=True)] | None = Field(
+        default=None, description="answers to draw, of which the n likeliest by log-probability per token are returned"
+    )
+    suffix: str | None = Field(default=None, description="not supported")
+    add_special_tokens: Switch = Field(
+        default=True, description="whether a prompt that is a text gets what the tokenizer puts before one"
+    )
+
+    @field_validator("suffix")
+    @classmethod
+    def _no_suffix(cls, value: str | None) -> str | None:
+        if value:
+            raise ValueError("this server continues texts and fills no gap: give what comes before as the prompt")
+        return value
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
         """The prompts, as texts or as token ids."""
         prompt: Any = self.prompt
         return [prompt] if isinstance(prompt, str) or isinstance(prompt[0], int) else prompt
+
+    def drawn(self) -> int:
+        """Return how many answers are drawn for each prompt.
+
+        Raises:
+            FieldError: fields contradict each other.
+        """
+        wanted = super().drawn()
+        drawn = self.best_of or wanted
+        if drawn < wanted:
+            raise FieldError("best_of", f"{drawn} answers are fewer than the {wanted} that 'n' asks for")
+        if drawn > wanted and self.stream:
+            raise FieldError("best_of", "which answer is best shows at its end: it cannot be streamed")
+        if self.max_tokens == 0 and not self.echo:
+            raise FieldError("max_tokens", "0 tokens are an answer with 'echo': true only")
+        return drawn
+
+    def sampling(self, choice: int, max_tokens: int, top_logprobs: int | None) -> Sampling:
+        """Return how the `choice`-th sequence is drawn; which one is best shows by its log-probabilities."""
+        return super().sampling(choice, max_tokens, 0 if top_logprobs is None and self.best_of else top_logprobs)
 
 
 UNSUPPORTED = {
@@ -150,10 +201,6 @@ class ChatRequest(Request):
     continue_final_message: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="whether the answer goes on with the last message, which is the assistant's"
     )
-    service_tier: str | None = unused()
-    prompt_cache_key: str | None = unused()
-    prompt_cache_retention: str | None = unused()
-    safety_identifier: str | None = unused()
     verbosity: str | None = unused()
     prediction: dict[str, Any] | None = unused()
     modalities: list[Literal["text"]] | None = unused()
