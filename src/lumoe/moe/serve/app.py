@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.plan import Preference
 from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.chat import ChatAnswer
+from lumoe.moe.serve.constraints import Constraint, ConstraintError, Form, Freedom
 from lumoe.moe.serve.conversation import Conversation, FieldError
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
 from lumoe.moe.serve.generation import Generation
@@ -48,6 +50,8 @@ from lumoe.resources import package_path
 
 # A prompt that fills a context of 128 Ki tokens has about half a MB.
 MAX_BODY_BYTES = 4 << 20
+# Forms that take longer to compile are refused.
+COMPILE_S = 10
 
 
 class Server:
@@ -305,6 +309,21 @@ def _check_model(server: Server, name: str) -> None:
         raise ApiError(404, text, "model", "model_not_found")
 
 
+async def _form(server: Server, constraint: Constraint | None, freedom: Freedom) -> Form | None:
+    if constraint is None:
+        return None
+    grammars, loop = server.prompts.grammars, asyncio.get_running_loop()
+    compiling = loop.run_in_executor(grammars.threads, grammars.compile, constraint)
+    try:
+        return Form(await asyncio.wait_for(compiling, COMPILE_S), freedom)
+    except ConstraintError as error:
+        text = str(error)
+    except TimeoutError:
+        text = f"it was not compiled within {COMPILE_S} s"
+    field = constraint.field
+    raise ApiError(400, f"'{field}': {text}", field.partition(".")[0], "invalid_value") from None
+
+
 async def _answer(
     server: Server,
     answer: Answer,
@@ -315,13 +334,14 @@ async def _answer(
 ) -> Response:
     answer.prompt_tokens = sum(map(len, prompts))
     server.prompts.check_known(body.logit_bias or (), "logit_bias")
+    form = await _form(server, *answer.held_to(body.constraint()))
     for prompt in prompts:
         limit = server.prompts.limit(prompt, max_tokens)
         for choice in range(body.n or 1):
             answer.generations.append(
                 Generation(
                     prompt,
-                    body.sampling(choice, limit, answer.top),
+                    replace(body.sampling(choice, limit, answer.top), form=form),
                     answer.tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,

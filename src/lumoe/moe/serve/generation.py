@@ -65,7 +65,7 @@ class Generation:
     ) -> None:
         self.prompt, self.sampling, self.sink, self.preference = prompt, sampling, sink, preference
         self.tokens = list(prompt)
-        self.sampler = Sampler(sampling, self.prompt)
+        self.sampler = Sampler(sampling, self.prompt, end_tokens)
         self.end_tokens = end_tokens
         # A character has at most four bytes.
         self._text = TextStream(tokens, self.prompt[-4:], stops)
@@ -100,7 +100,7 @@ class Generation:
         if not ended:
             text = self._text.push(sampled.token)
             self._unreleased.append(replace(sampled, offset=self._text.begun))
-        if ended or self._text.stopped:
+        if ended or self._text.stopped or self.sampler.complete:
             finish: Finish | None = "stop"
         else:
             finish = "length" if self.made >= self.sampling.max_tokens else None

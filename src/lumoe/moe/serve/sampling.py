@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumoe.moe.serve.constraints import Form
+
 # Below it nothing but the most likely token has a chance in float32, and a quotient may not be finite.
 LEAST_TEMPERATURE = 1e-4
 
@@ -40,6 +42,7 @@ class Sampling:
         presence_penalty: taken from the logit of a token that the answer has already.
         repetition_penalty: divides the logit of a token that prompt or answer has, multiplies one below 0; 1 is none.
         logit_bias: (token, what is added to its logit).
+        form: what the sequence is held to.
     """
 
     temperature: float = 1.0
@@ -54,6 +57,7 @@ class Sampling:
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    form: Form | None = None
 
     @property
     def penalises(self) -> bool:
@@ -87,11 +91,24 @@ class Sampler:
         position: tokens drawn so far.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int] = ()) -> None:
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = (), ends: frozenset[int] = frozenset()) -> None:
+        """Begin a sequence after `prompt`, which tokens of `ends` end."""
         self.sampling, self.position = sampling, 0
+        form = sampling.form
+        self._follower = form.grammar.follow(ends, form.freedom) if form else None
         self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self._prompt = {*prompt} if sampling.repetition_penalty != 1 else set[int]()
         self._counts: dict[int, int] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether the form that the sequence is held to is complete."""
+        return self._follower is not None and self._follower.complete
+
+    @property
+    def changes(self) -> bool:
+        """Whether `change` does anything."""
+        return self.sampling.penalises or bool(self.sampling.logit_bias) or self._follower is not None
 
     def words(self, count: int) -> NDArray[np.uint32]:
         """Return `count` random words, uint32 `[count]`, for the next draw: the same ones until `drawn`."""
@@ -105,13 +122,18 @@ class Sampler:
     def drawn(self, token: int) -> None:
         """Take note of what was drawn."""
         self.position += 1
+        if self._follower is not None:
+            self._follower.take(token)
         if self.sampling.penalises:
             self._counts[token] = self._counts.get(token, 0) + 1
 
     def change(self, logits: torch.Tensor) -> None:
-        """Put bias and penalties into float32 logits `[vocabulary]`, in place.
+        """Put bias and penalties into float32 logits `[vocabulary]`, in place, and take out what may not come.
 
         Repetition as in arXiv 1909.05858, section 4.1; frequency and presence as in OpenAI's interface.
+
+        Raises:
+            ConstraintError: the form that the sequence is held to allows nothing.
         """
         s, place = self.sampling, logits.device
         if s.logit_bias:
@@ -125,6 +147,8 @@ class Sampler:
             seen = torch.tensor([*self._counts], device=place)
             counts = torch.tensor([*self._counts.values()], dtype=torch.float32, device=place)
             logits[seen] -= s.frequency_penalty * counts + s.presence_penalty
+        if self._follower is not None:
+            self._follower.confine(logits)
 
 
 def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken]:
@@ -132,6 +156,7 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledTok
 
     Raises:
         FloatingPointError: the largest value of a row is not finite; nothing was drawn then.
+        ConstraintError: a sequence is held to a form that allows nothing; nothing was drawn then.
     """
     chosen = _changed(logits, samplers)
     most, tokens = chosen.max(dim=-1)
@@ -178,7 +203,7 @@ def keep(logits: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: 
 
 
 def _changed(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.Tensor:
-    rows = [row for row, one in enumerate(samplers) if one.sampling.penalises or one.sampling.logit_bias]
+    rows = [row for row, one in enumerate(samplers) if one.changes]
     if not rows:
         return logits
     changed = logits.to(torch.float32, copy=True)

@@ -81,6 +81,21 @@ class Format(ABC):
     def opening(self, name: str | None) -> str:
         """Return how a call begins: of the function `name` up to its arguments, or of any up to its name."""
 
+    @property
+    def before_json(self) -> str:
+        """What a call begins with before its JSON."""
+        opening = self.opening(None)
+        mark = "" if self.first else self.marks[0]
+        behind = opening.find(mark) + len(mark)
+        # A space may be part of the token that the JSON begins with.
+        return opening[: min(place for end in "{[" if (place := opening.find(end, behind)) >= 0)].rstrip(" ")
+
+    @property
+    def beginnings(self) -> frozenset[str]:
+        """Words that a call begins with and no other answer does."""
+        words = self.dropped if self.first else (*self.dropped, *self.marks)
+        return frozenset(word for word in words if self.first or self.opening(None).startswith(word))
+
     def schema(self, parameters: Parameters, only: str | None) -> dict[str, Any] | None:
         """Return the JSON schema of what follows a mark where a call has to come; None where that is no JSON.
 
