@@ -330,7 +330,7 @@ def _fault(schema: Any) -> str:
     if schema is True:
         return ""
     if not isinstance(schema, dict):
-        return "no answer fits" if schema is False else f"{json.dumps(schema)[:80]} is no schema"
+        return "no answer fits" if schema is False else "schema must be an object or boolean"
     given = json.dumps({**schema, "x-guidance": _options()})
     grammar = LLMatcher.grammar_from_json_schema(given)
     return LLMatcher.validate_grammar(grammar, limits=_limits())
