@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import jsonschema
@@ -17,6 +21,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from running import Running, serving
 from spoken import KINDS, random_model
+from told import TEMPLATE as TOLD
+from told import cue, telling
 
 from lumoe.moe.serve import app, constraints
 from lumoe.moe.serve.constraints import (
@@ -280,6 +286,51 @@ def test_a_form_beside_tools_needs_a_token_that_begins_a_call(client: openai.Ope
         client.chat.completions.create(**{**ask, "messages": turns}, extra_body={"continue_final_message": True})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("open_thought", [False, True])
+def test_thoughts_come_before_a_form_and_calls_instead(tmp_path: Path, kind: str, open_thought: bool) -> None:
+    answers = {"number": '<think>the sea</think>{"a": 5}', "rome": '<tool_call>{"name": "weather", "arguments": {}}'}
+    template = TOLD.replace("<tool_call>", "") + ("<think>" if open_thought else "{# <think> </think> <tool_call> #}")
+    special = ["<think>", "</think>", "<tool_call>"]
+    begun = {"<think>": 'so be it</think>{"a":\n7}'} if open_thought else {}
+    with telling(tmp_path, {} if open_thought else answers, kind, template, special, begun) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0, timeout=60)
+
+        def ask(name: str) -> Any:
+            return client.chat.completions.create(
+                model=running.name, messages=[{"role": "user", "content": cue(name)}], temperature=0,
+                response_format=asked(SHAPES[0]), tools=[CALL], max_tokens=60,  # type: ignore
+            ).choices[0]  # fmt: skip
+
+        thought, content = ("so be it", '{"a":\n7}') if open_thought else ("the sea", '{"a": 5}')
+        number = ask("number")
+        assert number.message.reasoning_content == thought
+        assert (number.message.content, number.finish_reason) == (content, "stop")
+        if not open_thought:
+            rome = ask("rome")
+            assert (rome.finish_reason, rome.message.tool_calls[0].function.name) == ("tool_calls", "weather")
+
+
+def test_a_sequence_that_is_paused_goes_on_as_it_was(held: Running) -> None:
+    ask = {"guided_regex": "([a-z]{1,9} ){30}sea[.]", "seed": 1, "max_tokens": 400}
+    alone = text_of(held, **ask)
+    scheduler, pauses = held.server.active, 0
+
+    def pause() -> int:
+        running = [one for one in scheduler._running if one.decoding]
+        for generation in running:
+            scheduler._pause(generation)
+        return len(running)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(text_of, held, **ask) for _ in range(2)]
+        while not all(answer.done() for answer in answers):
+            pauses += scheduler.call(pause).result(10)
+            time.sleep(0.02)
+    assert pauses > 2
+    assert [answer.result() for answer in answers] == [alone] * 2
+
+
 def test_what_takes_long_to_compile_is_refused(held: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "COMPILE_S", 0)
     status, answer = complete(held, guided_regex="a{77}b")
@@ -393,3 +444,13 @@ def test_few_forms_are_kept_and_none_that_failed(monkeypatch: pytest.MonkeyPatch
     grammars.compile(constraint_for_schema({"type": "null"}))
     grammars.compile(second)
     assert grammars.compile(first) is not kept
+
+
+def test_the_library_is_loaded_when_a_form_is_first_asked_for() -> None:
+    code = (
+        "import sys; from lumoe.moe.serve.constraints import Constraint, Grammars; import lumoe.moe.serve.app\n"
+        "before = 'llguidance' in sys.modules; Grammars(lambda: [b'a']).compile(Constraint('regex', 'a'))\n"
+        "print(before, 'llguidance' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

@@ -21,10 +21,10 @@ MAX_BYTES = 256 << 10
 KEPT = 32
 # What llguidance may take: states of 1 to 2 KiB each, items at 20 and fuel at 14 to 50 a microsecond.
 LIMITS = {
-    "max_items_in_row": 20_000,
+    "max_items_in_row": 3_000,
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 100_000,
-    "step_max_items": 50_000,
+    "step_max_items": 20_000,
     "max_lexer_states": 20_000,
     "max_grammar_size": 100_000,
     "verbose_errors": False,
