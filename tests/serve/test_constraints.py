@@ -273,6 +273,29 @@ def test_calls_that_have_to_come_fit_their_schemas(client: openai.OpenAI, held: 
         jsonschema.validate(json.loads(call.function.arguments), schema)
 
 
+def test_schemas_of_calls_keep_their_references_and_what_is_not_strict_is_lenient(
+    client: openai.OpenAI, held: Running
+) -> None:
+    tree = {"type": "object", "properties": {"node": {"$ref": "#/$defs/node"}}, "required": ["node"],
+            "additionalProperties": False, "$defs": SHAPES[5]["$defs"]}  # fmt: skip
+    odd = {**tree, "properties": {**tree["properties"], "q": {"type": "array", "uniqueItems": True, "maxItems": 0}}}
+    function: dict[str, Any] = {"name": "plant", "parameters": odd}
+    ask: dict[str, Any] = {"model": held.name, "messages": [{"role": "user", "content": "a"}], "max_tokens": 400,
+                           "tool_choice": {"type": "function", "function": {"name": "plant"}}}  # fmt: skip
+    for tools in ([function], [function, {"name": "other"}]):
+        answer = client.chat.completions.create(
+            **ask, tools=[{"type": "function", "function": one} for one in tools], seed=2
+        )
+        jsonschema.validate(json.loads(answer.choices[0].message.tool_calls[0].function.arguments), odd)
+        both = {**ask, "tool_choice": "required"}
+        assert client.chat.completions.create(**both, tools=[CALL, {"type": "function", "function": function}]).choices
+    with pytest.raises(
+        openai.BadRequestError, match=r"'tools': at /properties/arguments/properties/q: .*unique"
+    ) as bad:
+        client.chat.completions.create(**ask, tools=[{"type": "function", "function": {**function, "strict": True}}])
+    assert bad.value.param == "tools"
+
+
 def test_a_form_beside_tools_needs_a_token_that_begins_a_call(client: openai.OpenAI, held: Running) -> None:
     ask: dict[str, Any] = {"model": held.name, "messages": [{"role": "user", "content": "a"}], "tools": [CALL],
                            "response_format": asked(SHAPES[0])}  # fmt: skip

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -37,7 +39,8 @@ SPACE = r"( |\n{1,2}[ \t]{0,20})"
 _HEAD = '%llguidance {"no_forcing": true}\n'
 _INNER = ("properties", "patternProperties", "$defs", "definitions", "allOf", "anyOf", "oneOf", "prefixItems", "items",
           "additionalProperties")  # fmt: skip
-_TRIES = 500
+# Seconds to look for the place of a fault.
+_SEARCH_S = 1.0
 
 
 class ConstraintError(Exception):
@@ -51,16 +54,23 @@ class Constraint:
     Attributes:
         text: the schema as JSON, the expression, the choices as a list in JSON, or the grammar.
         field: where the request has it.
+        lenient: whether what is not supported of a schema is left out.
     """
 
     kind: Kind
     text: str
     field: str = field(default="", compare=False)
+    lenient: bool = False
 
 
-def constraint_for_schema(schema: dict[str, Any] | bool, field: str = "") -> Constraint:
-    """Return what holds an answer to a JSON schema; `field` is where the request has it."""
-    return Constraint("schema", json.dumps(schema, ensure_ascii=False), field)
+def constraint_for_schema(schema: dict[str, Any] | bool, field: str = "", lenient: bool = False) -> Constraint:
+    """Return what holds an answer to a JSON schema.
+
+    Args:
+        field: where the request has it.
+        lenient: whether keywords that are not supported are left out; else they are refused when it is compiled.
+    """
+    return Constraint("schema", json.dumps(schema, ensure_ascii=False), field, lenient)
 
 
 @dataclass(frozen=True)
@@ -256,6 +266,22 @@ class _Spelled:
         return []
 
 
+def moved(schema: Any, place: str) -> Any:
+    """Return a JSON schema as it is when it stands at `place` of another one: its references begin there."""
+    if isinstance(schema, list):
+        return [moved(part, place) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: place + part[1:]
+        if key == "$ref" and isinstance(part, str) and part.startswith("#")
+        else part
+        if key in ("const", "enum", "default", "examples")
+        else moved(part, place)
+        for key, part in schema.items()
+    }
+
+
 def _limits() -> Any:
     from llguidance import LLParserLimits
 
@@ -275,10 +301,11 @@ def _lark(constraint: Constraint) -> str:
     text = constraint.text
     if constraint.kind == "schema":
         schema = json.loads(text)
-        _check_schema(schema)
+        options = _options(constraint.lenient)
+        _check_schema(schema, options)
         schema = {} if schema is True else schema
         # The library's own options are not the client's: it would ignore what it does not know.
-        return "start: %json " + json.dumps({**schema, "x-guidance": _options()}, ensure_ascii=False)
+        return "start: %json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
     if constraint.kind == "regex":
         if fault := LLMatcher.validate_grammar(LLMatcher.grammar_from_regex(text), limits=_limits()):
             raise ConstraintError(_said(fault))
@@ -294,11 +321,11 @@ def _lark(constraint: Constraint) -> str:
     return found
 
 
-def _options() -> dict[str, Any]:
-    return {"whitespace_pattern": SPACE, "lenient": False, "coerce_one_of": False}
+def _options(lenient: bool) -> dict[str, Any]:
+    return {"whitespace_pattern": SPACE, "lenient": lenient, "coerce_one_of": lenient}
 
 
-def _check_schema(schema: Any) -> None:
+def _check_schema(schema: Any, options: dict[str, Any]) -> None:
     """Refuse what the library does not take.
 
     Raises:
@@ -308,32 +335,33 @@ def _check_schema(schema: Any) -> None:
         multiple = part.get("multipleOf") if isinstance(part, dict) else None
         if isinstance(multiple, int | float) and multiple > MOST_MULTIPLE:
             raise ConstraintError(f"at {place or '/'}: multipleOf beyond {MOST_MULTIPLE} is not supported")
-    if not (fault := _fault(schema)):
+    if not (fault := _fault(schema, options)):
         return
-    place, tries, inner = "", _TRIES, schema
-    shared = {key: schema[key] for key in ("$defs", "definitions") if isinstance(schema, dict) and key in schema}
+    place, inner, until = "", schema, time.monotonic() + _SEARCH_S
+    whole = f'"whole": {json.dumps(moved(schema, "#/whole"))}, "x-guidance": {json.dumps(options)}'
     # Down to the deepest part that has the same fault by itself.
     while True:
         for name, part in _children(inner):
-            tries -= 1
-            alone = {**shared, **part} if isinstance(part, dict) else part
-            if tries > 0 and _fault(alone) == fault:
+            here = json.dumps("#/whole" + quote(place + name))
+            if time.monotonic() < until and _fault_of(f'{{"$ref": {here}, {whole}}}') == fault:
                 place, inner = place + name, part
                 break
         else:
             raise ConstraintError(f"at {place or '/'}: {_said(fault)}")
 
 
-def _fault(schema: Any) -> str:
-    from llguidance import LLMatcher
-
+def _fault(schema: Any, options: dict[str, Any]) -> str:
     if schema is True:
         return ""
     if not isinstance(schema, dict):
         return "no answer fits" if schema is False else "schema must be an object or boolean"
-    given = json.dumps({**schema, "x-guidance": _options()})
-    grammar = LLMatcher.grammar_from_json_schema(given)
-    return LLMatcher.validate_grammar(grammar, limits=_limits())
+    return _fault_of(json.dumps({**schema, "x-guidance": options}))
+
+
+def _fault_of(schema: str) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.validate_grammar(LLMatcher.grammar_from_json_schema(schema), limits=_limits())
 
 
 def _children(schema: Any) -> Iterator[tuple[str, Any]]:

@@ -111,7 +111,9 @@ class Prompts:
         begun, call = "", None
         if conversation.must_call:
             schema = self.form.schema(conversation.parameters(), conversation.only)
-            call = None if schema is None else constraint_for_schema(schema, "tools")
+            # Parameters that are not strict may have keywords that nothing here can hold a call to.
+            lenient = not all(tool.function.strict for tool in conversation.tools)
+            call = None if schema is None else constraint_for_schema(schema, "tools", lenient)
             begun = self.form.opening(conversation.only) if schema is None else self.form.before_json
             if thinking and self.tags is not None:
                 begun = f"{self.tags[1]}\n\n{begun}"

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lumoe.moe.serve.constraints import moved
+
 Parameters = Mapping[str, Mapping[str, Any]]
 _LETTERS = string.ascii_letters + string.digits
 _NAME = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -105,16 +107,18 @@ class Format(ABC):
         """
         if self.key is None:
             return None
-        calls = [
-            {
+        wanted = [(name, schema) for name, schema in parameters.items() if only in (None, name)]
+        calls = []
+        for index, (name, schema) in enumerate(wanted):
+            place = "#/items" * self.listed or "#"
+            place += f"/anyOf/{index}" * (len(wanted) > 1) + f"/properties/{self.key}"
+            call = {
                 "type": "object",
-                "properties": {"name": {"const": name}, self.key: dict(schema) or {"type": "object"}},
+                "properties": {"name": {"const": name}, self.key: moved(dict(schema), place) or {"type": "object"}},
                 "required": ["name", self.key],
                 "additionalProperties": False,
             }
-            for name, schema in parameters.items()
-            if only in (None, name)
-        ]
+            calls.append(call)
         call = calls[0] if len(calls) == 1 else {"anyOf": calls}
         return {"type": "array", "items": call, "minItems": 1} if self.listed else call
 
