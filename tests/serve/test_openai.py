@@ -135,7 +135,7 @@ def test_token_ids_are_a_prompt(client: openai.OpenAI, running: Running) -> None
 @pytest.mark.parametrize(
     ("field", "harmless", "unsupported"),
     [
-        ("response_format", {"type": "text"}, {"type": "json_object"}),
+        ("response_format", {"type": "text"}, {"type": "json_schema"}),
         ("tools", [], [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "none", "required"),
     ],

@@ -259,8 +259,7 @@ FUNCTION = {"type": "function", "function": {"name": "weather"}}
 @pytest.mark.parametrize(
     ("choice", "rest"),
     [
-        ("required", ' "weather", "arguments": {"city": "Rome"}}\n</tool_call>'),
-        (FUNCTION, ' {"city": "Rome"}}\n</tool_call>'),
+        ("required", ' "weather", "arguments": {"city": "Rome"}}'),
         (FUNCTION, ' {"city": "Rome"}}'),
     ],
 )

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lumoe.moe.serve.constraints import Constraint, Freedom
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import error_body
 from lumoe.moe.serve.generation import Event, Failure, Generation, Piece
@@ -84,6 +85,10 @@ class Answer:
     def read(self, choice: int, piece: Piece) -> Piece:
         """Return a piece as it is told; one with a `finish` ends its choice."""
         return piece
+
+    def held_to(self, asked: Constraint | None) -> tuple[Constraint | None, Freedom]:
+        """Return what the answer is held to where the request asks for `asked`, and what it may be besides."""
+        return asked, Freedom()
 
     def cancel(self) -> None:
         """Stop what is still being made."""

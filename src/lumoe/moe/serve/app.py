@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -25,6 +26,7 @@ from lumoe.moe.serve.answers import Answer, GenerationError
 from lumoe.moe.serve.budget import add_budget
 from lumoe.moe.serve.chat import ChatAnswer
 from lumoe.moe.serve.completion import CompletionAnswer, Echo, echo
+from lumoe.moe.serve.constraints import Constraint, ConstraintError, Form, Freedom
 from lumoe.moe.serve.conversation import Conversation, FieldError
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError, LimitBody, install_handlers
@@ -55,6 +57,8 @@ from lumoe.resources import package_path
 # A prompt that fills a context of 128 Ki tokens has about half a MB.
 MAX_BODY_BYTES = 4 << 20
 T = TypeVar("T")
+# Forms that take longer to compile are refused.
+COMPILE_S = 10
 
 
 class Server:
@@ -358,6 +362,21 @@ def _check_model(server: Server, name: str) -> None:
         raise ApiError(404, text, "model", "model_not_found")
 
 
+async def _form(server: Server, constraint: Constraint | None, freedom: Freedom) -> Form | None:
+    if constraint is None:
+        return None
+    grammars, loop = server.prompts.grammars, asyncio.get_running_loop()
+    compiling = loop.run_in_executor(grammars.threads, grammars.compile, constraint)
+    try:
+        return Form(await asyncio.wait_for(compiling, COMPILE_S), freedom)
+    except ConstraintError as error:
+        text = str(error)
+    except TimeoutError:
+        text = f"it was not compiled within {COMPILE_S} s"
+    field = constraint.field
+    raise ApiError(400, f"'{field}': {text}", field.partition(".")[0], "invalid_value") from None
+
+
 async def _answer(
     server: Server,
     answer: Answer,
@@ -370,6 +389,10 @@ async def _answer(
     server.prompts.check_known(body.logit_bias or (), "logit_bias")
     tokens = _shown(answer.tokens, body)
     ends = frozenset(body.stop_token_ids or ()) | (frozenset() if body.ignore_eos else server.prompts.end_tokens)
+    form = await _form(server, *answer.held_to(body.constraint()))
+    if form is not None and body.min_tokens:
+        text = "'min_tokens' cannot be asked of an answer that is held to a form: that says where it ends"
+        raise ApiError(400, text, "min_tokens", "invalid_value")
     for prompt in prompts:
         limit = server.prompts.limit(prompt, max_tokens)
         if (body.min_tokens or 0) > limit:
@@ -379,7 +402,7 @@ async def _answer(
             answer.add(
                 Generation(
                     prompt,
-                    body.sampling(choice, limit, answer.top),
+                    replace(body.sampling(choice, limit, answer.top), form=form),
                     tokens,
                     answer.sink(len(answer.generations)),
                     stops=body.stops,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lumoe.moe.serve.answers import Answer
+from lumoe.moe.serve.constraints import Constraint, Freedom
+from lumoe.moe.serve.errors import ApiError
 from lumoe.moe.serve.generation import Piece
 from lumoe.moe.serve.prompts import ChatPrompt, Prompts
 from lumoe.moe.serve.reading import Part, Reader, Text, Thought
@@ -64,6 +66,21 @@ class ChatAnswer(Answer):
         if called and finish == "stop":
             finish = "tool_calls"
         return Said(piece.text, piece.sampled, finish, piece.stop, tuple(parts))
+
+    def held_to(self, asked: Constraint | None) -> tuple[Constraint | None, Freedom]:
+        """Return what the answer is held to: a call where one has to come, or else what the request asks for.
+
+        Raises:
+            ApiError: the model may call tools, and no token of its own begins a call.
+        """
+        if self.prompt.must_call:
+            return self.prompt.call, Freedom()
+        if asked is not None and self.prompt.manner.form is not None and not self.prompt.freedom.calls:
+            text = (
+                "this model's calls cannot be told from an answer of a form: leave 'tools' out, or 'tool_choice': none"
+            )
+            raise ApiError(400, f"'{asked.field}': {text}", asked.field.partition(".")[0], "unsupported_parameter")
+        return asked, self.prompt.freedom
 
     def content(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
         """Return the message of a choice that was not streamed."""

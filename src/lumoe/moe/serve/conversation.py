@@ -138,7 +138,9 @@ class Function(BaseModel):
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = Field(default=None, description="a JSON schema of the arguments")
-    strict: bool | None = Field(default=None, description="accepted; arguments are not held to their schema")
+    strict: bool | None = Field(
+        default=None, description="whether a call that has to come is refused if its schema cannot be held wholly"
+    )
 
 
 class Tool(BaseModel):

@@ -64,6 +64,12 @@ class TokenBytes:
             self._known[token] = self._find(token)
         return self._known[token]
 
+    def spellings(self, count: int, never: Collection[int]) -> list[bytes]:
+        """Return the bytes of the first `count` tokens; special ones, those of `never` and missing ones have none."""
+        known, none = self._tokenizer.get_vocab_size(with_added_tokens=True), {*self._named, *never}
+        # Not kept here: these are all of them.
+        return [self._find(token) if token < known and token not in none else b"" for token in range(count)]
+
     def is_byte(self, token: int) -> bool:
         """Whether the token is one byte of a character that the vocabulary lacks."""
         return self._falls_back and _BYTE_TOKEN.fullmatch(str(self._tokenizer.id_to_token(token))) is not None

@@ -114,7 +114,7 @@ class Generation:
             self._unreleased.append(replace(sampled, offset=self._text.begun))
         if self.made == self.sampling.min_tokens:
             self._text.look_for(self._stops)
-        if ended or self._text.stopped:
+        if ended or self._text.stopped or self.sampler.complete:
             finish: Finish | None = "stop"
         else:
             finish = "length" if self.made >= self.sampling.max_tokens else None

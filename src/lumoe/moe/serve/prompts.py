@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import signature
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from lumoe.moe.checkpoint.chat_template import ChatTokenizer
+from lumoe.moe.serve.constraints import Constraint, Freedom, Grammars, constraint_for_schema
 from lumoe.moe.serve.conversation import Conversation
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError
@@ -29,11 +30,17 @@ class ChatPrompt:
     Attributes:
         begun: what the answer begins with already: a call that is asked for.
         manner: how the answer is to be read.
+        must_call: whether the answer has to be a call.
+        call: what that call is held to; None where it is not written as JSON.
+        freedom: what may come before or instead of an answer of some form.
     """
 
     ids: list[int]
     begun: str
     manner: Manner
+    must_call: bool = False
+    call: Constraint | None = None
+    freedom: Freedom = field(default_factory=Freedom)
 
 
 class Prompts:
@@ -41,6 +48,7 @@ class Prompts:
 
     Attributes:
         end_tokens: tokens that end an answer.
+        grammars: what answers are held to, compiled for this vocabulary.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, vocabulary: int, context: int, end_tokens: frozenset[int]) -> None:
@@ -51,6 +59,7 @@ class Prompts:
         self.backend.no_truncation()
         self.backend.no_padding()
         self.tokens = TokenBytes(self.backend)
+        self.grammars = Grammars(lambda: self.tokens.spellings(vocabulary, end_tokens))
 
     @property
     def has_chat_template(self) -> bool:
@@ -106,14 +115,28 @@ class Prompts:
             text = "this model's chat template has no place for tools: the model would not see them"
             raise ApiError(400, text, "tools", "unsupported_parameter")
         thinking = self.tags is not None and text.rstrip().endswith(self.tags[0])
-        begun = ""
+        begun, call = "", None
         if conversation.must_call:
-            begun = self.form.opening(conversation.only)
+            schema = self.form.schema(conversation.parameters(), conversation.only)
+            # Parameters that are not strict may have keywords that nothing here can hold a call to.
+            lenient = not all(tool.function.strict for tool in conversation.tools)
+            call = None if schema is None else constraint_for_schema(schema, "tools", lenient)
+            begun = self.form.opening(conversation.only) if schema is None else self.form.before_json
             if thinking and self.tags is not None:
                 begun = f"{self.tags[1]}\n\n{begun}"
         ids = self.ids(text + begun, special)
         form = self.form if conversation.tools else None
-        return ChatPrompt(ids, begun, Manner(form, conversation.parameters(), self.tags, thinking))
+        manner = Manner(form, conversation.parameters(), self.tags, thinking)
+        return ChatPrompt(ids, begun, manner, conversation.must_call, call, self._freedom(manner))
+
+    def _freedom(self, manner: Manner) -> Freedom:
+        ids = self.backend.token_to_id
+        thought = (ids(manner.tags[0]), ids(manner.tags[1])) if manner.tags else (None, None)
+        begin, end = thought
+        marks = {ids(word) for word in manner.form.beginnings} if manner.form else set()
+        return Freedom(
+            None if begin is None or end is None else (begin, end), manner.thinking, frozenset(marks - {None})
+        )
 
     def shown_by(self, manner: Manner) -> TokenBytes:
         """Return the tokens, those as text that a reader of `manner` must see."""

@@ -66,7 +66,9 @@ class ResponseTool(BaseModel):
     name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = Field(default=None, description="accepted; arguments are not held to their schema")
+    strict: bool | None = Field(
+        default=None, description="whether a call that has to come is refused if its schema cannot be held wholly"
+    )
 
 
 class ResponseChoice(BaseModel):

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lumoe.moe.serve.constraints import Form
+
 # Below it nothing but the most likely token has a chance in float32, and a quotient may not be finite.
 LEAST_TEMPERATURE = 1e-4
 
@@ -42,6 +44,7 @@ class Sampling:
         logit_bias: (token, what is added to its logit).
         min_tokens: before so many, none that ends the sequence is drawn and no stop string ends it.
         show_stop: whether the stop string or token that ends the sequence is in its text.
+        form: what the sequence is held to.
     """
 
     temperature: float = 1.0
@@ -58,6 +61,7 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     min_tokens: int = 0
     show_stop: bool = False
+    form: Form | None = None
 
     @property
     def penalises(self) -> bool:
@@ -92,17 +96,25 @@ class Sampler:
         position: tokens drawn so far.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Iterable[int] = (), end_tokens: Iterable[int] = ()) -> None:
-        self.sampling, self.position = sampling, 0
-        self._ends = tuple(end_tokens)
+    def __init__(self, sampling: Sampling, prompt: Iterable[int] = (), ends: frozenset[int] = frozenset()) -> None:
+        """Begin a sequence after `prompt`, which tokens of `ends` end."""
+        self.sampling, self.position, self._ends = sampling, 0, tuple(ends)
+        form = sampling.form
+        self._follower = form.grammar.follow(ends, form.freedom) if form else None
         self._seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
         self._prompt = {*prompt} if sampling.repetition_penalty != 1 else set[int]()
         self._counts: dict[int, int] = {}
 
     @property
+    def complete(self) -> bool:
+        """Whether the form that the sequence is held to is complete."""
+        return self._follower is not None and self._follower.complete
+
+    @property
     def changes(self) -> bool:
         """Whether the next token's logits are changed."""
-        return self.sampling.penalises or bool(self.sampling.logit_bias) or self._too_early
+        s = self.sampling
+        return s.penalises or bool(s.logit_bias) or self._too_early or self._follower is not None
 
     @property
     def _too_early(self) -> bool:
@@ -120,13 +132,18 @@ class Sampler:
     def drawn(self, token: int) -> None:
         """Take note of what was drawn."""
         self.position += 1
+        if self._follower is not None:
+            self._follower.take(token)
         if self.sampling.penalises:
             self._counts[token] = self._counts.get(token, 0) + 1
 
     def change(self, logits: torch.Tensor) -> None:
-        """Put bias and penalties into float32 logits `[vocabulary]`, in place.
+        """Put bias and penalties into float32 logits `[vocabulary]`, in place, and take out what may not come.
 
         Repetition as in arXiv 1909.05858, section 4.1; frequency and presence as in OpenAI's interface.
+
+        Raises:
+            ConstraintError: the form that the sequence is held to allows nothing.
         """
         s, place = self.sampling, logits.device
         if s.logit_bias:
@@ -143,6 +160,8 @@ class Sampler:
         if self._too_early:
             # Stop tokens of a request may be none of the model's.
             logits[[token for token in self._ends if token < len(logits)]] = -torch.inf
+        if self._follower is not None:
+            self._follower.confine(logits)
 
 
 def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledToken]:
@@ -150,6 +169,7 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[SampledTok
 
     Raises:
         FloatingPointError: the largest value of a row is not finite; nothing was drawn then.
+        ConstraintError: a sequence is held to a form that allows nothing; nothing was drawn then.
     """
     chosen = _changed(logits, samplers)
     most, tokens = chosen.max(dim=-1)

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from lumoe.moe.planning.plan import Preference
-from lumoe.moe.serve.body import Body, unused
+from lumoe.moe.serve.body import unused
 from lumoe.moe.serve.conversation import Conversation, FieldError, Message, NamedTool, Tool, chosen
 from lumoe.moe.serve.sampling import Sampling
+from lumoe.moe.serve.structured import Structured
 
 TokenId = Annotated[int, Field(ge=0, strict=True)]
 Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False, strict=True)]
@@ -35,7 +36,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool = Field(default=False, strict=True)
 
 
-class Request(Body):
+class Request(Structured):
     """What both kinds of request have in common."""
 
     model: str = Field(max_length=256)
@@ -172,14 +173,6 @@ UNSUPPORTED = {
 }
 
 
-class TextFormat(BaseModel):
-    """The only form of an answer."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    type: Literal["text"]
-
-
 class ChatRequest(Request):
     """`POST /v1/chat/completions`."""
 
@@ -188,7 +181,6 @@ class ChatRequest(Request):
     max_completion_tokens: Annotated[int, Field(ge=1, strict=True)] | None = None
     logprobs: Annotated[bool, Field(strict=True)] | None = False
     top_logprobs: Annotated[int, Field(ge=0, le=20, strict=True)] | None = None
-    response_format: TextFormat | None = Field(default=None, description="text only")
     tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: Annotated[bool, Field(strict=True)] | None = None
@@ -223,6 +215,8 @@ class ChatRequest(Request):
         """
         if self.continue_final_message and (self.messages[-1].role != "assistant" or self.messages[-1].tool_calls):
             raise FieldError("continue_final_message", "the last message must be a text of the assistant")
+        if self.continue_final_message and self.constraint() is not None:
+            raise FieldError("continue_final_message", "a form holds whole answers, not the rest of one")
         options = dict(self.chat_template_kwargs or {})
         if self.reasoning_effort is not None:
             options.setdefault("reasoning_effort", self.reasoning_effort)

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lumoe.moe.serve.constraints import moved
+
 Parameters = Mapping[str, Mapping[str, Any]]
 _LETTERS = string.ascii_letters + string.digits
 _NAME = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -81,6 +83,21 @@ class Format(ABC):
     def opening(self, name: str | None) -> str:
         """Return how a call begins: of the function `name` up to its arguments, or of any up to its name."""
 
+    @property
+    def before_json(self) -> str:
+        """What a call begins with before its JSON."""
+        opening = self.opening(None)
+        mark = "" if self.first else self.marks[0]
+        behind = opening.find(mark) + len(mark)
+        # A space may be part of the token that the JSON begins with.
+        return opening[: min(place for end in "{[" if (place := opening.find(end, behind)) >= 0)].rstrip(" ")
+
+    @property
+    def beginnings(self) -> frozenset[str]:
+        """Words that a call begins with and no other answer does."""
+        words = self.dropped if self.first else (*self.dropped, *self.marks)
+        return frozenset(word for word in words if self.first or self.opening(None).startswith(word))
+
     def schema(self, parameters: Parameters, only: str | None) -> dict[str, Any] | None:
         """Return the JSON schema of what follows a mark where a call has to come; None where that is no JSON.
 
@@ -90,16 +107,18 @@ class Format(ABC):
         """
         if self.key is None:
             return None
-        calls = [
-            {
+        wanted = [(name, schema) for name, schema in parameters.items() if only in (None, name)]
+        calls = []
+        for index, (name, schema) in enumerate(wanted):
+            place = "#/items" * self.listed or "#"
+            place += f"/anyOf/{index}" * (len(wanted) > 1) + f"/properties/{self.key}"
+            call = {
                 "type": "object",
-                "properties": {"name": {"const": name}, self.key: dict(schema) or {"type": "object"}},
+                "properties": {"name": {"const": name}, self.key: moved(dict(schema), place) or {"type": "object"}},
                 "required": ["name", self.key],
                 "additionalProperties": False,
             }
-            for name, schema in parameters.items()
-            if only in (None, name)
-        ]
+            calls.append(call)
         call = calls[0] if len(calls) == 1 else {"anyOf": calls}
         return {"type": "array", "items": call, "minItems": 1} if self.listed else call
 
