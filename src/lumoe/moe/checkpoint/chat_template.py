@@ -28,6 +28,10 @@ Turn = dict[str, Any]
 Template = str | Mapping[str, str] | None
 # Names that transformers gives to special tokens, and templates know.
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+# Names that are no template's own: what a conversation and its laying out are made of.
+RESERVED = frozenset({
+    "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize",
+})  # fmt: skip
 _MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 
 

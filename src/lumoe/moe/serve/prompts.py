@@ -7,12 +7,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from inspect import signature
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from lumoe.moe.checkpoint.chat_template import ChatTokenizer
+from lumoe.moe.checkpoint.chat_template import RESERVED, ChatTokenizer
 from lumoe.moe.serve.constraints import Constraint, Freedom, Grammars, constraint_for_schema
 from lumoe.moe.serve.conversation import Conversation
 from lumoe.moe.serve.detokenizer import TokenBytes
@@ -158,8 +157,7 @@ class Prompts:
             if "tool_call_id" in turn:
                 turn["tool_call_id"] = self.form.id_of(turn["tool_call_id"])
         render: Any = self._tokenizer.apply_chat_template
-        own = {*signature(render).parameters, *self._tokenizer.special_tokens_map, "messages"}
-        if taken := {*conversation.options} & own:
+        if taken := {*conversation.options} & {*RESERVED, *self._tokenizer.special_tokens_map}:
             text = f"'{min(taken)}' is not the template's own"
             raise ApiError(400, text, "chat_template_kwargs", "invalid_value")
         options = {
