@@ -200,6 +200,8 @@ def test_tokens_that_end_an_answer_end_it_where_the_form_does(held: Running) -> 
         ({"guided_json": {"type": "integer", "minimum": 3, "maximum": 2}}, "guided_json", "Unsatisfiable"),
         ({"guided_json": False}, "guided_json", "no answer fits"),
         ({"guided_json": {"multipleOf": 1e300}}, "guided_json", "multipleOf"),
+        ({"guided_json": {"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}}, "guided_json", "at /allOf/1"),
+        ({"guided_grammar": 'start: %json {"multipleOf": 1e300}'}, "guided_grammar", "%json"),
         ({"guided_json": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}}, "guided_json", "no answer"),
         ({"guided_json": "{"}, "guided_json", ""),
         ({"guided_json": "[" * 9999}, "guided_json", ""),
@@ -365,13 +367,13 @@ def test_a_sequence_that_loses_its_way_fails_alone(held: Running, monkeypatch: p
     allowed = constraints.Follower.allowed
 
     def lost(self: constraints.Follower) -> torch.Tensor:
-        if self._taken == 3:
+        if self._taken == 1:
             raise ConstraintError("the form of the answer allows no token of the vocabulary here")
         return allowed(self)
 
     monkeypatch.setattr(constraints.Follower, "allowed", lost)
     with ThreadPoolExecutor(2) as pool:
-        bad = pool.submit(complete, held, guided_regex="[a-z]{9}")
+        bad = pool.submit(complete, held, guided_regex="[a-z]{60}")
         good = pool.submit(complete, held, max_tokens=60)
     assert good.result()[0] == 200
     status, answer = bad.result()

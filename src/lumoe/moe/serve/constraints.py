@@ -6,12 +6,14 @@ The work is llguidance's. It is loaded when a form is first asked for.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -312,6 +314,9 @@ def _lark(constraint: Constraint) -> str:
         return f"start: /{regex_to_lark(text, '')}/"
     if constraint.kind == "choice":
         return "start: " + " | ".join(json.dumps(choice, ensure_ascii=False) for choice in json.loads(text))
+    if "%json" in text:
+        # What is checked of a schema cannot be checked there.
+        raise ConstraintError("%json is not supported within a grammar; give a schema instead")
     try:
         found: str = any_to_lark(text)
     except Exception as error:
@@ -331,10 +336,7 @@ def _check_schema(schema: Any, options: dict[str, Any]) -> None:
     Raises:
         ConstraintError: the message names the keyword and the place.
     """
-    for place, part in _parts(schema, ""):
-        multiple = part.get("multipleOf") if isinstance(part, dict) else None
-        if isinstance(multiple, int | float) and multiple > MOST_MULTIPLE:
-            raise ConstraintError(f"at {place or '/'}: multipleOf beyond {MOST_MULTIPLE} is not supported")
+    _check_multiples(schema)
     if not (fault := _fault(schema, options)):
         return
     place, inner, until = "", schema, time.monotonic() + _SEARCH_S
@@ -378,10 +380,30 @@ def _children(schema: Any) -> Iterator[tuple[str, Any]]:
             yield from ((f"/{key}/{index}", one) for index, one in enumerate(part))
 
 
-def _parts(schema: Any, place: str) -> Iterator[tuple[str, Any]]:
-    yield place, schema
-    for name, part in _children(schema):
-        yield from _parts(part, place + name)
+def _check_multiples(schema: Any) -> None:
+    """Refuse numbers whose remainders are too many: of several in one schema all may hold for one number.
+
+    Raises:
+        ConstraintError: the message names the place.
+    """
+    common, level = Fraction(1), [("", schema)]
+    while level:
+        inner = list[tuple[str, Any]]()
+        for place, part in level:
+            multiple = part.get("multipleOf") if isinstance(part, dict) else None
+            if isinstance(multiple, int | float) and 0 < multiple <= MOST_MULTIPLE:
+                # As it is written: 0.1 is a tenth.
+                one = Fraction(str(multiple)) * 10**9
+                common = Fraction(math.lcm(common.numerator, max(int(one), 1)))
+            digits = str(common.numerator).rstrip("0")
+            if isinstance(multiple, int | float) and (multiple > MOST_MULTIPLE or int(digits) > MOST_MULTIPLE):
+                text = (
+                    f"at {place or '/'}: multipleOf beyond {MOST_MULTIPLE}, all of a schema together, is not supported"
+                )
+                raise ConstraintError(text)
+            pairs = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+            inner += [(f"{place}/{_pointed(str(key))}", one) for key, one in pairs]
+        level = inner
 
 
 def _pointed(name: str) -> str:
