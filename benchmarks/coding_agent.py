@@ -34,8 +34,7 @@ from serving import PATH, TOKENIZER_CONFIG, transformers
 from tokenizers import Tokenizer
 from true_width_model import build
 
-from lumoe.files import write_json
-from lumoe.moe.checkpoint.tokenizer import END_OF_TEXT
+from lumoe.files import read_json, write_json
 from lumoe.moe.measurement.profile import describe_device
 
 CONTEXT, TURNS, CLIENTS = 8192, 10, ("Albatross", "Bittern")
@@ -131,13 +130,9 @@ def make_model(folder: Path, tokenizer: Path) -> Path:
     save_file(dense, model / "model-dense.safetensors", {"format": "pt"})
     (model / "tokenizer.json").write_text((tokenizer / "tokenizer.json").read_text())
     (model / "chat_template.jinja").write_text(TEMPLATE)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": CONTEXT,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": False,
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT),
-    }
+    # With a table of added tokens, as transformers writes it, no server needs transformers to read the tokenizer.
+    settings = read_json(tokenizer / TOKENIZER_CONFIG)
+    settings |= {"model_max_length": CONTEXT, "model_input_names": ["input_ids", "attention_mask"]}
     write_json(model / TOKENIZER_CONFIG, settings)
     return model
 
