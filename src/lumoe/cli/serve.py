@@ -68,7 +68,7 @@ def serve(
 
     import torch
 
-    from lumoe.moe.checkpoint.weights import read_architecture
+    from lumoe.moe.architectures.read import read_architecture
     from lumoe.moe.serve.run import Setup
     from lumoe.moe.serve.run import serve as run
     from lumoe.moe.serve.scheduler import Limits

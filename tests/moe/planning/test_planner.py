@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from lumoe.cli.moe.plan import app
 from lumoe.errors import UserError
 from lumoe.files import read_csv
+from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.cost import CostModel
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.inputs import Known
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import Memory, Plan
 from lumoe.moe.planning.planner import Planner, Wish, choose, measured_increase, summed_increase, unknown_increase
-from lumoe.moe.planning.shape import read_shape
 from lumoe.resources import data_path
 
 MIXTRAL = read_shape("mixtral-8x7b")

@@ -39,6 +39,7 @@ def perplexity(
     import torch
 
     from lumoe.files import read_csv, write_csv
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.corpora.corpus import read_text
     from lumoe.moe.engine.engine import Engine
@@ -46,7 +47,6 @@ def perplexity(
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.planning.policy import plans_of
     from lumoe.moe.planning.sensitivity import COLUMNS
-    from lumoe.moe.planning.shape import read_shape
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     torch.set_num_threads(threads)
@@ -85,13 +85,13 @@ def sensitivity(
     import torch
 
     from lumoe.files import write_csv
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.corpora.corpus import read_text
     from lumoe.moe.engine.engine import Engine
     from lumoe.moe.evaluation.divergence import measure_costs
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.planning.sensitivity import COLUMNS
-    from lumoe.moe.planning.shape import read_shape
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     torch.set_num_threads(threads)

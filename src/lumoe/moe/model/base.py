@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.model.moe_layer import Experts, Observer
 from lumoe.moe.planning.plan import FULL_BITS
 

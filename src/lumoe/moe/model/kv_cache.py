@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lumoe.anonymous_memory import anonymous
-from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.kernels.library import attention_library
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.shape import KV_BLOCK
@@ -50,7 +50,9 @@ class KVCache:
         self._memory = anonymous(max(self.blocks * self.block_bytes, mmap.PAGESIZE))
         self._bytes = torch.from_numpy(np.frombuffer(self._memory, dtype=np.uint8))
         self._lay_out(a)
-        library = attention_library() if dtype in (torch.float32, torch.bfloat16) and a.head_width % 16 == 0 else None
+        parts, _, width = a.kv_layout
+        fits = dtype in (torch.float32, torch.bfloat16) and parts == 2 and width % 16 == 0
+        library = attention_library() if fits else None
         self._attend = library.lumoe_attend if library else None
 
     @property
@@ -111,9 +113,15 @@ class KVCache:
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._memory.madvise(mmap.MADV_DONTNEED, block * self.block_bytes, self.block_bytes)
 
-    def append(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store new keys and values `[sequences, tokens, key-value heads, width]` of one layer."""
+    def append(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor | None) -> None:
+        """Store new keys and values `[sequences, tokens, key-value heads, width]` of one layer.
+
+        Args:
+            values: None where a layer's values are parts of its keys, see `ModelShape.kv_layout`.
+        """
         for which, new in enumerate((keys, values)):
+            if new is None:
+                continue
             if self.bits == FULL_BITS:
                 self._values[:, layer, which][places.blocks, :, places.offsets] = new
             else:
@@ -123,9 +131,12 @@ class KVCache:
                 self._scales[:, layer, which][places.blocks, :, places.offsets] = scales
 
     def read(self, layer: int, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return one layer's keys and values `[sequences, key-value heads, longest, width]`; short ones are padded."""
-        keys, values = (self._read(layer, which, places.tables) for which in (0, 1))
-        return keys[:, :, : places.longest], values[:, :, : places.longest]
+        """Return one layer's keys and values `[sequences, key-value heads, longest, width]`; short ones are padded.
+
+        Where values are parts of keys, both are the keys.
+        """
+        found = [self._read(layer, which, places.tables)[:, :, : places.longest] for which in range(self._parts)]
+        return found[0], found[-1]
 
     def decode(
         self, layer: int, places: Places, turned: torch.Tensor, values: torch.Tensor, window: int | None
@@ -154,12 +165,13 @@ class KVCache:
         return found
 
     def _lay_out(self, a: Architecture) -> None:
-        groups, width, layers = a.num_key_value_heads, a.head_width, a.num_hidden_layers
-        vectors = 2 * groups * KV_BLOCK
+        (parts, groups, width), layers = a.kv_layout, a.num_hidden_layers
+        self._parts = parts
+        vectors = parts * groups * KV_BLOCK
         stored = self.dtype if self.bits == FULL_BITS else torch.int8
         size = stored.itemsize
         self._layer_bytes = vectors * width * size + (0 if self.bits == FULL_BITS else vectors * 4)
-        shape = (self.blocks, layers, 2, groups, KV_BLOCK, width)
+        shape = (self.blocks, layers, parts, groups, KV_BLOCK, width)
         inner = (groups * KV_BLOCK * width, KV_BLOCK * width, width, 1)
         self._values = self._bytes.view(stored).as_strided(
             shape, (self.block_bytes // size, self._layer_bytes // size, *inner)

@@ -1,17 +1,13 @@
-"""The shape of a Mixtral-architecture model and what its parts weigh in bytes."""
+"""The shape of a Mixture-of-Experts model and what its parts weigh in bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
+from functools import cached_property
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from lumoe.errors import UserError, nearest
-from lumoe.files import read_json, read_yaml
 from lumoe.moe.planning.plan import FULL_BITS, Memory
-from lumoe.resources import data_path
 
 BYTES_FULL = FULL_BITS // 8
 BYTES_PER_GROUP = 4  # scale and zero point of one group, bfloat16 each
@@ -20,7 +16,11 @@ _PAGE = 4096  # blocks are whole pages: what is given back is back with the syst
 
 
 class ModelShape(BaseModel):
-    """Widths and counts, named as in a Hugging Face `config.json`; other keys of that file are ignored."""
+    """Widths and counts, named as in Mixtral's `config.json`; `intermediate_size` is an expert's.
+
+    Attributes:
+        dense_layers: layers without experts; a plan does not know them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -34,16 +34,22 @@ class ModelShape(BaseModel):
     vocab_size: int = Field(ge=1)
     head_dim: int | None = Field(default=None, ge=1)
     tie_word_embeddings: bool = False
+    dense_layers: tuple[int, ...] = ()
+
+    @cached_property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Layers that have experts; a plan's layers are these, in order."""
+        return tuple(layer for layer in range(self.num_hidden_layers) if layer not in self.dense_layers)
 
     @property
     def plan_shape(self) -> tuple[int, int]:
-        """(layers, experts per layer)."""
-        return self.num_hidden_layers, self.num_local_experts
+        """(layers with experts, experts per layer)."""
+        return len(self.moe_layers), self.num_local_experts
 
     @property
     def experts(self) -> int:
         """Experts in the whole model."""
-        return self.num_hidden_layers * self.num_local_experts
+        return len(self.moe_layers) * self.num_local_experts
 
     @property
     def head_width(self) -> int:
@@ -55,7 +61,7 @@ class ModelShape(BaseModel):
         """Weights of one expert: w1 and w3 `[intermediate, hidden]`, w2 `[hidden, intermediate]`."""
         return 3 * self.hidden_size * self.intermediate_size
 
-    @property
+    @cached_property
     def non_expert_parameters(self) -> int:
         """Embedding, head, attention, routers and norms."""
         attention = 2 * self.hidden_size * self.head_width * (self.num_attention_heads + self.num_key_value_heads)
@@ -80,6 +86,11 @@ class ModelShape(BaseModel):
         groups = self.expert_parameters // group_size if group_size else 0
         return self.expert_parameters * bits // 8 + BYTES_PER_GROUP * groups
 
+    @property
+    def kv_layout(self) -> tuple[int, int, int]:
+        """What is stored of a token in a layer: vectors a head (keys and values: 2), heads, values of a vector."""
+        return 2, self.num_key_value_heads, self.head_width
+
     def kv_block_bytes(self, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
         """Bytes of the keys and values of KV_BLOCK tokens, in whole pages.
 
@@ -87,8 +98,9 @@ class ModelShape(BaseModel):
             value_bytes: of one value as it is computed.
             bits: 16 stores values as they are, 8 stores codes of a byte and a scale of 4 bytes for each head's vector.
         """
-        vector = self.head_width * value_bytes if bits == FULL_BITS else self.head_width + 4
-        size = self.num_hidden_layers * 2 * self.num_key_value_heads * KV_BLOCK * vector
+        parts, heads, width = self.kv_layout
+        vector = width * value_bytes if bits == FULL_BITS else width + 4
+        size = self.num_hidden_layers * parts * heads * KV_BLOCK * vector
         return -(-size // _PAGE) * _PAGE
 
     def kv_bytes(self, tokens: int, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
@@ -104,36 +116,3 @@ class ModelShape(BaseModel):
         """Return the bytes of the model's parts where those of one expert (by bits per weight) are known otherwise."""
         non_expert, block = BYTES_FULL * self.non_expert_parameters, self.kv_block_bytes()
         return Memory(bytes_of, non_expert, buffer_experts * max(bytes_of.values()), kv_block=block)
-
-
-def read_shape(name_or_path: str | Path) -> ModelShape:
-    """Read a shape: a model folder, its `config.json`, or the name of a shipped one (`data/shapes/NAME.yaml`).
-
-    Raises:
-        UserError: there is none, it is not a Mixtral, or a field is missing or wrong.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "config.json"
-    if path.suffix == ".json":
-        values = read_json(path)
-        if not isinstance(values, dict) or values.get("model_type") != "mixtral":
-            kind = values.get("model_type") if isinstance(values, dict) else values
-            raise UserError(f"{path}: the architecture is {kind!r}, only 'mixtral' is supported")
-    else:
-        path = path if path.suffix == ".yaml" else data_path("shapes", f"{name_or_path}.yaml")
-        if not path.is_file():
-            shipped = [file.stem for file in data_path("shapes").glob("*.yaml")]
-            raise UserError(
-                f"model '{name_or_path}' is neither a folder nor a shipped shape{nearest(path.stem, shipped)}"
-            )
-        values = read_yaml(path)
-    return _parse(path, values)
-
-
-def _parse(path: Path, values: Any) -> ModelShape:
-    try:
-        return ModelShape.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: at '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None

@@ -15,9 +15,9 @@ import uvicorn
 
 from lumoe.errors import UserError, about
 from lumoe.machine import available_bytes
+from lumoe.moe.architectures.read import read_architecture
 from lumoe.moe.checkpoint.chat_template import chat_tokenizer
 from lumoe.moe.checkpoint.end_tokens import end_tokens
-from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.kv_pool import KVPool
 from lumoe.moe.engine.open import EngineConfig, open_model
