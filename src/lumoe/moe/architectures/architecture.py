@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -177,7 +176,7 @@ class Architecture(ModelShape):
                 f"a context of {tokens} tokens exceeds the {self.max_position_embeddings} that {model} was made for"
             )
 
-    @cached_property
+    @property
     def non_expert_parameters(self) -> int:
         """All that is always resident: embedding, head, attention, norms, routers, shared and dense networks."""
         total = 0

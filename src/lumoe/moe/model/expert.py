@@ -65,7 +65,7 @@ class Int4Expert:
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         gate, up = self.matmul(hidden, self.w13, self.group_size, self.w13_scales).chunk(2, dim=-1)
-        return self.matmul(activation(gate, up), self.w2, self.group_size, self.w2_scales)
+        return self.matmul(activation(gate.contiguous(), up), self.w2, self.group_size, self.w2_scales)
 
 
 class Int8Expert:
@@ -79,7 +79,7 @@ class Int8Expert:
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         gate, up = kernels.int8_matmul(hidden, self.w13, self.w13_scales).chunk(2, dim=-1)
-        return kernels.int8_matmul(activation(gate, up), self.w2, self.w2_scales)
+        return kernels.int8_matmul(activation(gate.contiguous(), up), self.w2, self.w2_scales)
 
 
 class ExpandedExpert:

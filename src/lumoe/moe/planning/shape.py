@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -36,7 +35,7 @@ class ModelShape(BaseModel):
     tie_word_embeddings: bool = False
     dense_layers: tuple[int, ...] = ()
 
-    @cached_property
+    @property
     def moe_layers(self) -> tuple[int, ...]:
         """Layers that have experts; a plan's layers are these, in order."""
         return tuple(layer for layer in range(self.num_hidden_layers) if layer not in self.dense_layers)
@@ -61,7 +60,7 @@ class ModelShape(BaseModel):
         """Weights of one expert: w1 and w3 `[intermediate, hidden]`, w2 `[hidden, intermediate]`."""
         return 3 * self.hidden_size * self.intermediate_size
 
-    @cached_property
+    @property
     def non_expert_parameters(self) -> int:
         """Embedding, head, attention, routers and norms."""
         attention = 2 * self.hidden_size * self.head_width * (self.num_attention_heads + self.num_key_value_heads)
