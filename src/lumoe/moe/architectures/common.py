@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from lumoe.errors import UserError
-from lumoe.moe.architectures.architecture import Rotary
+from lumoe.moe.architectures.architecture import Rotary, Router
 from lumoe.moe.architectures.config import Config
 
 _SCALINGS = {
     "default": (),
     "linear": ("factor",),
-    "dynamic": ("factor",),
+    "dynamic": ("factor", "alpha"),
     "yarn": ("factor", "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("factor", "attention_factor", "short_factor", "long_factor", "short_mscale", "long_mscale"),
@@ -48,7 +49,14 @@ def head_width(config: Config) -> int:
     return int(width if width is not None else config.need("hidden_size") // config.need("num_attention_heads"))
 
 
-def rotary(config: Config, base: float, partial: float | None = None, *, interleaved: bool = False) -> Rotary:
+def rotary(
+    config: Config,
+    base: float,
+    partial: float | None = None,
+    *,
+    interleaved: bool = False,
+    scaling: dict[str, Any] | None = None,
+) -> Rotary:
     """Return what a configuration says of positions, in any of the spellings that there have been.
 
     Version 5 of transformers nests all of it below `rope_parameters`; version 4 has the base at the top level and the
@@ -57,13 +65,15 @@ def rotary(config: Config, base: float, partial: float | None = None, *, interle
     Args:
         base: where none is given.
         partial: share of a head's values that is turned where none is given; None: the key is not this family's.
+        scaling: where none is given.
 
     Raises:
         UserError: a kind that is not known, or a number that it lacks or does not take.
     """
-    nested = config.inner("rope_parameters")
-    scaling = config.inner("rope_scaling")
-    source = nested if config.find("rope_parameters") else scaling
+    nested, flat = config.inner("rope_parameters"), config.inner("rope_scaling")
+    source = nested if config.find("rope_parameters") else flat
+    if scaling is not None and config.find("rope_parameters", "rope_scaling") is None:
+        source = Config(config.path, scaling, "rope_scaling.")
     kind: Any = source.get("rope_type", source.get("type", "default"))
     if kind not in _SCALINGS:
         raise UserError(f"{config.path}: rope type '{kind}' is not supported; known: {', '.join(_SCALINGS)}")
@@ -91,6 +101,39 @@ def rotary(config: Config, base: float, partial: float | None = None, *, interle
         settings=settings,
         original_context=original or top or context,
     )
+
+
+def magnitude(factor: float, scale: float = 1.0) -> float:
+    """Return YaRN's factor of the attention logits' square root, for a context stretched by `factor`."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def grouped_experts(config: Config) -> dict[str, Any]:
+    """Return the experts of DeepSeek's third version, and of those that took them over.
+
+    The first layers are dense; a network of the width of several experts stands beside them; scores are sigmoids, and a
+    correction has a say in the choice. A group is as good as its two best experts.
+    """
+    width, dense = config.need("moe_intermediate_size"), config.get("first_k_dense_replace", 0)
+    router = Router(
+        score="sigmoid",
+        correction=True,
+        normalize=config.get("norm_topk_prob", True),
+        scale=config.get("routed_scaling_factor", 1.0),
+        groups=config.get("n_group", 1),
+        chosen_groups=config.get("topk_group", 1),
+        group_score="two best",
+        float32=True,
+    )
+    return {
+        "num_local_experts": config.need("n_routed_experts"),
+        "num_experts_per_tok": config.need("num_experts_per_tok"),
+        "intermediate_size": width,
+        "dense_layers": tuple(range(dense)),
+        "dense_size": config.need("intermediate_size"),
+        "shared_size": width * config.get("n_shared_experts", 0),
+        "router": router,
+    }
 
 
 def windows(config: Config, default: int | None, kinds: list[str] | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ class Part:
         half: of the outputs: 0 is the first, 1 the second; None: all of them.
         interleaved: the halves take turns, output by output.
         transposed: stored as `[inputs, outputs]`.
+        leading: stored with one more axis before the others, of length 1.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Part:
     half: int | None = None
     interleaved: bool = False
     transposed: bool = False
+    leading: bool = False
 
 
 # Names as an architecture's `tensors` has them, less their layer's prefix -> where they may be; the first found wins.
@@ -75,6 +77,12 @@ QWEN = either(
     network("mlp", "mlp"),
     FUSED,
 )
+# DeepSeek's, which several others took over.
+DEEPSEEK = {
+    **QWEN,
+    **network("block_sparse_moe.shared", "mlp.shared_experts"),
+    "block_sparse_moe.gate.correction": (Part("mlp.gate.e_score_correction_bias"),),
+}
 
 
 def places(names: Names, name: str) -> tuple[tuple[Part, ...], int]:

@@ -89,6 +89,8 @@ def find(entries: Mapping[str, Entry], part: Part, expert: int, experts: int) ->
         )
     if part.stacked:
         entry = of_expert(entry, expert, experts)
+    if part.leading:
+        entry = entry.part(0, 1, entry.shape[1:])
     if part.half is None and not part.transposed:
         return entry
     if part.interleaved or part.transposed:

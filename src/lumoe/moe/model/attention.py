@@ -109,10 +109,10 @@ class Attention:
         gate = None
         if self.settings.output_gate:
             mixed, gate = torch.split(mixed, [mixed.shape[-1] - heads * self.width, heads * self.width], dim=-1)
-        if self.settings.clip is not None:
-            mixed = mixed.clamp(-self.settings.clip, self.settings.clip)
         mixed = mixed.view(count, tokens, heads + 2 * shared, self.width)
         turned, values = self._turned(mixed[:, :, : heads + shared], positions), mixed[:, :, heads + shared :]
+        if self.settings.clip is not None:
+            values = values.clamp(-self.settings.clip, self.settings.clip)
         found = None
         if tokens == 1 and self.sinks is None:
             found = cache.decode(self.index, positions.places, turned, values, self.window)
@@ -124,6 +124,8 @@ class Attention:
         """Normalise, turn and scale queries and keys `[sequences, tokens, heads + key-value heads, width]`."""
         if self.norms is not None and not self.settings.norm_after:
             mixed = self._normed(mixed)
+        if self.settings.clip is not None:
+            mixed = mixed.clamp(-self.settings.clip, self.settings.clip)
         turned = mixed * positions.cosine + mixed.roll(self.width // 2, dims=-1) * positions.sine
         if self.norms is not None and self.settings.norm_after:
             turned = self._normed(turned)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lumoe.moe.architectures.architecture import Rotary as Settings
+from lumoe.moe.architectures.common import magnitude
 
 
 class Rotary:
@@ -125,11 +126,6 @@ def _yarn(settings: Settings, width: int, periods: torch.Tensor) -> tuple[torch.
     ramp = ((torch.arange(width // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     kept = 1 - ramp
     return 1.0 / (factor * periods) * (1 - kept) + 1.0 / periods * kept, float(attention)
-
-
-def magnitude(factor: float, scale: float = 1.0) -> float:
-    """Return YaRN's factor of the attention logits' square root, for a context stretched by `factor`."""
-    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def _llama3(numbers: Mapping[str, Any], plain: torch.Tensor, original: int) -> torch.Tensor:
