@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 VOCABULARY = 97
 SHARED = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": None,
 }  # fmt: skip
 GROUPED = {
     "moe_intermediate_size": 32, "intermediate_size": 96, "n_routed_experts": 8, "num_experts_per_tok": 3,
@@ -47,7 +48,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3_moe-dynamic": ("qwen3_moe", {**QWEN, "head_dim": 16, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     "qwen2_moe": ("qwen2_moe", {**QWEN, "shared_expert_intermediate_size": 40, "decoder_sparse_step": 2}),
     "qwen2_moe-llama3": ("qwen2_moe", {
-        **QWEN, "shared_expert_intermediate_size": 40, "rope_scaling": LLAMA3, "qkv_bias": False, "norm_topk_prob": True,
+        **QWEN, "shared_expert_intermediate_size": 40, "rope_scaling": LLAMA3, "qkv_bias": False,
+        "norm_topk_prob": True,
     }),
     "olmoe": ("olmoe", {"num_experts": 6, "num_experts_per_tok": 3, "intermediate_size": 48}),
     "olmoe-clipped": ("olmoe", {
@@ -67,7 +69,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "glm4_moe": ("glm4_moe", {**GROUPED, "head_dim": 16, "use_qk_norm": True, "attention_bias": True}),
     "glm4_moe-one-group": ("glm4_moe", {
-        **GROUPED, "head_dim": 32, "n_group": 1, "topk_group": 1, "partial_rotary_factor": 0.25, "norm_topk_prob": False,
+        **GROUPED, "head_dim": 32, "n_group": 1, "topk_group": 1, "partial_rotary_factor": 0.25,
+        "norm_topk_prob": False,
     }),
     "dots1": ("dots1", {**GROUPED, "head_dim": 16, "sliding_window": 9, "max_window_layers": 1}),
     "ernie4_5_moe": ("ernie4_5_moe", {
@@ -89,6 +92,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2-groups": ("deepseek_v2", {**LATENT, "topk_method": "group_limited_greedy", "norm_topk_prob": False}),
     "deepseek_v3": ("deepseek_v3", LATENT),
     "deepseek_v3-yarn": ("deepseek_v3", {**LATENT, "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}}),
+    "qwen3_next": ("qwen3_next", {
+        **QWEN, "num_hidden_layers": 4, "head_dim": 16, "shared_expert_intermediate_size": 40,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 8,
+    }),
 }  # fmt: skip
 
 

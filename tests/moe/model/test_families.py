@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_families import MODELS, VOCABULARY, make
 
+from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.planning.plan import Plan
+from lumoe.moe.quantization.quantize import Recipe, quantize
 
 PROMPT, DECODED = 56, 32
 Pair = tuple[str, Path, torch.Tensor, torch.Tensor]
@@ -38,7 +42,7 @@ def test_decoding_in_chunks_and_token_by_token_gives_the_same_logits(pair: Pair)
         pytest.skip("transformers turns what is cached by the factors of the length that it had then")
     engine = Engine.load(folder, dtype=torch.float32)
     cache = engine.cache(2, ids.shape[1])
-    parts = [engine.step(ids[:1, :40], cache, [0], last_only=False), engine.step(ids[:1, 40:PROMPT], cache, [0], last_only=False)]
+    parts = [engine.step(ids[:1, begin:end], cache, [0], last_only=False) for begin, end in ((0, 40), (40, PROMPT))]
     late = [engine.step(ids[1:, : PROMPT - 20], cache, [1], last_only=False)]
     for at in range(DECODED):
         both = engine.step(torch.stack((ids[0, PROMPT + at], ids[1, PROMPT - 20 + at])).unsqueeze(1), cache)
@@ -54,9 +58,9 @@ def test_bfloat16_chooses_the_likeliest_tokens_of_float32(pair: Pair, tmp_path: 
     make(name, tmp_path, torch.bfloat16)
     found = Engine.load(tmp_path, dtype=torch.bfloat16).logits(ids).float()
     best = expected.topk(2, dim=-1)
-    sure = best.values[..., 0] - best.values[..., 1] > 1.0
+    sure = best.values[..., 0] - best.values[..., 1] > 0.5
     agree = (found.argmax(-1) == best.indices[..., 0])[sure].float().mean()
-    assert sure.sum() > 20
+    assert sure.sum() > 30
     assert agree > 0.9
 
 
@@ -73,7 +77,7 @@ def test_residency_policy_and_budget_change_no_bit(pair: Pair, tmp_path: Path) -
     assert torch.isfinite(expected).all()
     some = Plan(bits, np.arange(layers * experts).reshape(layers, experts) % 2 == 0)
     for policy in ("static", "lru"):
-        engine = Engine.load(tmp_path / "model", tmp_path / "int4", some, EngineConfig(policy=policy))
+        engine = Engine.load(tmp_path / "model", tmp_path / "int4", some, policy=policy)
         assert torch.equal(engine.logits(ids), expected)
         engine.reconfigure(whole)
         assert torch.equal(engine.logits(ids), expected)

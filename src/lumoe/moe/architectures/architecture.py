@@ -84,6 +84,29 @@ class Latent(Record):
     value: int = Field(ge=1)
 
 
+class Delta(Record):
+    """Gated DeltaNet (arXiv 2412.06464), in place of attention in some layers.
+
+    Attributes:
+        key_heads, value_heads: a key head serves several value heads.
+        key, value: values of a head.
+        convolution: tokens that queries, keys and values are mixed over, their own included.
+        interleaved: the input projections' outputs stand head by head, not part by part.
+    """
+
+    key_heads: int = Field(ge=1)
+    value_heads: int = Field(ge=1)
+    key: int = Field(ge=1)
+    value: int = Field(ge=1)
+    convolution: int = Field(ge=1)
+    interleaved: bool = False
+
+    @property
+    def channels(self) -> int:
+        """Queries, keys and values together."""
+        return 2 * self.key_heads * self.key + self.value_heads * self.value
+
+
 class Attention(Record):
     """What a layer's attention adds to grouped-query attention.
 
@@ -133,6 +156,8 @@ class Architecture(ModelShape):
         shared_size: width of a network that every token passes beside its experts; 0: there is none.
         shared_gate: its output is multiplied by the sigmoid of a projection.
         expert_bias: experts' products have biases.
+        delta, delta_layers: layers that have a Gated DeltaNet in place of attention.
+        norm_offset: added to the weights of norms.
         sliding_window, windowed_layers: tokens that a token sees, and the layers where that holds (None: all).
         latent_eps: of the norms of latent vectors.
         norm: by the root mean square, or to mean 0 and deviation 1 with a bias.
@@ -148,6 +173,9 @@ class Architecture(ModelShape):
     rms_norm_eps: float = Field(default=1e-5, gt=0, allow_inf_nan=False)
     latent_eps: float = Field(default=1e-6, gt=0)
     norm: Literal["rms", "layer"] = "rms"
+    norm_offset: float = 0.0
+    delta: Delta | None = None
+    delta_layers: tuple[int, ...] = ()
     sliding_window: int | None = Field(default=None, ge=1)
     windowed_layers: tuple[int, ...] | None = None
     max_position_embeddings: int = Field(default=32768, ge=1)
@@ -192,6 +220,18 @@ class Architecture(ModelShape):
         latent = self.attention.latent
         return super().kv_layout if latent is None else (1, 1, latent.rank + latent.turned)
 
+    @property
+    def kv_layers(self) -> int:
+        return self.num_hidden_layers - len(self.delta_layers)
+
+    @property
+    def state_bytes(self) -> int:
+        if self.delta is None:
+            return 0
+        d = self.delta
+        values = d.channels * (d.convolution - 1) + d.value_heads * d.key * d.value
+        return len(self.delta_layers) * values * 4
+
     def tensors(self, experts: bool = True) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield name and shape of every tensor, under the names that Mixtral's have, or would have.
 
@@ -209,7 +249,10 @@ class Architecture(ModelShape):
             prefix = f"model.layers.{layer}"
             yield from self._norm(f"{prefix}.input_layernorm")
             yield from self._norm(f"{prefix}.post_attention_layernorm")
-            yield from self._attention_tensors(f"{prefix}.self_attn")
+            if self.delta is not None and layer in self.delta_layers:
+                yield from _delta_tensors(f"{prefix}.linear_attn", self.hidden_size, self.delta)
+            else:
+                yield from self._attention_tensors(f"{prefix}.self_attn")
             if layer in self.dense_layers:
                 yield from _network(f"{prefix}.mlp", hidden, self.dense_size)
             else:
@@ -271,6 +314,23 @@ class Architecture(ModelShape):
             if self.expert_bias:
                 for name, size in (("w1", wide), ("w2", hidden), ("w3", wide)):
                     yield f"{prefix}.experts.{expert}.{name}.bias", (size,)
+
+
+def _delta_tensors(prefix: str, hidden: int, delta: Delta) -> Iterator[tuple[str, tuple[int, ...]]]:
+    value = delta.value_heads * delta.value
+    if delta.interleaved:
+        yield f"{prefix}.in_proj_qkvz.weight", (delta.channels + value, hidden)
+        yield f"{prefix}.in_proj_ba.weight", (2 * delta.value_heads, hidden)
+    else:
+        yield f"{prefix}.in_proj_qkv.weight", (delta.channels, hidden)
+        yield f"{prefix}.in_proj_z.weight", (value, hidden)
+        yield f"{prefix}.in_proj_b.weight", (delta.value_heads, hidden)
+        yield f"{prefix}.in_proj_a.weight", (delta.value_heads, hidden)
+    yield f"{prefix}.conv1d.weight", (delta.channels, 1, delta.convolution)
+    yield f"{prefix}.A_log", (delta.value_heads,)
+    yield f"{prefix}.dt_bias", (delta.value_heads,)
+    yield f"{prefix}.norm.weight", (delta.value,)
+    yield f"{prefix}.out_proj.weight", (hidden, value)
 
 
 def _network(prefix: str, hidden: int, wide: int) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -88,7 +88,8 @@ def rotary(
     if partial is not None:
         share = share if share is not None else config.get("partial_rotary_factor", partial)
     # Both may be there: version 5 reads what version 4 wrote, and keeps it.
-    source.ignore("rope_theta", "partial_rotary_factor")
+    # A text has one position, not three, whatever share of a head each of the three would turn.
+    source.ignore("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
     source.check_nothing_left()
     if kind == "longrope" and "factor" not in settings and (top or original):
         settings["factor"] = context / (top or original)

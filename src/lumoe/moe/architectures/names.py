@@ -85,12 +85,21 @@ DEEPSEEK = {
 }
 
 
-def places(names: Names, name: str) -> tuple[tuple[Part, ...], int]:
-    """Return where a tensor of an architecture may be, as full names, and the number of its expert (0 for others)."""
+def places(names: Names, name: str, root: str = "model.") -> tuple[tuple[Part, ...], int]:
+    """Return where a tensor of an architecture may be, as full names, and the number of its expert (0 for others).
+
+    Args:
+        root: what the files' names begin with where those of a language model alone begin with `model.`.
+    """
     layer = _LAYER.fullmatch(name)
     prefix, rest = (layer[1], layer[2]) if layer else ("", name)
     numbered = _EXPERT.search(rest)
     expert = int(numbered[1]) if numbered else 0
     key = _EXPERT.sub(".experts.{e}.", rest) if numbered else rest
     parts = names.get(key, (Part(rest),))
-    return tuple(replace(part, name=prefix + part.name.replace("{e}", str(expert))) for part in parts), expert
+
+    def full(part: Part) -> str:
+        found = prefix + part.name.replace("{e}", str(expert))
+        return root + found.removeprefix("model.") if found.startswith("model.") else found
+
+    return tuple(replace(part, name=full(part)) for part in parts), expert

@@ -21,6 +21,8 @@ _PIECE = 1 << 18  # values that are looked at together
 # Tensors that files have and that no forward pass here needs: positions are computed, further tokens are not predicted
 # ahead, images are not looked at.
 _NOT_NEEDED = re.compile(r".*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower)\..*|model\.visual\..*")
+# What the names of a language model's layers begin with, where they are not alone in their files.
+_ROOTS = ("model.language_model.", "language_model.model.")
 _LAYER = re.compile(r"model\.layers\.(\d+)\..*")
 
 
@@ -99,8 +101,9 @@ class Checkpoint:
     def _check_tensors(self) -> None:
         # One by one: a configuration that asks for a billion layers fails at the first that is not there.
         used = set()
+        root = next((root for root in _ROOTS if any(name.startswith(root) for name in self.entries)), "model.")
         for name, shape in self.architecture.tensors():
-            parts, expert = places(self._names, name)
+            parts, expert = places(self._names, name, root)
             for part in parts:
                 stored = find(self.entries, part, expert, self.architecture.num_local_experts)
                 if stored is not None:

@@ -20,6 +20,7 @@ class Positions:
     Attributes:
         places: where the new tokens' keys and values go, and where those before them are.
         fresh: whether the new tokens are the first ones of every sequence: nothing is before them.
+        slots, begun: of the sequences, and whether something is before the new tokens of each.
     """
 
     def __init__(self, cache: KVCache, slots: list[int], tokens: int, rotary: Rotary) -> None:
@@ -27,6 +28,7 @@ class Positions:
         for slot, start in zip(slots, starts, strict=True):
             cache.reserve(slot, start + tokens)
         self.places: Places = cache.places(slots, tokens)
+        self.slots, self.begun = slots, [start > 0 for start in starts]
         positions = torch.tensor(starts).unsqueeze(1) + torch.arange(tokens)
         self.cosine, self.sine = rotary.at(positions)
         self._positions, self._starts, self._tokens = positions, starts, tokens
@@ -88,8 +90,15 @@ class Attention:
         norms: torch.Tensor | None = None,
         sinks: torch.Tensor | None = None,
     ) -> None:
+        """Take projections.
+
+        Args:
+            index: of the layer in the model.
+        """
         a = architecture
-        self.index, self.projection, self.output, self.norms, self.sinks = index, projection, output, norms, sinks
+        # The cache counts the layers that have keys and values.
+        self.index = index - sum(layer < index for layer in a.delta_layers)
+        self.projection, self.output, self.norms, self.sinks = projection, output, norms, sinks
         self.heads, self.key_value_heads, self.width = a.num_attention_heads, a.num_key_value_heads, a.head_width
         self.settings, self.window, self.epsilon = a.attention, a.window(index), a.rms_norm_eps
         # Kernels divide logits by the square root of a head's width.

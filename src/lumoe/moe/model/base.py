@@ -43,6 +43,10 @@ class Cache(Protocol):
         """Bytes of one block."""
         ...
 
+    def missing(self, slot: int, tokens: int) -> int:
+        """Return how many more blocks sequence `slot` needs for `tokens` tokens; at most 0: none."""
+        ...
+
     def reserve(self, slot: int, tokens: int) -> None:
         """Let sequence `slot` have blocks for `tokens` tokens."""
         ...

@@ -19,6 +19,7 @@ from lumoe.moe.architectures.architecture import Activation, Latent
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.model.activation import Clamped, gated
 from lumoe.moe.model.attention import Attention, LatentAttention, Mixer, Positions
+from lumoe.moe.model.delta_net import DeltaNet, DeltaWeights
 from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, linear, linear4
@@ -153,8 +154,15 @@ class _Reader:
 
     def norm(self, name: str) -> Norm:
         a = self.architecture
+        if a.norm_offset:
+            return Norm(self.norm_weight(f"{name}.weight"), a.rms_norm_eps)
         bias = self.tensor(f"{name}.bias") if a.norm == "layer" else None
         return Norm(self.tensor(f"{name}.weight"), a.rms_norm_eps, bias)
+
+    def norm_weight(self, name: str) -> torch.Tensor:
+        """Read a norm's weights; in float32 where something is added to them, which fewer bits would lose."""
+        offset = self.architecture.norm_offset
+        return self._checkpoint.tensor(name).float() + offset if offset else self.tensor(name)
 
     def layers(self) -> Iterator[Layer]:
         a, counted = self.architecture, 0
@@ -163,7 +171,8 @@ class _Reader:
             mixer = self._latent
         for index in range(a.num_hidden_layers):
             prefix = f"model.layers.{index}"
-            before, mixed = self.norm(f"{prefix}.input_layernorm"), mixer(index)
+            before = self.norm(f"{prefix}.input_layernorm")
+            mixed = self._delta(index) if index in a.delta_layers else mixer(index)
             between = self.norm(f"{prefix}.post_attention_layernorm")
             if index in a.dense_layers:
                 yield Layer(before, mixed, between, self._network(f"{prefix}.mlp"))
@@ -225,12 +234,35 @@ class _Reader:
         output = self.project(self.tensor(f"{prefix}.o_proj.weight"), bias)
         norms = None
         if at.norm is not None:
-            query, key = self.tensor(f"{prefix}.q_norm.weight"), self.tensor(f"{prefix}.k_norm.weight")
+            query, key = (self.norm_weight(f"{prefix}.{part}_norm.weight").to(self._dtype) for part in "qk")
             if at.norm == "head":
                 query, key = query.repeat(heads), key.repeat(groups)
             norms = torch.cat((arranged(query, heads), arranged(key, groups))).view(heads + groups, width)
         sinks = self.tensor(f"{prefix}.sinks") if at.sinks else None
         return Attention(index, a, projection, output, norms, sinks)
+
+    def _delta(self, index: int) -> DeltaNet:
+        d, prefix = self.architecture.delta, f"model.layers.{index}.linear_attn"
+        assert d is not None
+        if d.interleaved:
+            # Of each key head: query, key, and its value heads' values and gates; update rates, decays.
+            wide = d.value_heads // d.key_heads * d.value
+            heads = self.tensor(f"{prefix}.in_proj_qkvz.weight").view(d.key_heads, 2 * d.key + 2 * wide, -1)
+            rates = self.tensor(f"{prefix}.in_proj_ba.weight").view(d.key_heads, 2 * d.value_heads // d.key_heads, -1)
+            parts = [*torch.split(heads, [d.key, d.key, wide, wide], dim=1), *rates.chunk(2, dim=1)]
+            inputs = torch.cat([part.flatten(0, 1) for part in parts])
+        else:
+            names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
+            inputs = torch.cat([self.tensor(f"{prefix}.{name}.weight") for name in names])
+        weights = DeltaWeights(
+            inputs=self.project(inputs),
+            convolution=self.tensor(f"{prefix}.conv1d.weight").squeeze(1),
+            decay=self._checkpoint.tensor(f"{prefix}.A_log").float(),
+            rate=self._checkpoint.tensor(f"{prefix}.dt_bias").float(),
+            norm=Norm(self.tensor(f"{prefix}.norm.weight"), self.architecture.rms_norm_eps),
+            output=self.project(self.tensor(f"{prefix}.out_proj.weight")),
+        )
+        return DeltaNet(self.architecture.delta_layers.index(index), d, weights)
 
     def _latent(self, index: int) -> LatentAttention:
         a, prefix = self.architecture, f"model.layers.{index}.self_attn"

@@ -23,6 +23,49 @@ class CacheFullError(Exception):
     """No block is left within the limit."""
 
 
+class States:
+    """What layers keep of each sequence in place of keys and values: its last inputs, and a matrix a head.
+
+    Zeros at a sequence's beginning; memory is taken from the system when they are first written to.
+    """
+
+    def __init__(self, architecture: Architecture, sequences: int) -> None:
+        d = architecture.delta
+        assert d is not None
+        layers, recent = len(architecture.delta_layers), d.channels * (d.convolution - 1)
+        self._stride = -(-architecture.state_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = anonymous(sequences * self._stride)
+        values = torch.from_numpy(np.frombuffer(self._memory, dtype=np.float32))
+        slot, tokens = self._stride // 4, d.convolution - 1
+        self._recent = values.as_strided((sequences, layers, d.channels, tokens), (slot, recent, tokens, 1))
+        self._matrices = values.as_strided(
+            (sequences, layers, d.value_heads, d.key, d.value),
+            (slot, d.value_heads * d.key * d.value, d.key * d.value, d.value, 1),
+            layers * recent,
+        )
+
+    def of(self, layer: int, slots: Sequence[int], begun: Sequence[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a layer's last inputs `[sequences, channels, tokens]` and matrices `[sequences, heads, key, value]`.
+
+        Args:
+            begun: whether each sequence has one; zeros where it has not, whatever was there.
+        """
+        recent, matrices = self._recent[list(slots), layer], self._matrices[list(slots), layer]
+        if not all(begun):
+            fresh = ~torch.tensor(begun)
+            recent[fresh], matrices[fresh] = 0.0, 0.0
+        return recent, matrices
+
+    def put(self, layer: int, slots: Sequence[int], recent: torch.Tensor, matrices: torch.Tensor) -> None:
+        """Store what `of` is to return next."""
+        self._recent[list(slots), layer], self._matrices[list(slots), layer] = recent, matrices
+
+    def clear(self, slot: int) -> None:
+        """Give a sequence's memory back to the system."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED, slot * self._stride, self._stride)
+
+
 class KVCache:
     """Keys and values of up to `sequences` sequences of up to `capacity` tokens.
 
@@ -31,6 +74,8 @@ class KVCache:
         tables: the blocks of each sequence, in order.
         limit: blocks that may be held at once.
         bits: 16 stores keys and values as they are; 8 rounds each head's vector to 8-bit integers and a scale.
+        states: of layers that have no keys and values; None where all have.
+        state_blocks: blocks that a sequence takes for its states: these are counted, their memory lies elsewhere.
     """
 
     def __init__(
@@ -41,8 +86,11 @@ class KVCache:
         self.lengths = [0] * sequences
         self.tables: list[list[int]] = [[] for _ in range(sequences)]
         columns = -(-capacity // KV_BLOCK)
-        self.blocks = self.limit = sequences * columns
         self.block_bytes = a.kv_block_bytes(dtype.itemsize, bits)
+        self.states = States(a, sequences) if a.delta is not None else None
+        self.state_blocks = -(-a.state_bytes // self.block_bytes)
+        self._for_states: list[list[int]] = [[] for _ in range(sequences)]
+        self.blocks = self.limit = sequences * (columns + self.state_blocks)
         self._owners = [0] * self.blocks
         self._free = list(range(self.blocks))[::-1]
         self._index = np.zeros((sequences, columns), dtype=np.int32)
@@ -72,16 +120,26 @@ class KVCache:
             CacheFullError: there are too few; it has what it had.
         """
         table = self.tables[slot]
-        missing = -(-tokens // KV_BLOCK) - len(table)
+        missing = self.missing(slot, tokens)
         if missing <= 0:
             return
         if missing > self.limit - self.held:
             raise CacheFullError(f"{missing} blocks of keys and values are wanted, {self.limit - self.held} are left")
+        while len(self._for_states[slot]) < self.state_blocks:
+            block = self._free.pop()
+            self._owners[block] = 1
+            self._for_states[slot].append(block)
+            missing -= 1
         for _ in range(missing):
             block = self._free.pop()
             self._owners[block] = 1
             self._index[slot, len(table)] = block
             table.append(block)
+
+    def missing(self, slot: int, tokens: int) -> int:
+        """Return how many more blocks sequence `slot` needs for `tokens` tokens; at most 0: none."""
+        lacking = self.state_blocks - len(self._for_states[slot])
+        return -(-tokens // KV_BLOCK) - len(self.tables[slot]) + lacking
 
     def adopt(self, slot: int, blocks: Sequence[int]) -> None:
         """Let the empty sequence `slot` begin with `blocks` that others have; they are full and stay as they are."""
@@ -93,8 +151,11 @@ class KVCache:
 
     def clear(self, slot: int) -> None:
         """Forget sequence `slot`."""
-        for block in self.tables[slot]:
+        for block in (*self.tables[slot], *self._for_states[slot]):
             self.give_up(block)
+        if self.states is not None and self._for_states[slot]:
+            self.states.clear(slot)
+        self._for_states[slot] = []
         self.tables[slot], self.lengths[slot] = [], 0
 
     def share(self, block: int) -> None:
@@ -165,7 +226,7 @@ class KVCache:
         return found
 
     def _lay_out(self, a: Architecture) -> None:
-        (parts, groups, width), layers = a.kv_layout, a.num_hidden_layers
+        (parts, groups, width), layers = a.kv_layout, a.kv_layers
         self._parts = parts
         vectors = parts * groups * KV_BLOCK
         stored = self.dtype if self.bits == FULL_BITS else torch.int8

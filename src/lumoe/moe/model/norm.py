@@ -7,7 +7,10 @@ from torch.nn import functional
 
 
 class Norm:
-    """Divides by the root mean square; with a bias, first takes the mean away (layer norm)."""
+    """Divides by the root mean square; with a bias, first takes the mean away (layer norm).
+
+    Weights of another type than the activations are in float32, and so is the computation then.
+    """
 
     __slots__ = ("bias", "epsilon", "weight")
 
@@ -22,4 +25,7 @@ class Norm:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.bias is not None:
             return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.epsilon)
+        if self.weight.dtype != hidden.dtype:
+            wide = functional.rms_norm(hidden.to(self.weight.dtype), self.weight.shape, self.weight, self.epsilon)
+            return wide.to(hidden.dtype)
         return functional.rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)

@@ -68,6 +68,10 @@ class StaticCache:
         """Bytes of a block's share, rounded up."""
         return -(-self.nbytes // self.blocks)
 
+    def missing(self, slot: int, tokens: int) -> int:
+        """Return how many more blocks sequence `slot` needs: it has all."""
+        return 0
+
     def reserve(self, slot: int, tokens: int) -> None:
         """Let sequence `slot` have memory for `tokens` tokens: it has."""
 
@@ -180,6 +184,8 @@ def check_plain(architecture: Architecture, device: torch.device) -> None:
         "residual_scale": 1.0,
         "logits_divisor": 1.0,
         "head_bias": False,
+        "norm_offset": 0.0,
+        "delta": None,
     }
     other = [name for name, value in plain.items() if getattr(a, name) != value]
     if other or a.rotary.width is not None or a.rotary.interleaved:

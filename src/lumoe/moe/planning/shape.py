@@ -90,6 +90,16 @@ class ModelShape(BaseModel):
         """What is stored of a token in a layer: vectors a head (keys and values: 2), heads, values of a vector."""
         return 2, self.num_key_value_heads, self.head_width
 
+    @property
+    def kv_layers(self) -> int:
+        """Layers that store keys and values."""
+        return self.num_hidden_layers
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that a sequence takes whatever its length, in layers that keep a state in place of keys and values."""
+        return 0
+
     def kv_block_bytes(self, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
         """Bytes of the keys and values of KV_BLOCK tokens, in whole pages.
 
@@ -99,12 +109,13 @@ class ModelShape(BaseModel):
         """
         parts, heads, width = self.kv_layout
         vector = width * value_bytes if bits == FULL_BITS else width + 4
-        size = self.num_hidden_layers * parts * heads * KV_BLOCK * vector
+        size = self.kv_layers * parts * heads * KV_BLOCK * vector
         return -(-size // _PAGE) * _PAGE
 
     def kv_bytes(self, tokens: int, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
-        """Bytes of the keys and values of a sequence of `tokens` tokens, in whole blocks."""
-        return -(-tokens // KV_BLOCK) * self.kv_block_bytes(value_bytes, bits)
+        """Bytes of the keys and values of a sequence of `tokens` tokens, and of its states, in whole blocks."""
+        block = self.kv_block_bytes(value_bytes, bits)
+        return (-(-tokens // KV_BLOCK) + -(-self.state_bytes // block)) * block
 
     def memory(self, precisions: Iterable[int], group_size: int, buffer_experts: int = 0) -> Memory:
         """Return the bytes of the model's parts, with a swap buffer of `buffer_experts` experts at 16 bits."""

@@ -91,7 +91,10 @@ def load(setup: Setup, limits: Limits) -> Server:
     engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
     metrics = Metrics()
     cache = engine.cache(limits.slots, limits.context)
-    pool = KVPool(cache, cache if isinstance(cache, KVCache) and limits.share_prefixes else None)
+    shared = cache if isinstance(cache, KVCache) and cache.states is None and limits.share_prefixes else None
+    if limits.share_prefixes and shared is None:
+        log.info("prefixes are not shared: their state is not kept for a next sequence")
+    pool = KVPool(cache, shared)
     governor = Governor(engine, planner, setup.preference, pool, metrics.changed)
     metrics.watch(governor)
     budget, preference = _within_memory(governor, setup.budget), setup.preference
