@@ -110,7 +110,9 @@ def make(kind_of: str, folder: Path, dtype: torch.dtype = torch.float32, **chang
     with torch.no_grad():
         for name, tensor in kept:
             if "inv_freq" not in name:
-                tensor.normal_(1.0 if "norm" in name else 0.0, 0.2)
+                # What transformers begins with ones or zeros stays near them: norms, in either convention.
+                begun = float(tensor.flatten()[0]) if "norm" in name else 0.0
+                tensor.normal_(begun, 0.1 if kind == "qwen3_next" else 0.2)
     model = model.to(dtype)
     model.save_pretrained(folder)
     return model

@@ -61,7 +61,7 @@ def test_bfloat16_chooses_the_likeliest_tokens_of_float32(pair: Pair, tmp_path: 
     sure = best.values[..., 0] - best.values[..., 1] > 0.5
     agree = (found.argmax(-1) == best.indices[..., 0])[sure].float().mean()
     assert sure.sum() > 30
-    assert agree > 0.9
+    assert agree > 0.85
 
 
 def test_residency_policy_and_budget_change_no_bit(pair: Pair, tmp_path: Path) -> None:
