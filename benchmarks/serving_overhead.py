@@ -23,8 +23,10 @@ from true_width_model import build
 
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.planning.plan import Plan
+from lumoe.moe.planning.shape import KV_BLOCK
 
 PROMPT_TOKENS = 16
+CONTEXT = 256
 
 
 def bare(engine: Engine, prompts: torch.Tensor, tokens: int) -> float:
@@ -72,13 +74,16 @@ def main() -> None:
     torch.set_num_threads(1)
     engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=4))
     torch.set_num_threads(options.threads)
-    # Just enough for every expert at 4 bits: more would be spent on precision.
-    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + (1 << 20))
+    # Just enough for every expert at 4 bits, and for all keys and values: more would be spent on precision.
+    slots = max(options.clients)
+    kept = slots * -(-CONTEXT // KV_BLOCK) * engine.memory.kv_block
+    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + kept + (1 << 20))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(100, 4000, (max(options.clients), PROMPT_TOKENS), generator=generator)
     with tempfile.TemporaryDirectory() as folder:
         served, port = with_tokenizer(model, options.tokenizer, Path(folder)), free_port()
-        settings = ["--quantized", str(quantized), "--budget", budget, "--context", "256"]
+        settings = ["--quantized", str(quantized), "--budget", budget]
+        settings += ["--slots", str(slots), "--context", str(CONTEXT)]
         with Served(lumoe(served, port, options.threads, *settings), port, options.threads) as server:
             ask = {"model": "model", "prompt": [5], "max_tokens": 2, "stream": True}
             server.answers("/v1/completions", ask)
