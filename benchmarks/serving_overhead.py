@@ -22,7 +22,7 @@ from served import Served, free_port, lumoe
 from true_width_model import build
 
 from lumoe.moe.engine.engine import Engine
-from lumoe.moe.planning.plan import Plan
+from lumoe.moe.planning.plan import Memory, Plan
 from lumoe.moe.planning.shape import KV_BLOCK
 
 PROMPT_TOKENS = 16
@@ -60,6 +60,12 @@ def with_tokenizer(model: Path, tokenizer: Path, folder: Path) -> Path:
     return linked
 
 
+def just_enough(memory: Memory, slots: int) -> int:
+    """Return a budget for every expert at 4 bits and all keys and values; more would be spent on precision."""
+    blocks = slots * -(-CONTEXT // KV_BLOCK)
+    return memory.non_expert + 16 * memory.expert[4] + blocks * memory.kv_block + (1 << 20)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the model; it is made there if there is none")
@@ -74,10 +80,8 @@ def main() -> None:
     torch.set_num_threads(1)
     engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=4))
     torch.set_num_threads(options.threads)
-    # Just enough for every expert at 4 bits, and for all keys and values: more would be spent on precision.
     slots = max(options.clients)
-    kept = slots * -(-CONTEXT // KV_BLOCK) * engine.memory.kv_block
-    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + kept + (1 << 20))
+    budget = str(just_enough(engine.memory, slots))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(100, 4000, (max(options.clients), PROMPT_TOKENS), generator=generator)
     with tempfile.TemporaryDirectory() as folder:
