@@ -81,27 +81,25 @@ class StaticCache:
 
 
 class StaticDecoder:
-    """The weights outside the experts on a device, and the forward pass."""
+    """The weights outside the experts on a device, and the forward pass.
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        device: torch.device,
-        recorder: Recorder | None = None,
-        noise: RouterNoise | None = None,
-    ) -> None:
+    Attributes:
+        noise: added to the router logits, if it is set; measurements draw routing with it.
+    """
+
+    def __init__(self, decoder: Decoder, device: torch.device, recorder: Recorder | None = None) -> None:
         """Move a decoder's weights, all at 16 bits, to `device`.
 
         Args:
             recorder: makes a piece of a decode step that can be run again; by default each step runs as written.
-            noise: added to the router logits; measurements draw routing with it.
 
         Raises:
             UserError: the model has parts that are computed on the processor only.
         """
         check_plain(decoder.architecture, device)
         self.architecture, self.dtype, self.device = decoder.architecture, decoder.dtype, device
-        self.recorder, self.noise = recorder, noise
+        self.recorder = recorder
+        self.noise: RouterNoise | None = None
 
         def move(weight: torch.Tensor) -> torch.Tensor:
             return weight.to(device)
