@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,17 +23,16 @@ class Family(Protocol):
 
     MODEL_TYPES: tuple[str, ...]
     NAMES: Names
-    settings: Callable[[Config], dict[str, Any]]
+
+    def settings(self, config: Config) -> dict[str, Any]:
+        """Return an architecture's fields."""
+        ...
 
 
 @lru_cache(maxsize=1)
 def known_families() -> dict[str, Family]:
     """Return `model_type` -> family, for every family that there is."""
-    found: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(families.__path__):
-        family: Any = import_module(f"{families.__name__}.{module.name}")
-        found |= dict.fromkeys(family.MODEL_TYPES, family)
-    return found
+    return {kind: family for family in families.ALL for kind in family.MODEL_TYPES}
 
 
 def read_architecture(folder: str | Path) -> Architecture:

@@ -72,8 +72,8 @@ class Decoding(Protocol):
         """Bytes of the weights outside the experts."""
         ...
 
-    def attach(self, experts: Experts) -> None:
-        """Take experts from `experts`."""
+    def attach(self, experts: Experts | None) -> None:
+        """Take experts from `experts`; None lets go of those that there are."""
         ...
 
     def observe(self, observer: Observer | None) -> None:

@@ -87,8 +87,8 @@ class Decoder:
         ends = self.embedding.nbytes + self.norm.nbytes + (0 if shared else self.head.nbytes)
         return ends + sum(layer.nbytes for layer in self.layers)
 
-    def attach(self, experts: Experts) -> None:
-        """Take experts from `experts`."""
+    def attach(self, experts: Experts | None) -> None:
+        """Take experts from `experts`; None lets go of those that there are."""
         for layer in self.moe_layers:
             layer.experts = experts
 

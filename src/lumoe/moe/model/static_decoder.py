@@ -126,8 +126,8 @@ class StaticDecoder:
         ends = {id(tensor): tensor.nbytes for tensor in (self.embedding, self.head, self.norm)}
         return sum(ends.values()) + sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
-    def attach(self, experts: Experts) -> None:
-        """Take experts from `experts`."""
+    def attach(self, experts: Experts | None) -> None:
+        """Take experts from `experts`; None lets go of those that there are."""
         for layer in self.experts:
             layer.experts = experts
 
