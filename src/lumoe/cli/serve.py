@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import DeviceOption, DtypeOption, ThreadsOption
+from lumoe.cli.options import DeviceOption, DtypeOption, ModelOption, ThreadsOption
 
 app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def serve(
-    model: Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint with its tokenizer")],
+    model: ModelOption,
     budget: Annotated[
         str | None,
         typer.Option(

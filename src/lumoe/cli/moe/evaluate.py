@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import DeviceOption, ExactThreadsOption
+from lumoe.cli.options import DeviceOption, ExactThreadsOption, ModelOption
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,7 +17,7 @@ ActivationsOption = Annotated[str, typer.Option(help="float32, or bfloat16 for t
 
 @app.command()
 def perplexity(
-    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    model: ModelOption,
     quantized: Annotated[Path, typer.Option(help="folder of its quantised experts")],
     corpus: Annotated[Path, typer.Option(help="corpus folder; its test split is scored")],
     output: Annotated[Path, typer.Option(help="table of each window's negative log-likelihood")],
@@ -66,7 +66,7 @@ def perplexity(
 
 @app.command()
 def sensitivity(
-    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    model: ModelOption,
     quantized: Annotated[Path, typer.Option(help="folder of its quantised experts")],
     corpus: Annotated[list[Path], typer.Option(help="corpus folders; their validation splits are used")],
     output: Annotated[Path, typer.Option(help="table of every expert's divergence")],
@@ -133,7 +133,7 @@ def perplexity_table(
 
 @app.command("cross-check")
 def cross_check(
-    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    model: ModelOption,
     corpus: Annotated[list[Path], typer.Option(help="corpus folders; documents of their test splits are scored")],
     output: Annotated[Path, typer.Option(help="table of both scorers' negative log-likelihoods")],
     documents: Annotated[int, typer.Option(min=1, help="documents per corpus")] = 16,

@@ -97,7 +97,8 @@ def rotary(
     return Rotary(
         base=config.get("rope_theta", base) if theta is None else theta,
         width=width,
-        interleaved=interleaved,
+        # GGUF files keep pairs as neighbours where a family's own files do not.
+        interleaved=config.get("rope_interleaved", interleaved),
         kind=kind,
         settings=settings,
         original_context=original or top or context,

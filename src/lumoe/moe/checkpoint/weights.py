@@ -1,8 +1,9 @@
-"""A checkpoint in Hugging Face format, read tensor by tensor: nothing is in memory before it is asked for."""
+"""A checkpoint, read tensor by tensor: nothing is in memory before it is asked for."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -13,17 +14,20 @@ from lumoe.files import read_json
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.names import places
 from lumoe.moe.architectures.read import known_families, read_architecture
+from lumoe.moe.checkpoint.gguf_file import Blocks, find_in_gguf, gguf_places, model_folder, read_listing
 from lumoe.moe.checkpoint.manifest import verify_recorded
-from lumoe.moe.checkpoint.safetensors import read_entries
+from lumoe.moe.checkpoint.safetensors import Entry, read_entries
 from lumoe.moe.checkpoint.stored import Stored, find
 
 _PIECE = 1 << 18  # values that are looked at together
 # Tensors that files have and that no forward pass here needs: positions are computed, further tokens are not predicted
 # ahead, images are not looked at.
-_NOT_NEEDED = re.compile(r".*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower)\..*|model\.visual\..*")
+_NOT_NEEDED = re.compile(
+    r"rope_(freqs|factors_long|factors_short)\.weight|.*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower)\..*|model\.visual\..*"
+)
 # What the names of a language model's layers begin with, where they are not alone in their files.
 _ROOTS = ("model.language_model.", "language_model.model.")
-_LAYER = re.compile(r"model\.layers\.(\d+)\..*")
+_LAYER = re.compile(r"(?:model\.layers|blk)\.(\d+)\..*")
 
 
 def expert_name(layer: int, expert: int, matrix: str) -> str:
@@ -32,7 +36,7 @@ def expert_name(layer: int, expert: int, matrix: str) -> str:
 
 
 class Checkpoint:
-    """A folder with `config.json` and one or several safetensors files.
+    """A folder with `config.json` and one or several safetensors files, or a model in GGUF files.
 
     Tensors have the names that Mixtral's have, or would have, whatever their family's files call them.
     """
@@ -45,11 +49,13 @@ class Checkpoint:
                 there that the configuration does not know, the architecture is not known, or a file is not the one
                 that the folder's manifest records.
         """
-        self.folder = Path(folder)
+        self.folder = model_folder(folder)
         verify_recorded(self.folder)
         self.architecture = read_architecture(self.folder)
         self._check_format()
-        self.entries = read_entries(self.folder)
+        listed = read_listing(self.folder)
+        self._gguf = listed is not None
+        self.entries: Mapping[str, Entry | Blocks] = read_entries(self.folder) if listed is None else listed
         self._names = known_families()[self.architecture.family].NAMES
         self._stored: dict[str, Stored] = {}
         self._check_tensors()
@@ -103,14 +109,9 @@ class Checkpoint:
         used = set()
         root = next((root for root in _ROOTS if any(name.startswith(root) for name in self.entries)), "model.")
         for name, shape in self.architecture.tensors():
-            parts, expert = places(self._names, name, root)
-            for part in parts:
-                stored = find(self.entries, part, expert, self.architecture.num_local_experts)
-                if stored is not None:
-                    break
-            else:
-                looked_for = " or ".join(f"'{part.name}'" for part in parts)
-                raise UserError(f"{self.folder}: the tensor {looked_for} is missing")
+            stored = self._find(name, root)
+            if shape != stored.shape == shape[1:] and shape[0] == 1:
+                stored = stored.part(0, 1, shape)  # type: ignore[attr-defined]  # a matrix of one row is a vector there
             if stored.shape != shape:
                 raise UserError(
                     f"{stored.path}: the tensor '{stored.name}' has shape {list(stored.shape)}, "
@@ -124,6 +125,20 @@ class Checkpoint:
                     f"{self.entries[name].path}: the tensor '{name}' has no place in the architecture of config.json; "
                     "without it the model would compute something else"
                 )
+
+    def _find(self, name: str, root: str) -> Stored:
+        parts, expert = gguf_places(name) if self._gguf else places(self._names, name, root)
+        experts = self.architecture.num_local_experts
+        for part in parts:
+            found: Stored | None
+            if self._gguf:
+                found = find_in_gguf(self.entries, part, expert, experts)
+            else:
+                found = find(self.entries, part, expert, experts)  # type: ignore[arg-type]
+            if found is not None:
+                return found
+        looked_for = " or ".join(f"'{part.name}'" for part in parts) or f"'{name}'"
+        raise UserError(f"{self.folder}: the tensor {looked_for} is missing")
 
     def _not_needed(self, name: str) -> bool:
         layer = _LAYER.fullmatch(name)
