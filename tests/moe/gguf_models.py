@@ -1,4 +1,4 @@
-"""A checkpoint as a GGUF file, laid out as llama.cpp's converter does it: `benchmarks` and tests hold both readers to it."""
+"""A checkpoint as a GGUF file, laid out as llama.cpp's converter does it: both readers are held to it."""
 
 from __future__ import annotations
 

@@ -42,16 +42,21 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "rope_scaling": {"type": "linear", "factor": 4.0},
     }),
     "qwen3_moe": ("qwen3_moe", {**QWEN, "head_dim": 32, "norm_topk_prob": True, "mlp_only_layers": [1]}),
+    "qwen3_moe-all-sparse": ("qwen3_moe", {**QWEN, "head_dim": 32, "norm_topk_prob": True}),
     "qwen3_moe-yarn-tied": ("qwen3_moe", {
         **QWEN, "head_dim": 16, "attention_bias": True, "rope_scaling": YARN, "tie_word_embeddings": True,
     }),
     "qwen3_moe-dynamic": ("qwen3_moe", {**QWEN, "head_dim": 16, "rope_scaling": {"type": "dynamic", "factor": 2.0}}),
     "qwen2_moe": ("qwen2_moe", {**QWEN, "shared_expert_intermediate_size": 40, "decoder_sparse_step": 2}),
+    "qwen2_moe-all-sparse": ("qwen2_moe", {**QWEN, "shared_expert_intermediate_size": 40}),
     "qwen2_moe-llama3": ("qwen2_moe", {
         **QWEN, "shared_expert_intermediate_size": 40, "rope_scaling": LLAMA3, "qkv_bias": False,
         "norm_topk_prob": True,
     }),
     "olmoe": ("olmoe", {"num_experts": 6, "num_experts_per_tok": 3, "intermediate_size": 48}),
+    "olmoe-ungrouped": ("olmoe", {
+        "num_experts": 6, "num_experts_per_tok": 3, "intermediate_size": 48, "num_key_value_heads": 4,
+    }),
     "olmoe-clipped": ("olmoe", {
         "num_experts": 6, "num_experts_per_tok": 3, "intermediate_size": 48, "clip_qkv": 0.7, "norm_topk_prob": True,
     }),
@@ -67,12 +72,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 48, "head_dim": 16, "sliding_window": 7,
         "rope_scaling": {**YARN, "truncate": False},
     }),
+    "gpt_oss-plain": ("gpt_oss", {
+        "num_local_experts": 6, "num_experts_per_tok": 2, "intermediate_size": 48, "head_dim": 16, "sliding_window": 7,
+        "rope_scaling": {"rope_type": "default"},
+    }),
     "glm4_moe": ("glm4_moe", {**GROUPED, "head_dim": 16, "use_qk_norm": True, "attention_bias": True}),
     "glm4_moe-one-group": ("glm4_moe", {
         **GROUPED, "head_dim": 32, "n_group": 1, "topk_group": 1, "partial_rotary_factor": 0.25,
         "norm_topk_prob": False,
     }),
     "dots1": ("dots1", {**GROUPED, "head_dim": 16, "sliding_window": 9, "max_window_layers": 1}),
+    "dots1-ungrouped": ("dots1", {**GROUPED, "num_key_value_heads": 4, "head_dim": 16, "sliding_window": None}),
     "ernie4_5_moe": ("ernie4_5_moe", {
         "moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 32, "intermediate_size": 96,
         "moe_num_shared_experts": 2, "moe_layer_start_index": 1,

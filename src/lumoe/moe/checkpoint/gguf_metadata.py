@@ -164,7 +164,7 @@ def _gpt_oss(m: Metadata) -> dict[str, Any]:
     return {
         **_mixtral(m),
         "sliding_window": m.get("attention.sliding_window", 128),
-        "rope_scaling": {**scaling, "truncate": False} if scaling else None,
+        "rope_scaling": {**scaling, "truncate": False} if scaling else {"rope_type": "default"},
     }
 
 
@@ -228,7 +228,7 @@ def _minimax(m: Metadata) -> dict[str, Any]:
 
 
 _OF_FAMILY = {
-    "mixtral": _mixtral,
+    "mixtral": lambda m: {**_mixtral(m), "sliding_window": m.get("attention.sliding_window")},
     "qwen2_moe": _qwen,
     "qwen3_moe": _qwen,
     "olmoe": _olmoe,

@@ -17,7 +17,8 @@ def settings(config: Config) -> dict[str, Any]:
     """Return an architecture's fields."""
     bias = config.get("attention_bias", False)
     layers = config.need("num_hidden_layers")
-    first = config.get("max_window_layers", 62) if config.find("sliding_window") else layers
+    first = config.get("max_window_layers", 62)
+    first = first if config.find("sliding_window") else layers
     kinds = ["sliding_attention" if layer >= first else "full_attention" for layer in range(layers)]
     return {
         **sizes(config),
