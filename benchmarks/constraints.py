@@ -1,5 +1,6 @@
 """Time and memory of libraries that hold answers to a form: `llguidance` against `xgrammar`, in processes of their own.
 
+    pip install xgrammar
     python benchmarks/constraints.py --tokenizer FOLDER/tokenizer.json
 
 A schema is compiled, and an answer that follows it is taken token by token, a mask before each one. Vocabularies are

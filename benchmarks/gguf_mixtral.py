@@ -45,7 +45,7 @@ def convert(model: Path, output: Path, kind: str) -> None:
         writer.add_head_count(a.num_attention_heads)
         writer.add_head_count_kv(a.num_key_value_heads)
         writer.add_layer_norm_rms_eps(a.rms_norm_eps)
-        writer.add_rope_freq_base(a.rope_theta)
+        writer.add_rope_freq_base(a.rotary.base)
         writer.add_rope_dimension_count(a.head_width)
         writer.add_expert_count(a.num_local_experts)
         writer.add_expert_used_count(a.num_experts_per_tok)

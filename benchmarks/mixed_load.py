@@ -88,9 +88,9 @@ def slope(held: pd.DataFrame, cycle_s: float, from_s: float) -> tuple[float, flo
 
     Args:
         cycle_s: seconds in which the budget has gone through all its values.
-        from_s: what lies before is start-up (allocators and caches filling) and not counted.
+        from_s: cycles that begin before are start-up (allocators and caches filling) and not counted.
     """
-    cycles = held[held["at_s"] >= from_s].groupby((held["at_s"] // cycle_s).astype(int))[["at_s", "resident_bytes"]]
-    means = cycles.mean().iloc[:-1]
+    cycle = (held["at_s"] // cycle_s).astype(int)
+    means = held[cycle * cycle_s >= from_s].groupby(cycle)[["at_s", "resident_bytes"]].mean().iloc[:-1]
     line = linregress(means["at_s"] / 60, means["resident_bytes"])
     return float(line.slope), float(1.96 * line.stderr)

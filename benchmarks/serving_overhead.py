@@ -22,9 +22,11 @@ from served import Served, free_port, lumoe
 from true_width_model import build
 
 from lumoe.moe.engine.engine import Engine
-from lumoe.moe.planning.plan import Plan
+from lumoe.moe.planning.plan import Memory, Plan
+from lumoe.moe.planning.shape import KV_BLOCK
 
 PROMPT_TOKENS = 16
+CONTEXT = 256
 
 
 def bare(engine: Engine, prompts: torch.Tensor, tokens: int) -> float:
@@ -58,6 +60,12 @@ def with_tokenizer(model: Path, tokenizer: Path, folder: Path) -> Path:
     return linked
 
 
+def just_enough(memory: Memory, slots: int) -> int:
+    """Return a budget for every expert at 4 bits and all keys and values; more would be spent on precision."""
+    blocks = slots * -(-CONTEXT // KV_BLOCK)
+    return memory.non_expert + 16 * memory.expert[4] + blocks * memory.kv_block + (1 << 20)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="of the model; it is made there if there is none")
@@ -72,13 +80,14 @@ def main() -> None:
     torch.set_num_threads(1)
     engine = Engine.load(model, quantized, Plan.uniform(2, 8, bits=4))
     torch.set_num_threads(options.threads)
-    # Just enough for every expert at 4 bits: more would be spent on precision.
-    budget = str(engine.memory.non_expert + 16 * engine.memory.expert[4] + (1 << 20))
+    slots = max(options.clients)
+    budget = str(just_enough(engine.memory, slots))
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(100, 4000, (max(options.clients), PROMPT_TOKENS), generator=generator)
     with tempfile.TemporaryDirectory() as folder:
         served, port = with_tokenizer(model, options.tokenizer, Path(folder)), free_port()
-        settings = ["--quantized", str(quantized), "--budget", budget, "--context", "256"]
+        settings = ["--quantized", str(quantized), "--budget", budget]
+        settings += ["--slots", str(slots), "--context", str(CONTEXT)]
         with Served(lumoe(served, port, options.threads, *settings), port, options.threads) as server:
             ask = {"model": "model", "prompt": [5], "max_tokens": 2, "stream": True}
             server.answers("/v1/completions", ask)

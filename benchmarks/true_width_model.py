@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from lumoe.files import write_csv, write_json
-from lumoe.moe.checkpoint.weights import INDEX, Architecture, expected_shapes
+from lumoe.moe.architectures.architecture import Architecture
+from lumoe.moe.checkpoint.safetensors import INDEX
+from lumoe.moe.checkpoint.weights import expected_shapes
 from lumoe.moe.kernels.affine import pack_nibbles
 from lumoe.moe.quantization.folder import TABLE, save_expert, write_manifest
 

@@ -14,7 +14,8 @@ import torch
 from lumoe.errors import UserError
 from lumoe.files import read_yaml
 from lumoe.machine import memory_bytes
-from lumoe.moe.checkpoint.weights import Architecture, expected_shapes
+from lumoe.moe.architectures.architecture import Architecture
+from lumoe.moe.checkpoint.weights import expected_shapes
 from lumoe.moe.kernels.torch_kernels import int4_matmul, int4_packed
 from lumoe.moe.model.cuda_graphs import recorder_for
 from lumoe.moe.model.decoder import Decoder

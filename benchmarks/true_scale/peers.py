@@ -13,7 +13,7 @@ from benchmarks.true_scale import machine
 from benchmarks.true_scale.model import RandomWeights, check_host, fill_from, hash_of
 from benchmarks.true_scale.table import Table
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.architectures.architecture import Architecture
 
 KEY = ("peer", "batch", "budget_bytes")
 COLUMNS = (

@@ -113,7 +113,8 @@ class Bench:
             raise RuntimeError(f"{name_of(case)}: the device does not hold what the plan says")
         timings = self._time(engine, case, routing)
         row = self._row(case, plan, budget, shares, engine, timings)
-        self.decoder.noise, self.decoder.experts = None, []  # lets go of the residents
+        self.decoder.noise = None
+        self.decoder.attach(None)  # lets go of the residents
         return row
 
     def _engine(self, case: Case, plan: Plan, budget: int, routing: DrawnRouting) -> Engine:

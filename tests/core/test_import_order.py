@@ -13,9 +13,10 @@ SRC = Path(__file__).parents[2] / "src"
 BASE = "errors files resources strict_yaml sealed_tensors named progress memory_group machine anonymous_memory compiled"
 # Each room may import those named for it, and itself.
 MOE = {
-    "planning": "", "kernels": "", "checkpoint": "planning", "corpora": "checkpoint planning",
-    "model": "kernels checkpoint planning", "training": "checkpoint corpora planning",
-    "quantization": "kernels checkpoint corpora model planning",
+    "planning": "", "kernels": "", "architectures": "planning", "checkpoint": "architectures planning",
+    "corpora": "architectures checkpoint planning", "model": "architectures kernels checkpoint planning",
+    "training": "architectures checkpoint corpora planning",
+    "quantization": "architectures kernels checkpoint corpora model planning",
 }  # fmt: skip
 MOE["offload"] = f"{MOE['quantization']} quantization"
 MOE["engine"] = f"{MOE['offload']} offload"
@@ -33,7 +34,9 @@ def allowed(room: str) -> set[str]:
     if top in ("moe", "photonics"):
         rooms = (MOE if top == "moe" else PHOTONICS)[inner].split()
         return base | {room, top, *(f"{top}.{name}" for name in rooms)}
-    return {"plots": base | {"plots"}, "pipeline": base | {"pipeline", "moe.planning"}}.get(top, base)
+    return {"plots": base | {"plots"}, "pipeline": base | {"pipeline", "moe.planning", "moe.architectures"}}.get(
+        top, base
+    )
 
 
 def room_of(module: str) -> str:
@@ -64,6 +67,7 @@ def modules(room: str) -> list[str]:
     ("loaded", "heavy"),
     [
         (modules("moe.planning"), "torch"),
+        (modules("moe.architectures"), "torch"),
         (modules("photonics.accelerators"), "torch simpy"),
         (["photonics.network.load", "photonics.network.shapes", "photonics.cook_toom"], "torch simpy scipy"),
         (["photonics.physics.limits", "photonics.physics.link", "photonics.physics.detector"], "torch scipy.optimize"),
@@ -71,7 +75,7 @@ def modules(room: str) -> list[str]:
         (modules("photonics.studies"), "simpy"),
         (["photonics.simulation.jobs", "photonics.simulation.comparison"], "torch"),
     ],
-    ids=["planning", "accelerators", "network", "formulas", "sweeps", "studies", "simulation"],
+    ids=["planning", "architectures", "accelerators", "network", "formulas", "sweeps", "studies", "simulation"],
 )
 def test_a_room_does_not_load_what_it_does_not_need(loaded: list[str], heavy: str) -> None:
     imports = ", ".join(f"lumoe.{name}" for name in loaded)

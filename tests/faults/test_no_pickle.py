@@ -14,8 +14,9 @@ import torch
 from tiny_model import make_model
 
 from lumoe.errors import UserError
+from lumoe.moe.checkpoint.safetensors import SINGLE
 from lumoe.moe.checkpoint.tokenizer import load_tokenizer
-from lumoe.moe.checkpoint.weights import SINGLE, Checkpoint
+from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.training.state import load_state
 

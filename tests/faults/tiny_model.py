@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from lumoe.files import write_json
+from lumoe.moe.architectures.architecture import Architecture
+from lumoe.moe.checkpoint.safetensors import INDEX, SINGLE
 from lumoe.moe.checkpoint.tokenizer import train_tokenizer
-from lumoe.moe.checkpoint.weights import INDEX, SINGLE, Architecture, expected_shapes
+from lumoe.moe.checkpoint.weights import expected_shapes
 
 CONFIG = {
     "model_type": "mixtral",

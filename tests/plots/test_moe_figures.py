@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from lumoe.files import read_csv
+from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.frontier import enumerate_configurations, pareto, predict_anchors, with_perplexity
 from lumoe.moe.planning.hardware import read_hardware
-from lumoe.moe.planning.shape import read_shape
 from lumoe.plots.moe.configurations import draw_pareto, draw_perplexity, draw_prediction, draw_throughput_memory
 from lumoe.resources import data_path
 

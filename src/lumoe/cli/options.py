@@ -14,8 +14,15 @@ TableOption = Annotated[Path, typer.Option(help="the table to draw")]
 FigureOption = Annotated[Path, typer.Option(help="the figure; .svg, .png and .csv are written")]
 OutputOption = Annotated[Path, typer.Option(help="the table to write")]
 
+
+def _folder(model: Path) -> Path:
+    from lumoe.moe.checkpoint.gguf_file import model_folder
+
+    return model_folder(model)
+
+
 # Running a model.
-ModelOption = Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint")]
+ModelOption = Annotated[Path, typer.Option(callback=_folder, help="folder of a checkpoint, or a GGUF file")]
 CorpusOption = Annotated[list[Path], typer.Option(help="corpus folder; repeat for several")]
 QuantizedOption = Annotated[list[Path] | None, typer.Option(help="folder of quantised experts; repeat for several")]
 DtypeOption = Annotated[Literal["bfloat16", "float32"], typer.Option(help="type of the activations")]

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import DeviceOption, DtypeOption, ThreadsOption
+from lumoe.cli.options import DeviceOption, DtypeOption, ModelOption, ThreadsOption
 
 app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def serve(
-    model: Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint with its tokenizer")],
+    model: ModelOption,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +68,7 @@ def serve(
 
     import torch
 
-    from lumoe.moe.checkpoint.weights import read_architecture
+    from lumoe.moe.architectures.read import read_architecture
     from lumoe.moe.serve.run import Setup
     from lumoe.moe.serve.run import serve as run
     from lumoe.moe.serve.scheduler import Limits

@@ -125,8 +125,8 @@ def gpu(found: list[machine.Gpu]) -> Finding:
 
 def mixtral_least_bytes() -> int:
     """Return the smallest fast-tier budget, in bytes, that the settings sweep for Mixtral 8x7B."""
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.planning.budget import parse_budget
-    from lumoe.moe.planning.shape import read_shape
     from lumoe.pipeline.settings import Placement
 
     shape = read_shape(data_path("shapes", "mixtral-8x7b.yaml"))

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from lumoe.cli.moe import app
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.weights import INDEX, Checkpoint, expert_name
+from lumoe.moe.checkpoint.safetensors import INDEX
+from lumoe.moe.checkpoint.weights import Checkpoint, expert_name
 from lumoe.moe.engine.engine import Engine
 
 
@@ -119,10 +120,10 @@ def test_nan_outside_the_experts(copy: Path) -> None:
     ("key", "value", "message"),
     [
         ("model_type", "llama", "architecture is 'llama'"),
-        ("hidden_act", "gelu", "activation 'gelu'"),
+        ("hidden_act", "gelu", "'hidden_act' is 'gelu'"),
         ("num_local_experts", "eight", "num_local_experts"),
         ("num_experts_per_tok", 9, "do not agree"),
-        ("rope_scaling", {"rope_type": "yarn"}, "rope type 'yarn'"),
+        ("rope_scaling", {"rope_type": "spiral"}, "rope type 'spiral'"),
     ],
 )
 def test_unsupported_configuration(copy: Path, key: str, value: object, message: str) -> None:
@@ -137,7 +138,7 @@ def test_rope_base_in_the_newer_place(copy: Path) -> None:
     values = json.loads(path.read_text())
     base = values.pop("rope_theta")
     path.write_text(json.dumps({**values, "rope_parameters": {"rope_theta": base, "rope_type": "default"}}))
-    assert Checkpoint(copy).architecture.rope_theta == base
+    assert Checkpoint(copy).architecture.rotary.base == base
 
 
 def test_no_folder_and_no_weights(tmp_path: Path, copy: Path) -> None:

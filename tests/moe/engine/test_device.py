@@ -279,7 +279,7 @@ def test_layout_of_packed_codes_on_a_gpu() -> None:
 
 
 def test_sizes_of_mixtrals_experts_on_a_gpu() -> None:
-    from lumoe.moe.planning.shape import read_shape
+    from lumoe.moe.architectures.read import read_shape
 
     experts = DeviceExperts(read_shape("mixtral-8x7b"), {4: 64}, lambda *_: None, torch.device("cuda"))
     assert experts.nbytes(16) == 352_321_536
@@ -358,7 +358,7 @@ def test_recorded_pieces_read_what_lies_in_their_memory(cuda: torch.device) -> N
 
 @pytest.mark.cuda
 def test_expert_in_gpu_memory_counts_its_bytes(cuda: torch.device) -> None:
-    from lumoe.moe.planning.shape import read_shape
+    from lumoe.moe.architectures.read import read_shape
 
     shape = read_shape("mixtral-8x7b")
 

@@ -28,8 +28,8 @@ from benchmarks.true_scale.routing import DrawnRouting, expected_misses, first_c
 from benchmarks.true_scale.table import Table
 from lumoe.errors import UserError
 from lumoe.files import read_json
+from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.hardware import Hardware
-from lumoe.moe.planning.shape import read_shape
 
 TINY = {
     "num_hidden_layers": 3,

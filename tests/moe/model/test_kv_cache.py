@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.kernels.library import attention_library
 from lumoe.moe.model.kv_cache import CacheFullError, KVCache
 from lumoe.moe.planning.shape import KV_BLOCK

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lumoe.moe.checkpoint.weights import Architecture, expected_shapes
+from lumoe.moe.architectures.architecture import Architecture
+from lumoe.moe.checkpoint.weights import expected_shapes
 
 SHAPE = {
     "model_type": "mixtral",

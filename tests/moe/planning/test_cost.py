@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lumoe.errors import UserError
 from lumoe.files import read_csv
+from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.cost import (
     CostModel,
     Workload,
@@ -26,7 +27,7 @@ from lumoe.moe.planning.frontier import predict_anchors
 from lumoe.moe.planning.hardware import Hardware, Seconds, read_hardware
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import Plan
-from lumoe.moe.planning.shape import ModelShape, read_shape
+from lumoe.moe.planning.shape import ModelShape
 from lumoe.resources import data_path
 
 MIXTRAL, A100 = read_shape("mixtral-8x7b"), read_hardware("a100-80gb")

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.frontier import (
     enumerate_configurations,
@@ -20,7 +21,6 @@ from lumoe.moe.planning.frontier import (
 )
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.placement import PaperRules
-from lumoe.moe.planning.shape import read_shape
 
 MIXTRAL, A100, WORKLOAD = read_shape("mixtral-8x7b"), read_hardware("a100-80gb"), Workload()
 MEMORY = MIXTRAL.memory([4], 64, 1)

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lumoe.errors import UserError
+from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.budget import parse_budget
 from lumoe.moe.planning.placement import PaperRules, fill, place, quantize_first, random_order
 from lumoe.moe.planning.plan import Memory, Plan, parse_preference
-from lumoe.moe.planning.shape import read_shape
 
 SHAPE = (3, 4)
 MEMORY = Memory(expert={4: 30, 16: 100}, non_expert=50, buffer=100)

@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from lumoe.cli.moe.plan import app
 from lumoe.errors import UserError
-from lumoe.files import read_csv
+from lumoe.files import read_csv, read_yaml
+from lumoe.moe.architectures.read import SHAPE_KEYS, read_shape
 from lumoe.moe.planning.cost import CostModel
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.inputs import Known
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import Memory, Plan
 from lumoe.moe.planning.planner import Planner, Wish, choose, measured_increase, summed_increase, unknown_increase
-from lumoe.moe.planning.shape import read_shape
 from lumoe.resources import data_path
 
 MIXTRAL = read_shape("mixtral-8x7b")
@@ -151,7 +151,8 @@ def test_mistakes_are_one_sentence(arguments, message):
 
 
 def test_a_profile_of_another_model_is_refused(tmp_path):
-    config = {"model_type": "mixtral", **MIXTRAL.model_dump(), "hidden_size": 2048}
+    shipped = read_yaml(data_path("shapes", "mixtral-8x7b.yaml"))
+    config = {key: value for key, value in shipped.items() if key not in SHAPE_KEYS} | {"hidden_size": 2048}
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"\(2048, 14336\)"):
         CliRunner().invoke(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import CsvOption, DeviceOption, DtypeOption, JsonOption, ThreadsOption, use_threads
+from lumoe.cli.options import CsvOption, DeviceOption, DtypeOption, JsonOption, ModelOption, ThreadsOption, use_threads
 from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command()
 def adapt(
-    model: Annotated[Path, typer.Option(help="folder of a Mixtral checkpoint")],
+    model: ModelOption,
     quantized: Annotated[Path, typer.Option(help="folder of quantised experts")],
     trace: Annotated[list[Path], typer.Option(help="budget trace (time_s, budget, preference); repeat for several")],
     corpus: Annotated[list[Path], typer.Option(help="corpus folder that prompts are taken from; repeat for several")],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import DeviceOption, ExactThreadsOption
+from lumoe.cli.options import DeviceOption, ExactThreadsOption, ModelOption
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,7 +17,7 @@ ActivationsOption = Annotated[str, typer.Option(help="float32, or bfloat16 for t
 
 @app.command()
 def perplexity(
-    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    model: ModelOption,
     quantized: Annotated[Path, typer.Option(help="folder of its quantised experts")],
     corpus: Annotated[Path, typer.Option(help="corpus folder; its test split is scored")],
     output: Annotated[Path, typer.Option(help="table of each window's negative log-likelihood")],
@@ -39,6 +39,7 @@ def perplexity(
     import torch
 
     from lumoe.files import read_csv, write_csv
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.corpora.corpus import read_text
     from lumoe.moe.engine.engine import Engine
@@ -46,7 +47,6 @@ def perplexity(
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.planning.policy import plans_of
     from lumoe.moe.planning.sensitivity import COLUMNS
-    from lumoe.moe.planning.shape import read_shape
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     torch.set_num_threads(threads)
@@ -66,7 +66,7 @@ def perplexity(
 
 @app.command()
 def sensitivity(
-    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    model: ModelOption,
     quantized: Annotated[Path, typer.Option(help="folder of its quantised experts")],
     corpus: Annotated[list[Path], typer.Option(help="corpus folders; their validation splits are used")],
     output: Annotated[Path, typer.Option(help="table of every expert's divergence")],
@@ -85,13 +85,13 @@ def sensitivity(
     import torch
 
     from lumoe.files import write_csv
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.checkpoint.tokenize import tokenize
     from lumoe.moe.corpora.corpus import read_text
     from lumoe.moe.engine.engine import Engine
     from lumoe.moe.evaluation.divergence import measure_costs
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.planning.sensitivity import COLUMNS
-    from lumoe.moe.planning.shape import read_shape
     from lumoe.moe.quantization.folder import QuantizedExperts
 
     torch.set_num_threads(threads)
@@ -133,7 +133,7 @@ def perplexity_table(
 
 @app.command("cross-check")
 def cross_check(
-    model: Annotated[Path, typer.Option(help="model folder, tokenizer included")],
+    model: ModelOption,
     corpus: Annotated[list[Path], typer.Option(help="corpus folders; documents of their test splits are scored")],
     output: Annotated[Path, typer.Option(help="table of both scorers' negative log-likelihoods")],
     documents: Annotated[int, typer.Option(min=1, help="documents per corpus")] = 16,

@@ -42,7 +42,7 @@ def calibrate(
     import torch
 
     from lumoe.files import write_json
-    from lumoe.moe.checkpoint.weights import read_architecture
+    from lumoe.moe.architectures.read import read_architecture
     from lumoe.moe.engine.engine import Engine
     from lumoe.moe.measurement.profile import measure_hardware
     from lumoe.moe.planning.plan import FULL_BITS, Plan

@@ -53,13 +53,13 @@ def plan(
 
     from lumoe.cli.tables import for_programs, one_format
     from lumoe.files import write_json
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.offload.file_experts import expert_bytes
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.cost import Workload
     from lumoe.moe.planning.inputs import Known, build_planner, describe
     from lumoe.moe.planning.plan import FULL_BITS, parse_preference
     from lumoe.moe.planning.planner import Wish
-    from lumoe.moe.planning.shape import read_shape
     from lumoe.moe.quantization.folder import read_frequencies
 
     one_format(as_json, as_csv)
@@ -109,12 +109,12 @@ def enumerate_command(
     --configurations all.csv --pareto pareto.csv --sweep sweep.csv`
     """
     from lumoe.files import read_csv, write_csv
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.planning import frontier
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.cost import CostModel, Workload
     from lumoe.moe.planning.hardware import read_hardware
     from lumoe.moe.planning.perplexities import PERPLEXITY_COLUMNS
-    from lumoe.moe.planning.shape import read_shape
 
     shape = read_shape(model)
     memory = shape.memory([bits], group_size, buffer_experts)
@@ -149,10 +149,10 @@ def anchors(
     anchors.csv`
     """
     from lumoe.files import read_csv, write_csv
+    from lumoe.moe.architectures.read import read_shape
     from lumoe.moe.planning import frontier
     from lumoe.moe.planning.cost import CostModel, Workload
     from lumoe.moe.planning.hardware import read_hardware
-    from lumoe.moe.planning.shape import read_shape
 
     shape = read_shape(model)
     memory = shape.memory([bits], group_size, buffer_experts)

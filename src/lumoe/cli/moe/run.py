@@ -40,9 +40,9 @@ def generate(
 
     from lumoe.errors import about
     from lumoe.files import read_json
+    from lumoe.moe.architectures.read import read_architecture
     from lumoe.moe.checkpoint.chat_template import chat_tokenizer
     from lumoe.moe.checkpoint.end_tokens import end_tokens
-    from lumoe.moe.checkpoint.weights import read_architecture
     from lumoe.moe.engine.engine import Engine
     from lumoe.moe.engine.open import EngineConfig, open_model
     from lumoe.moe.engine.planned import planner_for

@@ -17,8 +17,8 @@ from tokenizers.processors import TemplateProcessing
 
 from lumoe.errors import UserError
 from lumoe.files import read_json
+from lumoe.moe.architectures.read import refuse_code
 from lumoe.moe.checkpoint.manifest import verify_recorded
-from lumoe.moe.checkpoint.weights import refuse_code
 
 # Classes and the special tokens that they add where the folder names none.
 _CLASSES: dict[str, dict[str, str]] = {

@@ -69,7 +69,7 @@ class Engine:
         """Open a checkpoint and start an engine on it: `open_model` and `Engine` in one.
 
         Args:
-            model: folder of a Mixtral checkpoint.
+            model: folder of a checkpoint, or a GGUF file.
             quantized: folder or folders that `lumoe moe quantize` wrote.
             plan, budget_bytes: see `Engine`.
             settings: fields of `EngineConfig`, such as ``device="cuda"`` or ``dtype=torch.float32``.

@@ -113,7 +113,7 @@ class KVPool:
 
     def missing(self, slot: int, tokens: int) -> int:
         """Return how many more blocks sequence `slot` needs for `tokens` tokens."""
-        return max(-(-tokens // KV_BLOCK) - len(self.cache.tables[slot]), 0)
+        return max(self.cache.missing(slot, tokens), 0)
 
     def make_room(self, blocks: int) -> bool:
         """Whether `blocks` more fit the limit; idle ones make room for them."""

@@ -24,16 +24,12 @@ class PlanChange:
         loaded_s: until the last expert that it adds was there.
     """
 
-    plan: Plan
-    budget_bytes: int
     freed_s: float
     loaded_s: float
 
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
-    plan: Plan
-    budget_bytes: int
     began: float
     freed_s: float
 
@@ -70,7 +66,7 @@ class BackgroundLoader:
         began = time.perf_counter()
         self.engine.begin_change(plan, budget_bytes)
         with self._wake:
-            self._pending = _Pending(plan, budget_bytes, began, time.perf_counter() - began)
+            self._pending = _Pending(began, time.perf_counter() - began)
             self._wake.notify()
 
     def close(self) -> None:
@@ -103,4 +99,4 @@ class BackgroundLoader:
             self._pending = None
         heap.trim()
         loaded_s = time.perf_counter() - pending.began
-        self._on_change(PlanChange(pending.plan, pending.budget_bytes, pending.freed_s, loaded_s))
+        self._on_change(PlanChange(pending.freed_s, loaded_s))

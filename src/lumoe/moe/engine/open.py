@@ -144,7 +144,7 @@ def open_model(model: str | Path, quantized: Folders = None, config: EngineConfi
     and the slow one pinned host memory: every expert that a plan has asked for stays there, at each of its precisions.
 
     Args:
-        model: folder of a Mixtral checkpoint.
+        model: folder of a checkpoint, or a GGUF file.
         quantized: folder or folders that `lumoe moe quantize` wrote.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.nn import functional
@@ -15,6 +15,7 @@ BLOCK = 64
 # From this many tokens on, int4 weights are expanded piece by piece for torch's bfloat16 product, where that is fast.
 MANY_TOKENS = 16
 PARTS = ("", "_scales", "_zeros")
+Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _PIECE_BYTES = 4 << 20  # of expanded weights: they stay in the processor's cache
 
 
@@ -96,7 +97,10 @@ class NativeInt4Expert:
         self._widths = (self.w13.inputs, self.w2.inputs, self.w13.group_size)
         self._arguments = (*self.w13._arguments, *self.w2._arguments)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, activation: Gated | None = None) -> torch.Tensor:
+        """Map `[tokens, hidden]` to the same shape; another activation than silu(gate) · up takes two calls."""
+        if activation is not None:
+            return self.w2(activation(*self.w13(hidden).chunk(2, dim=-1)))
         if hidden.shape[0] >= MANY_TOKENS and expands():
             return self._piecewise(hidden)
         hidden = hidden.contiguous()

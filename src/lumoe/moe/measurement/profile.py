@@ -15,6 +15,7 @@ import torch
 
 from lumoe.machine import cpu_name
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.model.expert import Expert
 from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced, Transfer
 from lumoe.moe.planning.plan import FULL_BITS, Plan
@@ -158,7 +159,7 @@ def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[fl
     Between two passes the experts of one token compute, untimed: in a generation it is they that the caches hold then.
     """
     store, shape = engine.store, engine.decoder.architecture
-    experts = some_experts(engine, FULL_BITS)[: shape.num_hidden_layers * shape.num_experts_per_tok]
+    experts = some_experts(engine, FULL_BITS)[: len(shape.moe_layers) * shape.num_experts_per_tok]
     hidden = torch.randn(1, shape.hidden_size).to(engine.device, engine.decoder.dtype)
 
     @torch.inference_mode()
@@ -183,7 +184,7 @@ def time_dense(engine: Engine, tokens: Sequence[int], least_s: float) -> list[fl
     return results
 
 
-def _same(hidden: torch.Tensor) -> torch.Tensor:
+def _same(hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
     return hidden
 
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.model.moe_layer import Experts, Observer
 from lumoe.moe.planning.plan import FULL_BITS
 
@@ -43,6 +43,10 @@ class Cache(Protocol):
         """Bytes of one block."""
         ...
 
+    def missing(self, slot: int, tokens: int) -> int:
+        """Return how many more blocks sequence `slot` needs for `tokens` tokens; at most 0: none."""
+        ...
+
     def reserve(self, slot: int, tokens: int) -> None:
         """Let sequence `slot` have blocks for `tokens` tokens."""
         ...
@@ -68,8 +72,8 @@ class Decoding(Protocol):
         """Bytes of the weights outside the experts."""
         ...
 
-    def attach(self, experts: Experts) -> None:
-        """Take experts from `experts`."""
+    def attach(self, experts: Experts | None) -> None:
+        """Take experts from `experts`; None lets go of those that there are."""
         ...
 
     def observe(self, observer: Observer | None) -> None:

@@ -1,22 +1,48 @@
-"""Mixtral assembled around its experts: embedding, layers of attention and experts, head.
+"""A model assembled around its experts: embedding, layers of attention and experts, head.
 
 The decoder is written out here, not borrowed from transformers: one linear map and a handful of operators per layer
 instead of a module tree (small models are bound by Python), a cache that serves sequences of unlike lengths, and no
-tie to one version of transformers. Tests hold it to transformers' logits.
+tie to one version of transformers. What sets one family of models apart from another is data, an `Architecture`. Tests
+hold it to transformers' logits.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
 from lumoe.errors import UserError
+from lumoe.moe.architectures.architecture import Activation, Latent
 from lumoe.moe.checkpoint.weights import Checkpoint
-from lumoe.moe.model.attention import Attention, Positions, Rotary
+from lumoe.moe.model.activation import Clamped, gated
+from lumoe.moe.model.attention import Attention, LatentAttention, Mixer, Positions
+from lumoe.moe.model.delta_net import DeltaNet, DeltaWeights
+from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.kv_cache import KVCache
-from lumoe.moe.model.linear import DenseLinear, Linear, linear, linear4
-from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer
+from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, linear, linear4
+from lumoe.moe.model.moe_layer import ExpertBiases, Experts, MoELayer, Observer
+from lumoe.moe.model.norm import Norm
+from lumoe.moe.model.rotary import Rotary, order
+from lumoe.moe.model.router import Router
 from lumoe.moe.planning.plan import FULL_BITS
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer: two norms, what mixes tokens, and what each token passes."""
+
+    before: Norm
+    mixer: Mixer
+    between: Norm
+    feed: MoELayer | FeedForward
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights that are always resident."""
+        return self.before.nbytes + self.mixer.nbytes + self.between.nbytes + self.feed.nbytes
 
 
 class Decoder:
@@ -40,50 +66,46 @@ class Decoder:
             raise UserError(f"weights outside the experts have 16 or 4 bits, not {bits}")
         self.architecture = a = checkpoint.architecture
         self.dtype = dtype
+        read = _Reader(checkpoint, dtype, bits, use_native)
+        self.embedding = read.tensor("model.embed_tokens.weight")
+        weight = self.embedding if a.tie_word_embeddings else read.tensor("lm_head.weight")
+        self.head = read.project(weight, read.tensor("lm_head.bias") if a.head_bias else None)
+        self.norm = read.norm("model.norm")
+        self.layers = list(read.layers())
+        latent = a.attention.latent
+        self.rotary = Rotary(a.rotary, latent.turned if latent else a.head_width, dtype)
 
-        def read(*names: str) -> torch.Tensor:
-            parts = [checkpoint.tensor(f"{name}.weight").to(dtype) for name in names]
-            return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-        def project(weight: torch.Tensor) -> Linear:
-            return linear(weight, use_native) if bits == FULL_BITS else linear4(weight, use_native)
-
-        self.embedding = read("model.embed_tokens")
-        self.head = project(self.embedding if a.tie_word_embeddings else read("lm_head"))
-        self.norm = read("model.norm")
-        self.layers: list[tuple[torch.Tensor, Attention, torch.Tensor, torch.Tensor]] = []
-        for index in range(a.num_hidden_layers):
-            prefix = f"model.layers.{index}"
-            projection = project(read(*(f"{prefix}.self_attn.{part}_proj" for part in "qkv")))
-            attention = Attention(index, a, projection, project(read(f"{prefix}.self_attn.o_proj")))
-            gate = read(f"{prefix}.block_sparse_moe.gate")
-            norms = read(f"{prefix}.input_layernorm"), read(f"{prefix}.post_attention_layernorm")
-            self.layers.append((norms[0], attention, norms[1], gate))
-        self._rotary = Rotary(a.head_width, a.rope_theta, dtype)
-        self._experts: list[MoELayer] = []
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """The layers' experts, in the order of a plan."""
+        return [layer.feed for layer in self.layers if isinstance(layer.feed, MoELayer)]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights outside the experts."""
         shared = isinstance(self.head, DenseLinear) and self.head.weight is self.embedding
-        total = self.embedding.nbytes + self.norm.nbytes + (0 if shared else self.head.nbytes)
-        for first, attention, second, gate in self.layers:
-            total += first.nbytes + attention.projection.nbytes + attention.output.nbytes + second.nbytes + gate.nbytes
-        return total
+        ends = self.embedding.nbytes + self.norm.nbytes + (0 if shared else self.head.nbytes)
+        return ends + sum(layer.nbytes for layer in self.layers)
 
-    def attach(self, experts: Experts) -> None:
-        """Take experts from `experts`."""
-        top_k = self.architecture.num_experts_per_tok
-        self._experts = [MoELayer(index, layer[3], top_k, experts) for index, layer in enumerate(self.layers)]
+    def attach(self, experts: Experts | None) -> None:
+        """Take experts from `experts`; None lets go of those that there are."""
+        for layer in self.moe_layers:
+            layer.experts = experts
 
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer` each layer's choices of experts from now on."""
-        for layer in self._experts:
+        for layer in self.moe_layers:
             layer.observer = observer
 
     def cache(self, sequences: int, capacity: int, bits: int = FULL_BITS) -> KVCache:
         """Return room for `sequences` sequences of up to `capacity` tokens; see `KVCache` for `bits`."""
         return KVCache(self.architecture, sequences, capacity, self.dtype, bits)
+
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states that the first layer takes, `[sequences, tokens, hidden]`."""
+        hidden = functional.embedding(tokens, self.embedding)
+        scale = self.architecture.embedding_scale
+        return hidden if scale == 1.0 else hidden * scale
 
     def forward(self, tokens: torch.Tensor, cache: KVCache, slots: list[int], last_only: bool = False) -> torch.Tensor:
         """Run new tokens of some sequences and append them to the cache.
@@ -97,19 +119,177 @@ class Decoder:
             Logits `[sequences, tokens or 1, vocabulary]`.
         """
         a = self.architecture
-        positions = Positions(cache, slots, tokens.shape[1], self._rotary, a.sliding_window)
-        hidden = functional.embedding(tokens, self.embedding)
-        for (before, attention, between, _), experts in zip(self.layers, self._experts, strict=True):
-            hidden = hidden + attention(rms_norm(hidden, before, a.rms_norm_eps), cache, positions)
-            normed = rms_norm(hidden, between, a.rms_norm_eps)
-            hidden = hidden + experts(normed.view(-1, a.hidden_size)).view(hidden.shape)
+        positions = Positions(cache, slots, tokens.shape[1], self.rotary)
+        hidden = self.embed(tokens)
+        for layer in self.layers:
+            hidden = self.add(hidden, layer.mixer(layer.before(hidden), cache, positions))
+            normed = layer.between(hidden)
+            hidden = self.add(hidden, layer.feed(normed.view(-1, a.hidden_size)).view(hidden.shape))
         for slot in slots:
             cache.lengths[slot] += tokens.shape[1]
         if last_only:
             hidden = hidden[:, -1:]
-        return self.head(rms_norm(hidden, self.norm, a.rms_norm_eps))
+        logits = self.head(self.norm(hidden))
+        return logits if a.logits_divisor == 1.0 else logits / a.logits_divisor
+
+    def add(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        """Return the residual stream with what a part of a layer adds to it."""
+        scale = self.architecture.residual_scale
+        return hidden + found if scale == 1.0 else hidden + found * scale
 
 
-def rms_norm(hidden: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Divide by the root mean square over the last axis (in float32) and scale by `weight`."""
-    return functional.rms_norm(hidden, weight.shape, weight, epsilon)
+class _Reader:
+    """Brings a checkpoint's tensors into the form that they compute in."""
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, bits: int, use_native: bool) -> None:
+        self._checkpoint, self._dtype, self._bits, self._native = checkpoint, dtype, bits, use_native
+        self.architecture = checkpoint.architecture
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._checkpoint.tensor(name).to(self._dtype)
+
+    def project(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
+        made = linear(weight, self._native) if self._bits == FULL_BITS else linear4(weight, self._native)
+        return made if bias is None else BiasedLinear(made, bias)
+
+    def norm(self, name: str) -> Norm:
+        a = self.architecture
+        if a.norm_offset:
+            return Norm(self.norm_weight(f"{name}.weight"), a.rms_norm_eps)
+        bias = self.tensor(f"{name}.bias") if a.norm == "layer" else None
+        return Norm(self.tensor(f"{name}.weight"), a.rms_norm_eps, bias)
+
+    def norm_weight(self, name: str) -> torch.Tensor:
+        """Read a norm's weights; in float32 where something is added to them, which fewer bits would lose."""
+        offset = self.architecture.norm_offset
+        return self._checkpoint.tensor(name).float() + offset if offset else self.tensor(name)
+
+    def layers(self) -> Iterator[Layer]:
+        a, counted = self.architecture, 0
+        mixer: Callable[[int], Mixer] = self._attention
+        if a.attention.latent is not None:
+            mixer = self._latent
+        for index in range(a.num_hidden_layers):
+            prefix = f"model.layers.{index}"
+            before = self.norm(f"{prefix}.input_layernorm")
+            mixed = self._delta(index) if index in a.delta_layers else mixer(index)
+            between = self.norm(f"{prefix}.post_attention_layernorm")
+            if index in a.dense_layers:
+                yield Layer(before, mixed, between, self._network(f"{prefix}.mlp"))
+            else:
+                yield Layer(before, mixed, between, self._experts(f"{prefix}.block_sparse_moe", counted))
+                counted += 1
+
+    def _network(self, prefix: str, gate: torch.Tensor | None = None) -> FeedForward:
+        w13 = self.project(torch.cat([self.tensor(f"{prefix}.{name}.weight") for name in ("w1", "w3")]))
+        w2 = self.project(self.tensor(f"{prefix}.w2.weight"))
+        return FeedForward(w13, w2, gated(Activation()), gate)
+
+    def _experts(self, prefix: str, counted: int) -> MoELayer:
+        a, r = self.architecture, self.architecture.router
+        # Corrections are small differences between scores near one another: they keep their float32.
+        correction = self._checkpoint.tensor(f"{prefix}.gate.correction").float() if r.correction else None
+        kept = torch.float32 if r.float32 else self._dtype
+        bias = self._checkpoint.tensor(f"{prefix}.gate.bias").to(kept) if r.bias else None
+        gate = self._checkpoint.tensor(f"{prefix}.gate.weight").to(kept)
+        router = Router(gate, a.num_experts_per_tok, r, bias, correction)
+        shared = None
+        if a.shared_size:
+            shared_gate = self.tensor(f"{prefix}.shared.gate.weight") if a.shared_gate else None
+            shared = self._network(f"{prefix}.shared", shared_gate)
+        biases = self._biases(prefix) if a.expert_bias else None
+        return MoELayer(counted, router, shared, gated(a.activation), biases)
+
+    def _biases(self, prefix: str) -> ExpertBiases:
+        a = self.architecture
+        w1, w2, w3 = (
+            torch.stack([self.tensor(f"{prefix}.experts.{e}.{name}.bias") for e in range(a.num_local_experts)])
+            for name in ("w1", "w2", "w3")
+        )
+        activations = [Clamped(a.activation, gate, up) for gate, up in zip(w1, w3, strict=True)]
+        return ExpertBiases(activations, w2, w1.nbytes + w2.nbytes + w3.nbytes)
+
+    def _attention(self, index: int) -> Attention:
+        a, at, prefix = self.architecture, self.architecture.attention, f"model.layers.{index}.self_attn"
+        heads, groups, width = a.num_attention_heads, a.num_key_value_heads, a.head_width
+        ordered = order(a.rotary, width)
+
+        def arranged(values: torch.Tensor, count: int) -> torch.Tensor:
+            """Bring the values of `count` heads, along the first axis, into the order of the rotary pairs."""
+            if ordered is None:
+                return values
+            return values.view(count, width, *values.shape[1:])[:, ordered].flatten(0, 1)
+
+        def stacked(kind: str) -> torch.Tensor:
+            query = self.tensor(f"{prefix}.q_proj.{kind}")
+            gate = []
+            if at.output_gate:
+                both = query.view(heads, 2, width, *query.shape[1:])
+                query, gate = both[:, 0].flatten(0, 1), [both[:, 1].flatten(0, 1)]
+            key, value = self.tensor(f"{prefix}.k_proj.{kind}"), self.tensor(f"{prefix}.v_proj.{kind}")
+            return torch.cat([arranged(query, heads), arranged(key, groups), value, *gate])
+
+        projection = self.project(stacked("weight"), stacked("bias") if at.qkv_bias else None)
+        bias = self.tensor(f"{prefix}.o_proj.bias") if at.output_bias else None
+        output = self.project(self.tensor(f"{prefix}.o_proj.weight"), bias)
+        norms = None
+        if at.norm is not None:
+            query, key = (self.norm_weight(f"{prefix}.{part}_norm.weight").to(self._dtype) for part in "qk")
+            if at.norm == "head":
+                query, key = query.repeat(heads), key.repeat(groups)
+            norms = torch.cat((arranged(query, heads), arranged(key, groups))).view(heads + groups, width)
+        sinks = self.tensor(f"{prefix}.sinks") if at.sinks else None
+        return Attention(index, a, projection, output, norms, sinks)
+
+    def _delta(self, index: int) -> DeltaNet:
+        d, prefix = self.architecture.delta, f"model.layers.{index}.linear_attn"
+        assert d is not None
+        if d.interleaved:
+            # Of each key head: query, key, and its value heads' values and gates; update rates, decays.
+            wide = d.value_heads // d.key_heads * d.value
+            heads = self.tensor(f"{prefix}.in_proj_qkvz.weight").view(d.key_heads, 2 * d.key + 2 * wide, -1)
+            rates = self.tensor(f"{prefix}.in_proj_ba.weight").view(d.key_heads, 2 * d.value_heads // d.key_heads, -1)
+            parts = [*torch.split(heads, [d.key, d.key, wide, wide], dim=1), *rates.chunk(2, dim=1)]
+            inputs = torch.cat([part.flatten(0, 1) for part in parts])
+        else:
+            names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
+            inputs = torch.cat([self.tensor(f"{prefix}.{name}.weight") for name in names])
+        weights = DeltaWeights(
+            inputs=self.project(inputs),
+            convolution=self.tensor(f"{prefix}.conv1d.weight").squeeze(1),
+            decay=self._checkpoint.tensor(f"{prefix}.A_log").float(),
+            rate=self._checkpoint.tensor(f"{prefix}.dt_bias").float(),
+            norm=Norm(self.tensor(f"{prefix}.norm.weight"), self.architecture.rms_norm_eps),
+            output=self.project(self.tensor(f"{prefix}.out_proj.weight")),
+        )
+        return DeltaNet(self.architecture.delta_layers.index(index), d, weights)
+
+    def _latent(self, index: int) -> LatentAttention:
+        a, prefix = self.architecture, f"model.layers.{index}.self_attn"
+        latent = a.attention.latent
+        assert latent is not None
+        heads, width = a.num_attention_heads, latent.plain + latent.turned
+        query: tuple[Linear, Norm, Linear] | Linear
+        if latent.query_rank is None:
+            query = self.project(self._turned_last(f"{prefix}.q_proj.weight", heads, width, latent))
+        else:
+            query = (
+                self.project(self.tensor(f"{prefix}.q_a_proj.weight")),
+                Norm(self.tensor(f"{prefix}.q_a_layernorm.weight"), a.latent_eps),
+                self.project(self._turned_last(f"{prefix}.q_b_proj.weight", heads, width, latent)),
+            )
+        compress = self._turned_last(f"{prefix}.kv_a_proj_with_mqa.weight", 1, latent.rank + latent.turned, latent)
+        expand = self.tensor(f"{prefix}.kv_b_proj.weight").view(heads, latent.plain + latent.value, latent.rank)
+        norm = Norm(self.tensor(f"{prefix}.kv_a_layernorm.weight"), a.latent_eps)
+        output = self.project(self.tensor(f"{prefix}.o_proj.weight"))
+        return LatentAttention(index, a, query, self.project(compress), norm, expand, output)
+
+    def _turned_last(self, name: str, heads: int, width: int, latent: Latent) -> torch.Tensor:
+        """Read a projection to heads of `width` whose last values are turned, these in the order of rotary pairs."""
+        weight = self.tensor(name)
+        ordered = order(self.architecture.rotary, latent.turned)
+        if ordered is None:
+            return weight
+        still = width - latent.turned
+        places = torch.cat((torch.arange(still), still + ordered))
+        return weight.view(heads, width, -1)[:, places].flatten(0, 1)

@@ -8,9 +8,11 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
+from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
+from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.model.linear import linear
 
 MATRICES = ("w1", "w2", "w3")
@@ -19,9 +21,12 @@ _EXPANDED_AT_ONCE = 1 << 18
 
 
 class Expert(Protocol):
-    """Maps hidden states `[tokens, hidden]` to the expert's output of the same shape and type."""
+    """Maps hidden states `[tokens, hidden]` to the expert's output of the same shape and type.
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor: ...
+    The activation makes the input of the third matrix from the products of the first and the third.
+    """
+
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor: ...
 
 
 class DenseExpert:
@@ -32,8 +37,20 @@ class DenseExpert:
     def __init__(self, tensors: Mapping[str, torch.Tensor], use_native: bool = True) -> None:
         self.w1, self.w2, self.w3 = (linear(tensors[name], use_native) for name in MATRICES)
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self.w2(functional.silu(self.w1(hidden), inplace=True).mul_(self.w3(hidden)))
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
+        return self.w2(activation(self.w1(hidden), self.w3(hidden)))
+
+
+class NativeExpert:
+    """Affine int4 weights in the layout of this package's kernels, which compute a whole expert in one call."""
+
+    __slots__ = ("_expert",)
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        self._expert = native.NativeInt4Expert(tensors)
+
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
+        return self._expert(hidden, None if activation is swiglu else activation)
 
 
 class Int4Expert:
@@ -46,9 +63,9 @@ class Int4Expert:
         self.w2, self.w2_scales = tensors["w2"], tensors["w2_scales"]
         self.group_size, self.matmul = group_size, matmul
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         gate, up = self.matmul(hidden, self.w13, self.group_size, self.w13_scales).chunk(2, dim=-1)
-        return self.matmul(functional.silu(gate).mul_(up), self.w2, self.group_size, self.w2_scales)
+        return self.matmul(activation(gate.contiguous(), up), self.w2, self.group_size, self.w2_scales)
 
 
 class Int8Expert:
@@ -60,9 +77,9 @@ class Int8Expert:
         self.w13, self.w13_scales = tensors["w13"], tensors["w13_scales"]
         self.w2, self.w2_scales = tensors["w2"], tensors["w2_scales"]
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         gate, up = kernels.int8_matmul(hidden, self.w13, self.w13_scales).chunk(2, dim=-1)
-        return kernels.int8_matmul(functional.silu(gate).mul_(up), self.w2, self.w2_scales)
+        return kernels.int8_matmul(activation(gate.contiguous(), up), self.w2, self.w2_scales)
 
 
 class ExpandedExpert:
@@ -82,9 +99,9 @@ class ExpandedExpert:
         """
         self._tensors, self.bits = dict(tensors), bits
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         gate, up = self._product("w1", hidden), self._product("w3", hidden)
-        return self._product("w2", functional.silu(gate, inplace=True).mul_(up))
+        return self._product("w2", activation(gate, up))
 
     def _product(self, name: str, hidden: torch.Tensor) -> torch.Tensor:
         rows, step = len(self._tensors[f"{name}.codes"]), max(_EXPANDED_AT_ONCE // hidden.shape[1], 1)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lumoe.anonymous_memory import anonymous
-from lumoe.moe.checkpoint.weights import Architecture
+from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.kernels.library import attention_library
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.shape import KV_BLOCK
@@ -21,6 +21,49 @@ from lumoe.moe.planning.shape import KV_BLOCK
 
 class CacheFullError(Exception):
     """No block is left within the limit."""
+
+
+class States:
+    """What layers keep of each sequence in place of keys and values: its last inputs, and a matrix a head.
+
+    Zeros at a sequence's beginning; memory is taken from the system when they are first written to.
+    """
+
+    def __init__(self, architecture: Architecture, sequences: int) -> None:
+        d = architecture.delta
+        assert d is not None
+        layers, recent = len(architecture.delta_layers), d.channels * (d.convolution - 1)
+        self._stride = -(-architecture.state_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = anonymous(sequences * self._stride)
+        values = torch.from_numpy(np.frombuffer(self._memory, dtype=np.float32))
+        slot, tokens = self._stride // 4, d.convolution - 1
+        self._recent = values.as_strided((sequences, layers, d.channels, tokens), (slot, recent, tokens, 1))
+        self._matrices = values.as_strided(
+            (sequences, layers, d.value_heads, d.key, d.value),
+            (slot, d.value_heads * d.key * d.value, d.key * d.value, d.value, 1),
+            layers * recent,
+        )
+
+    def of(self, layer: int, slots: Sequence[int], begun: Sequence[bool]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a layer's last inputs `[sequences, channels, tokens]` and matrices `[sequences, heads, key, value]`.
+
+        Args:
+            begun: whether each sequence has one; zeros where it has not, whatever was there.
+        """
+        recent, matrices = self._recent[list(slots), layer], self._matrices[list(slots), layer]
+        if not all(begun):
+            fresh = ~torch.tensor(begun)
+            recent[fresh], matrices[fresh] = 0.0, 0.0
+        return recent, matrices
+
+    def put(self, layer: int, slots: Sequence[int], recent: torch.Tensor, matrices: torch.Tensor) -> None:
+        """Store what `of` is to return next."""
+        self._recent[list(slots), layer], self._matrices[list(slots), layer] = recent, matrices
+
+    def clear(self, slot: int) -> None:
+        """Give a sequence's memory back to the system."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED, slot * self._stride, self._stride)
 
 
 class KVCache:
@@ -31,6 +74,8 @@ class KVCache:
         tables: the blocks of each sequence, in order.
         limit: blocks that may be held at once.
         bits: 16 stores keys and values as they are; 8 rounds each head's vector to 8-bit integers and a scale.
+        states: of layers that have no keys and values; None where all have.
+        state_blocks: blocks that a sequence takes for its states: these are counted, their memory lies elsewhere.
     """
 
     def __init__(
@@ -41,8 +86,11 @@ class KVCache:
         self.lengths = [0] * sequences
         self.tables: list[list[int]] = [[] for _ in range(sequences)]
         columns = -(-capacity // KV_BLOCK)
-        self.blocks = self.limit = sequences * columns
         self.block_bytes = a.kv_block_bytes(dtype.itemsize, bits)
+        self.states = States(a, sequences) if a.delta is not None else None
+        self.state_blocks = -(-a.state_bytes // self.block_bytes)
+        self._for_states: list[list[int]] = [[] for _ in range(sequences)]
+        self.blocks = self.limit = sequences * (columns + self.state_blocks)
         self._owners = [0] * self.blocks
         self._free = list(range(self.blocks))[::-1]
         self._index = np.zeros((sequences, columns), dtype=np.int32)
@@ -50,7 +98,9 @@ class KVCache:
         self._memory = anonymous(max(self.blocks * self.block_bytes, mmap.PAGESIZE))
         self._bytes = torch.from_numpy(np.frombuffer(self._memory, dtype=np.uint8))
         self._lay_out(a)
-        library = attention_library() if dtype in (torch.float32, torch.bfloat16) and a.head_width % 16 == 0 else None
+        parts, _, width = a.kv_layout
+        fits = dtype in (torch.float32, torch.bfloat16) and parts == 2 and width % 16 == 0
+        library = attention_library() if fits else None
         self._attend = library.lumoe_attend if library else None
 
     @property
@@ -70,16 +120,26 @@ class KVCache:
             CacheFullError: there are too few; it has what it had.
         """
         table = self.tables[slot]
-        missing = -(-tokens // KV_BLOCK) - len(table)
+        missing = self.missing(slot, tokens)
         if missing <= 0:
             return
         if missing > self.limit - self.held:
             raise CacheFullError(f"{missing} blocks of keys and values are wanted, {self.limit - self.held} are left")
+        while len(self._for_states[slot]) < self.state_blocks:
+            block = self._free.pop()
+            self._owners[block] = 1
+            self._for_states[slot].append(block)
+            missing -= 1
         for _ in range(missing):
             block = self._free.pop()
             self._owners[block] = 1
             self._index[slot, len(table)] = block
             table.append(block)
+
+    def missing(self, slot: int, tokens: int) -> int:
+        """Return how many more blocks sequence `slot` needs for `tokens` tokens; at most 0: none."""
+        lacking = self.state_blocks - len(self._for_states[slot])
+        return -(-tokens // KV_BLOCK) - len(self.tables[slot]) + lacking
 
     def adopt(self, slot: int, blocks: Sequence[int]) -> None:
         """Let the empty sequence `slot` begin with `blocks` that others have; they are full and stay as they are."""
@@ -91,8 +151,11 @@ class KVCache:
 
     def clear(self, slot: int) -> None:
         """Forget sequence `slot`."""
-        for block in self.tables[slot]:
+        for block in (*self.tables[slot], *self._for_states[slot]):
             self.give_up(block)
+        if self.states is not None and self._for_states[slot]:
+            self.states.clear(slot)
+        self._for_states[slot] = []
         self.tables[slot], self.lengths[slot] = [], 0
 
     def share(self, block: int) -> None:
@@ -111,9 +174,15 @@ class KVCache:
             if hasattr(mmap, "MADV_DONTNEED"):
                 self._memory.madvise(mmap.MADV_DONTNEED, block * self.block_bytes, self.block_bytes)
 
-    def append(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store new keys and values `[sequences, tokens, key-value heads, width]` of one layer."""
+    def append(self, layer: int, places: Places, keys: torch.Tensor, values: torch.Tensor | None) -> None:
+        """Store new keys and values `[sequences, tokens, key-value heads, width]` of one layer.
+
+        Args:
+            values: None where a layer's values are parts of its keys, see `ModelShape.kv_layout`.
+        """
         for which, new in enumerate((keys, values)):
+            if new is None:
+                continue
             if self.bits == FULL_BITS:
                 self._values[:, layer, which][places.blocks, :, places.offsets] = new
             else:
@@ -123,9 +192,12 @@ class KVCache:
                 self._scales[:, layer, which][places.blocks, :, places.offsets] = scales
 
     def read(self, layer: int, places: Places) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return one layer's keys and values `[sequences, key-value heads, longest, width]`; short ones are padded."""
-        keys, values = (self._read(layer, which, places.tables) for which in (0, 1))
-        return keys[:, :, : places.longest], values[:, :, : places.longest]
+        """Return one layer's keys and values `[sequences, key-value heads, longest, width]`; short ones are padded.
+
+        Where values are parts of keys, both are the keys.
+        """
+        found = [self._read(layer, which, places.tables)[:, :, : places.longest] for which in range(self._parts)]
+        return found[0], found[-1]
 
     def decode(
         self, layer: int, places: Places, turned: torch.Tensor, values: torch.Tensor, window: int | None
@@ -154,12 +226,13 @@ class KVCache:
         return found
 
     def _lay_out(self, a: Architecture) -> None:
-        groups, width, layers = a.num_key_value_heads, a.head_width, a.num_hidden_layers
-        vectors = 2 * groups * KV_BLOCK
+        (parts, groups, width), layers = a.kv_layout, a.kv_layers
+        self._parts = parts
+        vectors = parts * groups * KV_BLOCK
         stored = self.dtype if self.bits == FULL_BITS else torch.int8
         size = stored.itemsize
         self._layer_bytes = vectors * width * size + (0 if self.bits == FULL_BITS else vectors * 4)
-        shape = (self.blocks, layers, 2, groups, KV_BLOCK, width)
+        shape = (self.blocks, layers, parts, groups, KV_BLOCK, width)
         inner = (groups * KV_BLOCK * width, KV_BLOCK * width, width, 1)
         self._values = self._bytes.view(stored).as_strided(
             shape, (self.block_bytes // size, self._layer_bytes // size, *inner)

@@ -50,6 +50,23 @@ class BandwidthLinear(DenseLinear):
         return functional.linear(hidden, self.weight)
 
 
+class BiasedLinear:
+    """A product and what is added to it."""
+
+    __slots__ = ("bias", "product")
+
+    def __init__(self, product: Linear, bias: torch.Tensor) -> None:
+        self.product, self.bias = product, bias
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights and biases."""
+        return self.product.nbytes + self.bias.nbytes
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.product(hidden) + self.bias
+
+
 def linear(weight: torch.Tensor, use_native: bool = True) -> DenseLinear:
     """Return the fastest product with `weight` `[outputs, inputs]` as it is."""
     fits = use_native and weight.dtype == torch.bfloat16 and native.supported(weight.shape[1])

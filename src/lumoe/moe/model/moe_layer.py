@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch.nn import functional
 
+from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.model.expert import Expert
+from lumoe.moe.model.feed_forward import FeedForward
+from lumoe.moe.model.router import Router
 
 # Called with the layer and the chosen experts, int64 [tokens, k].
 Observer = Callable[[int, torch.Tensor], None]
@@ -28,50 +30,80 @@ class Experts(Protocol):
         ...
 
 
-def route(hidden: torch.Tensor, gate: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each token's expert weights `[tokens, k]` (sum 1, hidden's type) and expert indices `[tokens, k]`.
+class ExpertBiases:
+    """What is added to the products of one layer's experts, and what they make of them then.
 
-    The softmax runs over all experts in float32 before the top k are taken and renormalised (arXiv 2401.04088, eq. 1).
+    Attributes:
+        activations: of each expert, with the biases of its first two products.
+        outputs: added to their third product, `[experts, hidden]`.
     """
-    return choose(functional.linear(hidden, gate), top_k, hidden.dtype)
 
+    __slots__ = ("activations", "nbytes", "outputs")
 
-def choose(logits: torch.Tensor, top_k: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weights and indices as `route` does, from router logits `[tokens, experts]`."""
-    chances = functional.softmax(logits, dim=-1, dtype=torch.float32)
-    weights, chosen = chances.topk(top_k, dim=-1)
-    return (weights / weights.sum(dim=-1, keepdim=True)).to(dtype), chosen
+    def __init__(self, activations: Sequence[Gated], outputs: torch.Tensor, nbytes: int) -> None:
+        self.activations, self.outputs, self.nbytes = activations, outputs, nbytes
 
 
 class MoELayer:
-    """One layer's router and experts."""
+    """One layer's router and experts, and the network beside them that every token passes, if there is one."""
 
-    __slots__ = ("experts", "gate", "index", "observer", "top_k")
+    __slots__ = ("activation", "biases", "experts", "index", "observer", "router", "shared")
 
-    def __init__(self, index: int, gate: torch.Tensor, top_k: int, experts: Experts) -> None:
-        self.index, self.gate, self.top_k, self.experts = index, gate, top_k, experts
+    def __init__(
+        self,
+        index: int,
+        router: Router,
+        shared: FeedForward | None = None,
+        activation: Gated = swiglu,
+        biases: ExpertBiases | None = None,
+    ) -> None:
+        """Prepare a layer; it has no experts yet.
+
+        Args:
+            index: of the layer among those with experts, as plans count them.
+        """
+        self.index, self.router, self.shared, self.activation, self.biases = index, router, shared, activation, biases
+        self.experts: Experts | None = None
         self.observer: Observer | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights that are always resident."""
+        return self.router.nbytes + sum(part.nbytes for part in (self.shared, self.biases) if part is not None)
+
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Map `[tokens, hidden]` to the weighted sum of each token's experts.
+        """Map `[tokens, hidden]` to the weighted sum of each token's experts, and what is beside them.
 
         Sums run in the router's order whatever order the experts arrive in, so residency never changes a bit.
         """
-        return self.mix(hidden, *route(hidden, self.gate, self.top_k))
+        found = self.mix(hidden, *self.router(hidden))
+        return found if self.shared is None else found + self.shared(hidden)
 
     def mix(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the `chosen` experts' outputs, weighted; both are `[tokens, k]`, as `route` makes them."""
+        """Return the sum of the `chosen` experts' outputs, weighted; both are `[tokens, k]`, as a router makes them."""
         if self.observer is not None:
             self.observer(self.index, chosen)
         if hidden.shape[0] == 1:
             return self._one_token(hidden, weights, chosen.tolist()[0])
         return self._grouped(hidden, weights, chosen)
 
+    def activation_of(self, index: int) -> Gated:
+        """Return what one expert makes of its first two products."""
+        return self.activation if self.biases is None else self.biases.activations[index]
+
+    def output(self, index: int, expert: Expert, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what one expert makes of `[tokens, hidden]`."""
+        output = expert(hidden, self.activation_of(index))
+        return output if self.biases is None else output + self.biases.outputs[index]
+
     def _one_token(self, hidden: torch.Tensor, weights: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-        outputs = {index: expert(hidden) for index, expert in self.experts.fetch(self.index, wanted)}
+        assert self.experts is not None
+        found = self.experts.fetch(self.index, wanted)
+        outputs = {index: self.output(index, expert, hidden) for index, expert in found}
         return weights @ torch.cat([outputs[index] for index in wanted])
 
     def _grouped(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        assert self.experts is not None
         tokens, k = chosen.shape
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
@@ -82,7 +114,7 @@ class MoELayer:
         wanted = [index for index, (begin, end) in enumerate(zip(begins, ends, strict=True)) if end > begin]
         shares = [ends[index] - begins[index] for index in wanted]
         for index, expert in self.experts.fetch(self.index, wanted, shares):
-            outputs[begins[index] : ends[index]] = expert(rows[begins[index] : ends[index]])
+            outputs[begins[index] : ends[index]] = self.output(index, expert, rows[begins[index] : ends[index]])
         placed = torch.empty_like(outputs)
         placed[order] = outputs
         return (placed.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)

@@ -15,12 +15,15 @@ import torch
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.weights import Architecture
-from lumoe.moe.model.attention import Rotary
+from lumoe.moe.architectures.architecture import Activation, Architecture, Attention, Router
+from lumoe.moe.model import attention
 from lumoe.moe.model.cuda_graphs import Recorder, as_it_is
-from lumoe.moe.model.decoder import Decoder, rms_norm
+from lumoe.moe.model.decoder import Decoder, Layer
 from lumoe.moe.model.linear import DenseLinear, Linear
-from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer, choose
+from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer
+from lumoe.moe.model.norm import Norm
+from lumoe.moe.model.rotary import Rotary
+from lumoe.moe.model.router import Router as LayerRouter
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.shape import KV_BLOCK
 
@@ -51,7 +54,7 @@ class StaticCache:
         columns = -(-capacity // KV_BLOCK)
         self.tables = [list(range(slot * columns, (slot + 1) * columns)) for slot in range(sequences)]
         self.blocks = self.limit = self.held = sequences * columns
-        cosine, sine = Rotary(a.head_width, a.rope_theta, dtype).at(torch.arange(capacity).unsqueeze(0))
+        cosine, sine = Rotary(a.rotary, a.head_width, dtype).at(torch.arange(capacity).unsqueeze(0))
         self.cosine, self.sine = cosine[0].to(device), sine[0].to(device)
         self.steps: dict[tuple[int, ...], Step] = {}
 
@@ -65,6 +68,10 @@ class StaticCache:
         """Bytes of a block's share, rounded up."""
         return -(-self.nbytes // self.blocks)
 
+    def missing(self, slot: int, tokens: int) -> int:
+        """Return how many more blocks sequence `slot` needs: it has all."""
+        return 0
+
     def reserve(self, slot: int, tokens: int) -> None:
         """Let sequence `slot` have memory for `tokens` tokens: it has."""
 
@@ -74,23 +81,25 @@ class StaticCache:
 
 
 class StaticDecoder:
-    """The weights outside the experts on a device, and the forward pass."""
+    """The weights outside the experts on a device, and the forward pass.
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        device: torch.device,
-        recorder: Recorder | None = None,
-        noise: RouterNoise | None = None,
-    ) -> None:
+    Attributes:
+        noise: added to the router logits, if it is set; measurements draw routing with it.
+    """
+
+    def __init__(self, decoder: Decoder, device: torch.device, recorder: Recorder | None = None) -> None:
         """Move a decoder's weights, all at 16 bits, to `device`.
 
         Args:
             recorder: makes a piece of a decode step that can be run again; by default each step runs as written.
-            noise: added to the router logits; measurements draw routing with it.
+
+        Raises:
+            UserError: the model has parts that are computed on the processor only.
         """
+        check_plain(decoder.architecture, device)
         self.architecture, self.dtype, self.device = decoder.architecture, decoder.dtype, device
-        self.recorder, self.noise = recorder, noise
+        self.recorder = recorder
+        self.noise: RouterNoise | None = None
 
         def move(weight: torch.Tensor) -> torch.Tensor:
             return weight.to(device)
@@ -98,12 +107,18 @@ class StaticDecoder:
         self.embedding = move(decoder.embedding)
         head = weight_of(decoder.head)
         self.head = self.embedding if head is decoder.embedding else move(head)
-        self.norm = move(decoder.norm)
-        self.layers = [
-            (move(before), move(weight_of(mix.projection)), move(weight_of(mix.output)), move(between), move(gate))
-            for before, mix, between, gate in decoder.layers
-        ]
-        self.experts: list[MoELayer] = []
+        self.norm = move(decoder.norm.weight)
+        self.layers = [self._moved(layer, move) for layer in decoder.layers]
+        top_k = self.architecture.num_experts_per_tok
+        self.experts = [MoELayer(index, LayerRouter(layer[4], top_k)) for index, layer in enumerate(self.layers)]
+
+    @staticmethod
+    def _moved(layer: Layer, move: Callable[[torch.Tensor], torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        mixer, feed = layer.mixer, layer.feed
+        assert isinstance(mixer, attention.Attention)
+        assert isinstance(feed, MoELayer)
+        weights = weight_of(mixer.projection), weight_of(mixer.output)
+        return tuple(map(move, (layer.before.weight, *weights, layer.between.weight, feed.router.gate)))
 
     @property
     def nbytes(self) -> int:
@@ -111,10 +126,10 @@ class StaticDecoder:
         ends = {id(tensor): tensor.nbytes for tensor in (self.embedding, self.head, self.norm)}
         return sum(ends.values()) + sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
-    def attach(self, experts: Experts) -> None:
-        """Take experts from `experts`."""
-        top_k = self.architecture.num_experts_per_tok
-        self.experts = [MoELayer(index, layer[4], top_k, experts) for index, layer in enumerate(self.layers)]
+    def attach(self, experts: Experts | None) -> None:
+        """Take experts from `experts`; None lets go of those that there are."""
+        for layer in self.experts:
+            layer.experts = experts
 
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer` each layer's choices of experts from now on."""
@@ -146,6 +161,37 @@ class StaticDecoder:
         for slot in slots:
             cache.lengths[slot] += tokens.shape[1]
         return logits
+
+
+def check_plain(architecture: Architecture, device: torch.device) -> None:
+    """Refuse models that need more than grouped-query attention and a softmax router.
+
+    Raises:
+        UserError: the model has more.
+    """
+    a = architecture
+    plain = {
+        "attention": Attention(),
+        "router": Router(),
+        "activation": Activation(),
+        "norm": "rms",
+        "dense_layers": (),
+        "shared_size": 0,
+        "windowed_layers": None,
+        "embedding_scale": 1.0,
+        "residual_scale": 1.0,
+        "logits_divisor": 1.0,
+        "head_bias": False,
+        "norm_offset": 0.0,
+        "delta": None,
+    }
+    other = [name for name, value in plain.items() if getattr(a, name) != value]
+    if other or a.rotary.width is not None or a.rotary.interleaved:
+        named = ", ".join(other or ["rotary"])
+        raise UserError(
+            f"{device}: models of the family '{a.family}' run on the processor only so far ({named}); "
+            "leave the device out, or give --device cpu"
+        )
 
 
 def weight_of(matrix: Linear) -> torch.Tensor:
@@ -217,13 +263,13 @@ class Step:
         else:
             hidden = self._after(index - 1)
         before, projection, output, between, gate = d.layers[index]
-        hidden = hidden + self._attend(index, rms_norm(hidden, before, a.rms_norm_eps), projection, output)
-        normed = rms_norm(hidden, between, a.rms_norm_eps).view(-1, a.hidden_size)
+        hidden = hidden + self._attend(index, Norm(before, a.rms_norm_eps)(hidden), projection, output)
+        normed = Norm(between, a.rms_norm_eps)(hidden).view(-1, a.hidden_size)
         logits = functional.linear(normed, gate)
         if self._noise is not None:
             logits = logits.float() + self._noise[index]
         self._hidden[index] = hidden
-        return hidden, normed, *choose(logits, a.num_experts_per_tok, d.dtype)
+        return hidden, normed, *d.experts[index].router.choose(logits, d.dtype)
 
     def _after(self, index: int) -> torch.Tensor:
         hidden = self._hidden[index]
@@ -233,7 +279,7 @@ class Step:
     def _logits(self) -> torch.Tensor:
         d = self._decoder
         hidden = self._after(len(d.layers) - 1)
-        return functional.linear(rms_norm(hidden, d.norm, d.architecture.rms_norm_eps), d.head)
+        return functional.linear(Norm(d.norm, d.architecture.rms_norm_eps)(hidden), d.head)
 
     def _window(self) -> None:
         """Fill in what all layers need to know of the positions."""

@@ -10,11 +10,20 @@ from threading import Lock
 import torch
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.weights import Checkpoint, check_finite, expert_name
+from lumoe.moe.checkpoint.safetensors import Entry
+from lumoe.moe.checkpoint.weights import Checkpoint, check_finite
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix
-from lumoe.moe.model.expert import MATRICES, DenseExpert, ExpandedExpert, Expert, Int4Expert, Int8Expert
+from lumoe.moe.model.expert import (
+    MATRICES,
+    DenseExpert,
+    ExpandedExpert,
+    Expert,
+    Int4Expert,
+    Int8Expert,
+    NativeExpert,
+)
 from lumoe.moe.offload.storage import DirectFile, Record, Spill, aligned, span, spill_folder
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.quantization.folder import QuantizedExperts
@@ -97,9 +106,18 @@ class ExpertSource:
 
     def _measure(self, bits: int) -> int:
         shape, kernel = self.checkpoint.architecture, self.kernel(bits)
-        if self._direct(bits):
-            every = product(range(shape.num_hidden_layers), range(shape.num_local_experts))
-            return max(self.record(layer, expert, bits).nbytes for layer, expert in every)
+        if bits == FULL_BITS:
+            every = product(*map(range, shape.plan_shape))
+            direct = [found for layer, expert in every if (found := self._direct(layer, expert, bits))]
+            largest = max((self._span(entries).nbytes for entries in direct), default=0)
+            if len(direct) == shape.experts:
+                return largest
+            return max(largest, self._laid_out(bits, kernel))
+        return self._laid_out(bits, kernel)
+
+    def _laid_out(self, bits: int, kernel: str) -> int:
+        """Bytes of an expert in its kernel's layout."""
+        shape = self.checkpoint.architecture
         hidden, wide = shape.hidden_size, shape.intermediate_size
         if kernel in ("int4", "native"):
             group = self.quantized[bits].group_size
@@ -121,11 +139,8 @@ class ExpertSource:
         key = (layer, expert, bits)
         with self._record_lock:
             if key not in self._records:
-                if self._direct(bits):
-                    entries = [(name, self.checkpoint.entry(expert_name(layer, expert, name))) for name in MATRICES]
-                    self._records[key] = span(
-                        self._files, [(n, e.path, e.offset, e.dtype, e.shape) for n, e in entries]
-                    )
+                if entries := self._direct(layer, expert, bits):
+                    self._records[key] = self._span(entries)
                 else:
                     self._records[key] = self._spill.write(list(self._tensors(layer, expert, bits).items()))
             return self._records[key]
@@ -136,23 +151,30 @@ class ExpertSource:
         Raises:
             UserError: its weights hold NaN (looked for the first time that they are read).
         """
-        if self._direct(bits) and (layer, expert) not in self._checked:
-            for name in MATRICES:
-                full = expert_name(layer, expert, name)
-                check_finite(tensors[name], self.checkpoint.entry(full).path, full)
+        if (layer, expert) not in self._checked and (entries := self._direct(layer, expert, bits)):
+            for name, entry in zip(MATRICES, entries, strict=True):
+                check_finite(tensors[name], entry)
             self._checked.add((layer, expert))
         kernel = self.kernel(bits)
         if kernel == "native":
-            return native.NativeInt4Expert(tensors)
+            return NativeExpert(tensors)
         if kernel == "int4":
             return Int4Expert(tensors, self.quantized[bits].group_size, kernels.int4_matmul(kernels.CPU))
         if kernel == "expanded":
             return ExpandedExpert(tensors, bits)
         return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors, self._native)
 
-    def _direct(self, bits: int) -> bool:
-        stored = self.checkpoint.entry(expert_name(0, 0, "w1")).dtype
-        return bits == FULL_BITS and stored == self.dtype
+    def _direct(self, layer: int, expert: int, bits: int) -> list[Entry] | None:
+        """Return where an expert lies in the checkpoint's own files, if its bytes there are those that compute."""
+        if bits != FULL_BITS:
+            return None
+        stored = [self.checkpoint.stored(name) for name in self.checkpoint.expert_names(layer, expert)]
+        entries = [part for part in stored if isinstance(part, Entry) and part.dtype == self.dtype]
+        return entries if len(entries) == len(MATRICES) else None
+
+    def _span(self, entries: Sequence[Entry]) -> Record:
+        parts = zip(MATRICES, entries, strict=True)
+        return span(self._files, [(name, e.path, e.offset, e.dtype, e.shape) for name, e in parts])
 
     def _tensors(self, layer: int, expert: int, bits: int) -> dict[str, torch.Tensor]:
         kernel = self.kernel(bits)

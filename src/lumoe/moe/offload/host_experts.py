@@ -16,8 +16,9 @@ from typing import Protocol
 import torch
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.weights import Checkpoint, check_finite, expert_name
+from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.kernels.torch_kernels import int4_matmul, int4_packed, int4_supported, pack_int4, stack_rows
+from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.model.expert import MATRICES, DenseExpert, Expert, Int4Expert
 from lumoe.moe.offload.storage import PageBuffer, Place, aligned, lay_out, views
 from lumoe.moe.planning.plan import FULL_BITS
@@ -64,8 +65,8 @@ class HostExpert:
     def __init__(self, expert: Expert) -> None:
         self._expert = expert
 
-    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._expert(hidden.cpu()).to(hidden.device)
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
+        return self._expert(hidden.cpu(), activation).to(hidden.device)
 
 
 class DeviceExperts:
@@ -180,8 +181,6 @@ def checkpoint_writer(checkpoint: Checkpoint, quantized: Sequence[QuantizedExper
     def write(layer: int, expert: int, bits: int, tensors: Mapping[str, torch.Tensor]) -> None:
         if bits == FULL_BITS:
             for name, weight in zip(MATRICES, checkpoint.expert(layer, expert), strict=True):
-                full = expert_name(layer, expert, name)
-                check_finite(weight, checkpoint.entry(full).path, full)
                 tensors[name].copy_(weight)
             return
         w1, w2, w3 = (folders[bits].matrix(layer, expert, name) for name in MATRICES)

@@ -1,17 +1,12 @@
-"""The shape of a Mixtral-architecture model and what its parts weigh in bytes."""
+"""The shape of a Mixture-of-Experts model and what its parts weigh in bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from lumoe.errors import UserError, nearest
-from lumoe.files import read_json, read_yaml
 from lumoe.moe.planning.plan import FULL_BITS, Memory
-from lumoe.resources import data_path
 
 BYTES_FULL = FULL_BITS // 8
 BYTES_PER_GROUP = 4  # scale and zero point of one group, bfloat16 each
@@ -20,7 +15,11 @@ _PAGE = 4096  # blocks are whole pages: what is given back is back with the syst
 
 
 class ModelShape(BaseModel):
-    """Widths and counts, named as in a Hugging Face `config.json`; other keys of that file are ignored."""
+    """Widths and counts, named as in Mixtral's `config.json`; `intermediate_size` is an expert's.
+
+    Attributes:
+        dense_layers: layers without experts; a plan does not know them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -34,16 +33,22 @@ class ModelShape(BaseModel):
     vocab_size: int = Field(ge=1)
     head_dim: int | None = Field(default=None, ge=1)
     tie_word_embeddings: bool = False
+    dense_layers: tuple[int, ...] = ()
+
+    @property
+    def moe_layers(self) -> tuple[int, ...]:
+        """Layers that have experts; a plan's layers are these, in order."""
+        return tuple(layer for layer in range(self.num_hidden_layers) if layer not in self.dense_layers)
 
     @property
     def plan_shape(self) -> tuple[int, int]:
-        """(layers, experts per layer)."""
-        return self.num_hidden_layers, self.num_local_experts
+        """(layers with experts, experts per layer)."""
+        return len(self.moe_layers), self.num_local_experts
 
     @property
     def experts(self) -> int:
         """Experts in the whole model."""
-        return self.num_hidden_layers * self.num_local_experts
+        return len(self.moe_layers) * self.num_local_experts
 
     @property
     def head_width(self) -> int:
@@ -80,6 +85,21 @@ class ModelShape(BaseModel):
         groups = self.expert_parameters // group_size if group_size else 0
         return self.expert_parameters * bits // 8 + BYTES_PER_GROUP * groups
 
+    @property
+    def kv_layout(self) -> tuple[int, int, int]:
+        """What is stored of a token in a layer: vectors a head (keys and values: 2), heads, values of a vector."""
+        return 2, self.num_key_value_heads, self.head_width
+
+    @property
+    def kv_layers(self) -> int:
+        """Layers that store keys and values."""
+        return self.num_hidden_layers
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that a sequence takes whatever its length, in layers that keep a state in place of keys and values."""
+        return 0
+
     def kv_block_bytes(self, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
         """Bytes of the keys and values of KV_BLOCK tokens, in whole pages.
 
@@ -87,13 +107,15 @@ class ModelShape(BaseModel):
             value_bytes: of one value as it is computed.
             bits: 16 stores values as they are, 8 stores codes of a byte and a scale of 4 bytes for each head's vector.
         """
-        vector = self.head_width * value_bytes if bits == FULL_BITS else self.head_width + 4
-        size = self.num_hidden_layers * 2 * self.num_key_value_heads * KV_BLOCK * vector
+        parts, heads, width = self.kv_layout
+        vector = width * value_bytes if bits == FULL_BITS else width + 4
+        size = self.kv_layers * parts * heads * KV_BLOCK * vector
         return -(-size // _PAGE) * _PAGE
 
     def kv_bytes(self, tokens: int, value_bytes: int = BYTES_FULL, bits: int = FULL_BITS) -> int:
-        """Bytes of the keys and values of a sequence of `tokens` tokens, in whole blocks."""
-        return -(-tokens // KV_BLOCK) * self.kv_block_bytes(value_bytes, bits)
+        """Bytes of the keys and values of a sequence of `tokens` tokens, and of its states, in whole blocks."""
+        block = self.kv_block_bytes(value_bytes, bits)
+        return (-(-tokens // KV_BLOCK) + -(-self.state_bytes // block)) * block
 
     def memory(self, precisions: Iterable[int], group_size: int, buffer_experts: int = 0) -> Memory:
         """Return the bytes of the model's parts, with a swap buffer of `buffer_experts` experts at 16 bits."""
@@ -104,36 +126,3 @@ class ModelShape(BaseModel):
         """Return the bytes of the model's parts where those of one expert (by bits per weight) are known otherwise."""
         non_expert, block = BYTES_FULL * self.non_expert_parameters, self.kv_block_bytes()
         return Memory(bytes_of, non_expert, buffer_experts * max(bytes_of.values()), kv_block=block)
-
-
-def read_shape(name_or_path: str | Path) -> ModelShape:
-    """Read a shape: a model folder, its `config.json`, or the name of a shipped one (`data/shapes/NAME.yaml`).
-
-    Raises:
-        UserError: there is none, it is not a Mixtral, or a field is missing or wrong.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        path = path / "config.json"
-    if path.suffix == ".json":
-        values = read_json(path)
-        if not isinstance(values, dict) or values.get("model_type") != "mixtral":
-            kind = values.get("model_type") if isinstance(values, dict) else values
-            raise UserError(f"{path}: the architecture is {kind!r}, only 'mixtral' is supported")
-    else:
-        path = path if path.suffix == ".yaml" else data_path("shapes", f"{name_or_path}.yaml")
-        if not path.is_file():
-            shipped = [file.stem for file in data_path("shapes").glob("*.yaml")]
-            raise UserError(
-                f"model '{name_or_path}' is neither a folder nor a shipped shape{nearest(path.stem, shipped)}"
-            )
-        values = read_yaml(path)
-    return _parse(path, values)
-
-
-def _parse(path: Path, values: Any) -> ModelShape:
-    try:
-        return ModelShape.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UserError(f"{path}: at '{'.'.join(map(str, first['loc']))}': {first['msg']}") from None

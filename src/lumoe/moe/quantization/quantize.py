@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.files import sha256, write_csv
 from lumoe.moe.checkpoint import manifest
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, nearest
+from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.quantization.calibration import LayerInputs, fingerprint, walk
 from lumoe.moe.quantization.custom import Quantizer, is_own, load_quantizer
 from lumoe.moe.quantization.folder import (
@@ -136,7 +136,7 @@ def _outcomes(
 ) -> Iterator[Outcome]:
     for inputs in walk(checkpoint, tokens):
         for expert in range(checkpoint.architecture.num_local_experts):
-            done = _finished(folder, inputs.layer, expert, key)
+            done = _finished(folder, inputs.layer.index, expert, key)
             yield done or _quantize_expert(checkpoint, inputs, expert, folder, recipe, key)
 
 
@@ -144,7 +144,7 @@ def _quantize_expert(
     checkpoint: Checkpoint, inputs: LayerInputs, expert: int, folder: Path, recipe: Recipe, key: str
 ) -> Outcome:
     began = time.perf_counter()
-    layer = inputs.layer
+    layer, activation = inputs.layer.index, inputs.layer.activation_of(expert)
     weights = [weight.float() for weight in checkpoint.expert(layer, expert)]
     hidden, shares = inputs.of(expert)
     method: str = recipe.method
@@ -154,8 +154,8 @@ def _quantize_expert(
             *(layer, expert, len(hidden), recipe.least_tokens),
         )
         method = "rtn"
-    tensors, approximate, method = quantize_matrices(weights, hidden, recipe, method)
-    relative, weighted = output_error(weights, approximate, hidden, shares)
+    tensors, approximate, method = quantize_matrices(weights, hidden, recipe, method, activation)
+    relative, weighted = output_error(weights, approximate, hidden, shares, activation)
     outcome = Outcome(
         layer,
         expert,
@@ -175,7 +175,7 @@ def _quantize_expert(
 
 
 def quantize_matrices(
-    weights: list[torch.Tensor], hidden: torch.Tensor, recipe: Recipe, method: str
+    weights: list[torch.Tensor], hidden: torch.Tensor, recipe: Recipe, method: str, activation: Gated = swiglu
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor], str]:
     """Quantise w1, w2, w3 (in this order) of one expert whose inputs are `hidden [tokens, hidden]`.
 
@@ -193,7 +193,7 @@ def quantize_matrices(
             tensors |= codebook_tensors(name, *parts)
         return tensors, [looked_up(*parts) for parts in found], method
     solve = _solver(method)
-    matrices = _calibrated(solve, w1, w2, w3, hidden, recipe) if solve else None
+    matrices = _calibrated(solve, weights, hidden, recipe, activation) if solve else None
     if matrices is None:
         method = "rtn"
         matrices = [nearest(weight, recipe.bits, recipe.group_size) for weight in (w1, w2, w3)]
@@ -215,19 +215,24 @@ def _solver(method: str) -> Quantizer | None:
 
 
 def _calibrated(
-    solve: Quantizer, w1: torch.Tensor, w2: torch.Tensor, w3: torch.Tensor, hidden: torch.Tensor, recipe: Recipe
+    solve: Quantizer, weights: list[torch.Tensor], hidden: torch.Tensor, recipe: Recipe, activation: Gated
 ) -> list[AffineMatrix] | None:
+    w1, w2, w3 = weights
     first = solve(w1, hidden, recipe.bits, recipe.group_size)
     third = solve(w3, hidden, recipe.bits, recipe.group_size)
     if first is None or third is None:
         return None
-    between = functional.silu(hidden @ first.dequantize().t()) * (hidden @ third.dequantize().t())
+    between = activation(hidden @ first.dequantize().t(), hidden @ third.dequantize().t())
     second = solve(w2, between, recipe.bits, recipe.group_size)
     return None if second is None else [first, second, third]
 
 
 def output_error(
-    weights: list[torch.Tensor], approximate: list[torch.Tensor], hidden: torch.Tensor, shares: torch.Tensor
+    weights: list[torch.Tensor],
+    approximate: list[torch.Tensor],
+    hidden: torch.Tensor,
+    shares: torch.Tensor,
+    activation: Gated = swiglu,
 ) -> tuple[float, float]:
     """Return ‖Δy‖/‖y‖ and the mean of (share · ‖Δy‖)² over the expert's tokens; zeros when it has none."""
     if len(hidden) == 0:
@@ -235,7 +240,7 @@ def output_error(
     hidden, shares = hidden[:_TOKENS_FOR_ERROR], shares[:_TOKENS_FOR_ERROR]
 
     def output(w1: torch.Tensor, w2: torch.Tensor, w3: torch.Tensor) -> torch.Tensor:
-        return (functional.silu(hidden @ w1.t()) * (hidden @ w3.t())) @ w2.t()
+        return activation(hidden @ w1.t(), hidden @ w3.t()) @ w2.t()
 
     exact = output(*weights)
     difference = output(*approximate) - exact
@@ -260,8 +265,7 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
     recorded = checkpoint.folder / manifest.NAME
     if recorded.exists():
         return [sha256(recorded)]
-    files = sorted({entry.path for entry in checkpoint.entries.values()})
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.files]
 
 
 def _progress(rows: list[Outcome], total: int) -> str:

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lumoe.moe.engine.loader import PlanChange
-from lumoe.moe.serve.generation import Generation, Times
+from lumoe.moe.serve.generation import Times
 from lumoe.moe.serve.governor import Governor
 
 RATE_WINDOW_S = 5.0
@@ -104,7 +104,7 @@ class Metrics:
         """Note that another plan is in force: what was measured before is of the one before."""
         self._alone.clear()
 
-    def finished(self, generation: Generation, outcome: str) -> None:
+    def finished(self, outcome: str) -> None:
         """Count a sequence that ended: stop, length, cancelled or failed."""
         self._outcomes.labels(outcome).inc()
         self._ends.append(time.perf_counter())
@@ -132,7 +132,7 @@ class Metrics:
         since = time.perf_counter() - RATE_WINDOW_S
         return sum(count for at, count in list(self._recent) if at >= since) / RATE_WINDOW_S
 
-    def retry_after_s(self, waiting: int) -> int:
+    def retry_after_s(self) -> int:
         """Seconds until a place in the queue is likely free, at the rate at which sequences ended lately."""
         if len(self._ends) < 2:
             return 1

@@ -15,9 +15,9 @@ import uvicorn
 
 from lumoe.errors import UserError, about
 from lumoe.machine import available_bytes
+from lumoe.moe.architectures.read import read_architecture
 from lumoe.moe.checkpoint.chat_template import chat_tokenizer
 from lumoe.moe.checkpoint.end_tokens import end_tokens
-from lumoe.moe.checkpoint.weights import read_architecture
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.kv_pool import KVPool
 from lumoe.moe.engine.open import EngineConfig, open_model
@@ -91,7 +91,10 @@ def load(setup: Setup, limits: Limits) -> Server:
     engine = Engine(model, Plan.uniform(*model.plan_shape, resident=False))
     metrics = Metrics()
     cache = engine.cache(limits.slots, limits.context)
-    pool = KVPool(cache, cache if isinstance(cache, KVCache) and limits.share_prefixes else None)
+    shared = cache if isinstance(cache, KVCache) and cache.states is None and limits.share_prefixes else None
+    if limits.share_prefixes and shared is None:
+        log.info("prefixes are not shared: their state is not kept for a next sequence")
+    pool = KVPool(cache, shared)
     governor = Governor(engine, planner, setup.preference, pool, metrics.changed)
     metrics.watch(governor)
     budget, preference = _within_memory(governor, setup.budget), setup.preference

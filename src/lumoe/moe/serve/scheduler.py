@@ -128,7 +128,7 @@ class Scheduler:
                 raise ClosedError("the server is shutting down")
             room = self.limits.queue + len(self._free) - len(self._waiting)
             if len(generations) > room:
-                raise QueueFullError(len(self._waiting), self.metrics.retry_after_s(len(self._waiting)))
+                raise QueueFullError(len(self._waiting), self.metrics.retry_after_s())
             self._waiting.extend(generations)
             self._condition.notify()
 
@@ -408,13 +408,13 @@ class Scheduler:
         with self._condition:
             for generation in [waiting for waiting in self._waiting if waiting.cancelled]:
                 self._waiting.remove(generation)
-                self.metrics.finished(generation, "cancelled")
+                self.metrics.finished("cancelled")
         for generation in [running for running in self._running if running.cancelled]:
             self._release(generation, "cancelled")
 
     def _release(self, generation: Generation, outcome: str) -> None:
         self._leave(generation)
-        self.metrics.finished(generation, outcome)
+        self.metrics.finished(outcome)
 
     def _fail_one(self, generation: Generation, error: Exception) -> None:
         self._events.append((generation, Failure(f"{type(error).__name__}: {error}")))
@@ -428,7 +428,7 @@ class Scheduler:
             with self._condition:
                 for generation in self._waiting:
                     self._events.append((generation, Failure(message)))
-                    self.metrics.finished(generation, "failed")
+                    self.metrics.finished("failed")
                 self._waiting.clear()
             while self._calls:
                 self._calls.popleft()()

@@ -1,0 +1,82 @@
+"""What llama.cpp makes of small GGUF files: the references that tests of the reader are held to.
+
+    python -m venv build/llama && build/llama/bin/pip install xllamacpp
+    python benchmarks/gguf_references.py --llama-python build/llama/bin/python
+
+Each model is one of the tests' own, random, its weights as they are; llama.cpp's log-probabilities of every token after
+some prompts go into `tests/moe/checkpoint/llama_cpp.json`, with the version that gave them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from lumoe.files import write_json
+
+TESTS = Path(__file__).parents[1] / "tests/moe"
+sys.path.insert(0, str(TESTS))
+# Models that llama.cpp computes as transformers does: it has no sparsemixer (phimoe) nor windows in dots1, rounds
+# the ends of YaRN's ramp (gpt-oss), and expects experts in every layer of Qwen's.
+MODELS = (
+    "mixtral", "qwen3_moe-all-sparse", "qwen2_moe-all-sparse", "olmoe-ungrouped", "granitemoe", "granitemoeshared",
+    "gpt_oss-plain", "glm4_moe", "glm4_moe-one-group", "dots1-ungrouped", "ernie4_5_moe", "hunyuan_v1_moe",
+)  # fmt: skip
+PROMPTS = (1, 5, 17, 30, 60)
+LLAMA = """
+import json, os, socket, sys, urllib.request, xllamacpp
+path, prompts = sys.argv[1], json.load(open(sys.argv[2]))
+params = xllamacpp.CommonParams()
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    params.port = free.getsockname()[1]
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, 256, 1, False
+params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+server, found = xllamacpp.Server(params), []
+for ids in prompts:
+    body = {"prompt": ids, "n_predict": 1, "n_probs": 200, "temperature": -1.0, "samplers": [], "cache_prompt": False}
+    request = urllib.request.Request(server.listening_address + "/completion", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    answer = json.load(urllib.request.urlopen(request))["completion_probabilities"][0]
+    found.append({token["id"]: round(token["logprob"], 4) for token in answer["top_logprobs"]})
+json.dump({"version": xllamacpp.__version__, "found": found}, open(sys.argv[3], "w"))
+os._exit(0)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--llama-python", type=Path, required=True, help="Python that has xllamacpp")
+    options = parser.parse_args()
+    from gguf_models import write  # beside the tests
+    from tiny_families import VOCABULARY, make
+
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(3, VOCABULARY, (size,), generator=generator).tolist() for size in PROMPTS]
+    models, version = {}, ""
+    for name in MODELS:
+        with tempfile.TemporaryDirectory() as folder:
+            at = Path(folder)
+            make(name, at / "model")
+            write(at / "model", at / "model.gguf")
+            (at / "prompts.json").write_text(json.dumps(prompts))
+            command = [options.llama_python, "-c", LLAMA, at / "model.gguf", at / "prompts.json", at / "found.json"]
+            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+            if not (at / "found.json").is_file():
+                print(f"{name}: llama.cpp gave no answer: {done.stderr[-400:]}")
+                continue
+            answer = json.loads((at / "found.json").read_text())
+            models[name], version = answer["found"], answer["version"]
+            print(f"{name}: {len(models[name])} prompts")
+    made = f"xllamacpp {version}, by benchmarks/gguf_references.py"
+    write_json(TESTS / "checkpoint/llama_cpp.json", {"made_by": made, "prompts": prompts, "models": models})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Qwen2-MoE (arXiv 2407.10671): a gated network beside the experts, which every token passes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lumoe.moe.architectures.architecture import Attention, Router
+from lumoe.moe.architectures.common import rotary, sizes, sparse_layers
+from lumoe.moe.architectures.config import Config
+from lumoe.moe.architectures.names import QWEN, Part, network
+
+MODEL_TYPES = ("qwen2_moe",)
+NAMES = {
+    **QWEN,
+    **network("block_sparse_moe.shared", "mlp.shared_expert"),
+    "block_sparse_moe.shared.gate.weight": (Part("mlp.shared_expert_gate.weight"),),
+}
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return an architecture's fields."""
+    window = config.find("sliding_window") if config.get("use_sliding_window", False) else None
+    config.ignore("sliding_window", "max_window_layers", "intermediate_size")
+    return {
+        **sizes(config),
+        **sparse_layers(config),
+        "num_local_experts": config.need("num_experts"),
+        "num_experts_per_tok": config.need("num_experts_per_tok"),
+        "intermediate_size": config.need("moe_intermediate_size"),
+        "shared_size": config.need("shared_expert_intermediate_size"),
+        "shared_gate": True,
+        "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
+        "rotary": rotary(config, 1e4),
+        "router": Router(normalize=config.get("norm_topk_prob", False)),
+        "attention": Attention(qkv_bias=config.get("qkv_bias", True)),
+        "sliding_window": window,
+    }

@@ -1,0 +1,275 @@
+"""Models in GGUF files (llama.cpp's): a folder that stands for one, and its tensors, read from the files themselves.
+
+A file is unpacked once: its metadata become the `config.json` and the tokenizer of a folder in the user's cache, beside
+a list of where each tensor lies. Whatever opens a model opens that folder; weights are never copied.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lumoe.errors import UserError
+from lumoe.files import atomic_path, read_json, write_json
+from lumoe.moe.architectures.names import Part
+from lumoe.moe.checkpoint.gguf_metadata import Metadata, config_of
+from lumoe.moe.checkpoint.gguf_tokenizer import tokenizer_files
+from lumoe.moe.checkpoint.safetensors import Entry
+
+LISTING = "gguf.json"
+_FORMAT = 1
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Of llama.cpp's formats, those that are read here; the package dequantises them.
+KINDS = (*_PLAIN, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4", "IQ4_NL",
+         "IQ4_XS")  # fmt: skip
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A tensor in one of llama.cpp's formats: blocks of codes along the inputs.
+
+    Attributes:
+        kind: of the format, by its name there.
+    """
+
+    path: Path
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+    def part(self, index: int, of: int, shape: tuple[int, ...]) -> Blocks:
+        """Return one of `of` equal pieces that follow one another, as a tensor of `shape`."""
+        size = self.nbytes // of
+        return Blocks(self.path, self.name, self.kind, shape, self.offset + index * size, size)
+
+    def codes(self) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+        """Return the bytes of each row.
+
+        Raises:
+            UserError: the file ends too early.
+        """
+        entry = Entry(self.path, self.name, torch.uint8, (self.nbytes,), self.offset, self.nbytes)
+        return entry.read().numpy().reshape(int(np.prod(self.shape[:-1])), -1)
+
+    def read(self) -> torch.Tensor:
+        """Return the values, float32.
+
+        Raises:
+            UserError: the file ends too early.
+        """
+        import gguf
+
+        values = gguf.quants.dequantize(self.codes(), gguf.GGMLQuantizationType[self.kind])
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).view(self.shape)
+
+
+def model_folder(path: str | Path) -> Path:
+    """Return the folder of a model: `path` itself, or for a GGUF file one in the cache that stands for it.
+
+    A folder without `config.json` that holds one model in GGUF counts as that file. Of a model in several files any may
+    be named.
+
+    Raises:
+        UserError: the file is no GGUF, is damaged, or is of an architecture that is not known.
+    """
+    found = Path(path)
+    if found.is_dir():
+        if (found / "config.json").is_file():
+            return found
+        first = sorted(file for file in found.glob("*.gguf") if "mmproj" not in file.name)
+        whole = [file for file in first if not (shard := _SHARD.fullmatch(file.name)) or int(shard[2]) == 1]
+        if len(whole) != 1:
+            if whole:
+                raise UserError(f"{found}: several GGUF files; name one: {', '.join(file.name for file in whole)}")
+            return found
+        found = whole[0]
+    if found.suffix != ".gguf":
+        return found
+    if not found.is_file():
+        raise UserError(f"{found}: no such file")
+    files = _shards(found.resolve())
+    beside = [file for name in _BESIDE if (file := found.resolve().parent / name).is_file()]
+    state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in (*files, *beside)]
+    key = hashlib.sha256(repr((_FORMAT, state)).encode()).hexdigest()[:16]
+    folder = _cache() / "gguf" / key / (_SHARD.sub(r"\1", found.name).removesuffix(".gguf") or "model")
+    if not (folder / LISTING).is_file():
+        _unpack(files, folder)
+    return folder
+
+
+# A tokenizer beside the file is taken in place of the one within.
+_BESIDE = ("tokenizer.json", "tokenizer_config.json")
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "lumoe"
+
+
+def _shards(path: Path) -> list[Path]:
+    matched = _SHARD.fullmatch(path.name)
+    if matched is None:
+        return [path]
+    count = int(matched[3])
+    files = [path.with_name(f"{matched[1]}-{index:05}-of-{count:05}.gguf") for index in range(1, count + 1)]
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{file}: missing; it is one of the {count} files of {path.name}")
+    return files
+
+
+def _unpack(files: list[Path], folder: Path) -> None:
+    values: dict[str, Any] = {}
+    listed: dict[str, Any] = {}
+    for file in files:
+        metadata, tensors = _read(file)
+        values = {**metadata, **values}
+        listed |= tensors
+    shapes = {name: tuple(place["shape"]) for name, place in listed.items()}
+    if "token_embd.weight" not in shapes:
+        raise UserError(f"{files[0]}: the tensor 'token_embd.weight' is missing")
+    config = config_of(Metadata(str(files[0]), values, shapes))
+    beside = [files[0].parent / name for name in _BESIDE]
+    folder.mkdir(parents=True, exist_ok=True)
+    if all(file.is_file() for file in beside):
+        for file in beside:
+            with atomic_path(folder / file.name) as temporary:
+                temporary.write_bytes(file.read_bytes())
+    elif values.get("tokenizer.ggml.tokens"):
+        text, settings = tokenizer_files(str(files[0]), values)
+        with atomic_path(folder / "tokenizer.json") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "config.json", config)
+    write_json(folder / LISTING, listed)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the metadata of one file, and where its tensors lie."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(path)
+        values = {name: field.contents() for name, field in reader.fields.items()}
+        size = path.stat().st_size
+        found: dict[str, Any] = {}
+        for tensor in reader.tensors:
+            kind = tensor.tensor_type.name
+            if kind not in KINDS:
+                raise UserError(
+                    f"{path}: the tensor '{tensor.name}' is in the format {kind}, which is not supported; "
+                    f"known: {', '.join(KINDS)}"
+                )
+            offset, nbytes = int(tensor.data_offset), int(tensor.n_bytes)
+            if offset + nbytes > size:
+                raise UserError(f"{path}: the tensor '{tensor.name}' is cut off; fetch the file again")
+            found[tensor.name] = {
+                "file": str(path), "kind": kind, "shape": [int(n) for n in tensor.shape[::-1]], "offset": offset,
+                "nbytes": nbytes,
+            }  # fmt: skip
+    except UserError:
+        raise
+    # The package raises whatever its reading of damaged bytes runs into.
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: not a whole GGUF file ({text}); fetch the file again") from None
+    return values, found
+
+
+def read_listing(folder: Path) -> dict[str, Entry | Blocks] | None:
+    """Return where each tensor of an unpacked GGUF file lies; None for folders of another kind.
+
+    Raises:
+        UserError: the list is damaged, or a file is not there any more.
+    """
+    path = folder / LISTING
+    if not path.is_file():
+        return None
+    found: dict[str, Entry | Blocks] = {}
+    try:
+        for name, place in read_json(path).items():
+            file, kind, shape = Path(place["file"]), place["kind"], tuple(place["shape"])
+            at = place["offset"], place["nbytes"]
+            if kind in _PLAIN:
+                found[name] = Entry(file, name, _PLAIN[kind], shape, *at)
+            else:
+                found[name] = Blocks(file, name, kind, shape, *at)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: damaged; remove the folder, and the file is unpacked again") from None
+    for file in {entry.path for entry in found.values()}:
+        if not file.is_file():
+            raise UserError(f"{file}: no such file, but {path} says that weights are there")
+    return found
+
+
+_WHOLE = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "model.norm.bias": "output_norm.bias",
+    "lm_head.weight": "output.weight",
+    "lm_head.bias": "output.bias",
+}
+_OF_LAYER = {
+    "input_layernorm": ("attn_norm",),
+    "post_attention_layernorm": ("ffn_norm", "post_attention_norm"),
+    "self_attn.q_proj": ("attn_q",),
+    "self_attn.k_proj": ("attn_k",),
+    "self_attn.v_proj": ("attn_v",),
+    "self_attn.o_proj": ("attn_output",),
+    "self_attn.q_norm": ("attn_q_norm",),
+    "self_attn.k_norm": ("attn_k_norm",),
+    "block_sparse_moe.gate": ("ffn_gate_inp",),
+    "block_sparse_moe.shared.w1": ("ffn_gate_shexp",),
+    "block_sparse_moe.shared.w2": ("ffn_down_shexp",),
+    "block_sparse_moe.shared.w3": ("ffn_up_shexp",),
+    "block_sparse_moe.shared.gate": ("ffn_gate_inp_shexp",),
+    "mlp.w1": ("ffn_gate",),
+    "mlp.w2": ("ffn_down",),
+    "mlp.w3": ("ffn_up",),
+}
+_EXPERTS = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
+_LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)\.(weight|bias)")
+_EXPERT = re.compile(r"block_sparse_moe\.experts\.(\d+)\.(w\d)")
+
+
+def gguf_places(name: str) -> tuple[tuple[Part, ...], int]:
+    """Return where a tensor of an architecture may be in a GGUF file, and the number of its expert (0 for others)."""
+    if name in _WHOLE:
+        return (Part(_WHOLE[name]),), 0
+    for ours, theirs in (("self_attn.sinks", "attn_sinks.weight"), ("gate.correction", "exp_probs_b.bias")):
+        if name.endswith(ours):
+            return (Part(f"blk.{name.split('.')[2]}.{theirs}"),), 0
+    matched = _LAYER.fullmatch(name)
+    if matched is None:
+        return (), 0
+    prefix, kind = f"blk.{matched[1]}", matched[3]
+    if expert := _EXPERT.fullmatch(matched[2]):
+        return (Part(f"{prefix}.{_EXPERTS[expert[2]]}.{kind}", stacked=True),), int(expert[1])
+    return tuple(Part(f"{prefix}.{theirs}.{kind}") for theirs in _OF_LAYER.get(matched[2], ())), 0
+
+
+def find_in_gguf(entries: Mapping[str, Entry | Blocks], part: Part, expert: int, experts: int) -> Entry | Blocks | None:
+    """Return where `part` is, if it is there.
+
+    Raises:
+        UserError: it holds another number of experts.
+    """
+    entry = entries.get(part.name)
+    if entry is None or not part.stacked:
+        return entry
+    if entry.shape[0] != experts:
+        raise UserError(
+            f"{entry.path}: the tensor '{entry.name}' has shape {list(entry.shape)}, not of {experts} experts"
+        )
+    return entry.part(expert, experts, entry.shape[1:])
