@@ -18,7 +18,8 @@ def serve(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="bytes of the fast tier: 24GB, 22.5GiB or 30% of the 16-bit model; what memory holds by default"
+            help="of weights, swap buffers and keys and values together: 24GB, 22.5GiB, 30% of the 16-bit model, or "
+            "cgroup to follow this process's memory limit; what memory holds by default"
         ),
     ] = None,
     quantized: Annotated[
@@ -37,6 +38,12 @@ def serve(
     context: Annotated[
         int | None, typer.Option(min=2, help="tokens of prompt and answer; 2048 or what the model has by default")
     ] = None,
+    kv_bits: Annotated[
+        Literal["16", "8"], typer.Option(help="of keys and values; 8 takes half their memory, at some loss")
+    ] = "16",
+    share_prefixes: Annotated[
+        bool, typer.Option(help="begin with the keys and values of earlier sequences that began alike")
+    ] = True,
     queue: Annotated[int, typer.Option(min=0, help="sequences that may wait; more are answered 429")] = 128,
     prefill_tokens: Annotated[int, typer.Option(min=1, help="prompt tokens fed between two decode steps")] = 512,
     policy: Annotated[
@@ -65,7 +72,12 @@ def serve(
     Example: `lumoe serve --model data/models/mini-mixtral --budget 60% --port 8000`
     """
     import logging
+    import os
 
+    # Both libraries below torch keep what they prepared for each number of tokens, a thousand of each by default: under
+    # load that grows by 450 MB, which no budget counts. docs/serving.md has what fewer cost.
+    for kept in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+        os.environ.setdefault(kept, "64")
     import torch
 
     from lumoe.moe.architectures.read import read_architecture
@@ -79,9 +91,9 @@ def serve(
     # sleep between two operators and each operator pays for waking its own: only the engine's thread gets one.
     torch.set_num_threads(1)
     longest = min(2048, read_architecture(model).max_position_embeddings)
-    limits = Limits(slots, context or longest, queue, prefill_tokens, threads)
+    limits = Limits(slots, context or longest, queue, prefill_tokens, threads, share_prefixes)
     setup = Setup(
         model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device, measurements,
-        tuple(cors_origin or ()),
+        tuple(cors_origin or ()), int(kv_bits),
     )  # fmt: skip
     run(setup, limits, host, port, drain, arrival)

@@ -124,6 +124,10 @@ class DeviceExperts:
         last = self._places[bits][-1]
         return aligned(last.at + torch.Size(last.shape).numel() * last.dtype.itemsize)
 
+    def kernel(self, bits: int) -> str:
+        """Name of the arithmetic of experts at `bits`: dense, or the device's int4."""
+        return "dense" if bits == FULL_BITS else "int4"
+
     def record(self, layer: int, expert: int, bits: int) -> HostCopy:
         """Return the expert's copy in host memory, making it if need be."""
         key = (layer, expert, bits)

@@ -57,6 +57,10 @@ class Source(Protocol[Stored_co]):
         """Bytes of the fast tier that one expert at `bits` takes."""
         ...
 
+    def kernel(self, bits: int) -> str:
+        """Name of the arithmetic of experts at `bits`."""
+        ...
+
     def record(self, layer: int, expert: int, bits: int) -> Stored_co:
         """Return where the expert rests, putting it there first if need be."""
         ...

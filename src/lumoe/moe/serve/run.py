@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 import uvicorn
 
@@ -25,7 +26,7 @@ from lumoe.moe.engine.planned import planner_for
 from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.offload.store import CachePolicy
 from lumoe.moe.planning.budget import parse_budget
-from lumoe.moe.planning.plan import Plan, Preference
+from lumoe.moe.planning.plan import FULL_BITS, Plan, Preference
 from lumoe.moe.serve.app import Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
 from lumoe.moe.serve.follower import SPARE_BYTES, allowed
@@ -50,6 +51,7 @@ class Setup:
         seed: of the order in which experts give up precision, where sensitivities are not known.
         state: file that keeps the budget last set over HTTP; it goes before `budget` and `preference`.
         device: cpu, cuda or cuda:N.
+        kv_bits: of keys and values, 16 or 8.
         cors_origins: sites whose pages may read the answers; `*` is any.
     """
 
@@ -66,6 +68,7 @@ class Setup:
     device: str = "cpu"
     measurements: Path | None = None
     cors_origins: tuple[str, ...] = ()
+    kv_bits: int = FULL_BITS
 
 
 def load(setup: Setup, limits: Limits) -> Server:
@@ -85,6 +88,7 @@ def load(setup: Setup, limits: Limits) -> Server:
         # Every set of slots that decode together would be recorded for itself: there are too many.
         recorded=False,
         beside_bytes=limits.slots * architecture.kv_bytes(limits.context, dtype.itemsize),
+        kv_bits=setup.kv_bits,
     )
     model = open_model(setup.model, setup.quantized, config)
     planner = planner_for(model, setup.model, setup.quantized, setup.measurements, setup.seed)
@@ -92,7 +96,7 @@ def load(setup: Setup, limits: Limits) -> Server:
     metrics = Metrics()
     cache = engine.cache(limits.slots, limits.context)
     shared = cache if isinstance(cache, KVCache) and cache.states is None and limits.share_prefixes else None
-    if limits.share_prefixes and shared is None:
+    if isinstance(cache, KVCache) and cache.states is not None and limits.share_prefixes:
         log.info("prefixes are not shared: their state is not kept for a next sequence")
     pool = KVPool(cache, shared)
     governor = Governor(engine, planner, setup.preference, pool, metrics.changed)
@@ -104,9 +108,34 @@ def load(setup: Setup, limits: Limits) -> Server:
             budget, preference = _within_memory(governor, str(last[0])), last[1]
         governor.follows = (str(last[0]) if last else setup.budget) == GROUP
         governor.set_budget(budget, preference)
+    _say_what_is_in_force(governor, setup, limits)
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context, end_tokens(setup.model, tokenizer))
     name = setup.name or setup.model.resolve().name
     return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
+
+
+def _say_what_is_in_force(governor: Governor, setup: Setup, limits: Limits) -> None:
+    """Log precisions, kernels, tier, policy, keys and values, with the bytes that each takes of the budget."""
+    engine, cache = governor.engine, governor.pool.cache
+    memory, plan = engine.memory, engine.plan
+    counts = {int(bits): int((plan.bits == bits).sum()) for bits in np.unique(plan.bits)}
+    experts = ", ".join(
+        f"{count} experts at {bits} bits ({engine.model.source.kernel(bits)}, {memory.expert[bits]} bytes each)"
+        for bits, count in counts.items()
+    )
+    weights = engine.model.bytes_needed(plan)
+    log.info("%s on %s, %s; %s misses", experts, setup.device, setup.dtype, setup.policy)
+    log.info(
+        "%d of %d experts resident: %d bytes of weights (%d outside the experts) and swap buffers",
+        int(plan.resident.sum()), plan.resident.size, weights, engine.decoder.nbytes,
+    )  # fmt: skip
+    log.info(
+        "keys and values at %d bits: up to %d bytes in blocks of %d, context %d, prefixes %s",
+        setup.kv_bits, cache.limit * cache.block_bytes, cache.block_bytes, limits.context,
+        "shared" if limits.share_prefixes else "not shared",
+    )  # fmt: skip
+    if weights + cache.limit * cache.block_bytes > governor.budget_bytes:
+        raise RuntimeError("what is in force takes more than the budget")
 
 
 def _within_memory(governor: Governor, asked: str | None) -> int:
