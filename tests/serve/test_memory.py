@@ -32,8 +32,8 @@ def test_resident_memory_is_the_budget_and_a_constant(tmp_path: Path) -> None:
         tmp_path, hidden_size=512, intermediate_size=1792, num_hidden_layers=8, num_local_experts=8,
         num_attention_heads=8, max_position_embeddings=512, initializer_range=0.02,
     )  # fmt: skip
-    command = [str(Path(sys.executable).with_name("lumoe")), "serve", "--model", str(tmp_path), "--port", "0", "--threads", "1",
-               "--budget", "100%"]  # fmt: skip
+    program = str(Path(sys.executable).with_name("lumoe"))
+    command = [program, "serve", "--model", str(tmp_path), "--port", "0", "--threads", "1", "--budget", "100%"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
