@@ -72,7 +72,11 @@ def read_entries(folder: Path) -> dict[str, Entry]:
     index = folder / INDEX
     if not index.is_file():
         if not (folder / SINGLE).is_file():
-            raise UserError(f"{folder}: neither {SINGLE} nor {INDEX} is there; weights are read from safetensors only")
+            others = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind))
+            named = f"; {others[0]} holds Python objects, which are never loaded" if others else ""
+            raise UserError(
+                f"{folder}: neither {SINGLE} nor {INDEX} is there{named}; weights are read from safetensors or GGUF"
+            )
         return read_header(folder / SINGLE)
     record = read_json(index)
     placed = record.get("weight_map") if isinstance(record, dict) else None

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from lumoe.files import read_json
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.names import places
 from lumoe.moe.architectures.read import known_families, read_architecture
+from lumoe.moe.checkpoint.formats import Format
 from lumoe.moe.checkpoint.gguf_file import Blocks, find_in_gguf, gguf_places, model_folder, read_listing
 from lumoe.moe.checkpoint.manifest import verify_recorded
 from lumoe.moe.checkpoint.safetensors import Entry, read_entries
@@ -52,7 +54,9 @@ class Checkpoint:
         self.folder = model_folder(folder)
         verify_recorded(self.folder)
         self.architecture = read_architecture(self.folder)
-        self._check_format()
+        path = self.folder / "config.json"
+        stored_as = read_json(path).get("quantization_config")
+        self._format = Format(path, stored_as) if stored_as else None
         listed = read_listing(self.folder)
         self._gguf = listed is not None
         self.entries: Mapping[str, Entry | Blocks] = read_entries(self.folder) if listed is None else listed
@@ -97,16 +101,9 @@ class Checkpoint:
         """Every file of weights."""
         return sorted({entry.path for entry in self.entries.values()})
 
-    def _check_format(self) -> None:
-        path = self.folder / "config.json"
-        quantized = read_json(path).get("quantization_config")
-        if quantized:
-            method = quantized.get("quant_method", "?") if isinstance(quantized, dict) else quantized
-            raise UserError(f"{path}: weights quantised with '{method}' are not supported; use the 16-bit checkpoint")
-
     def _check_tensors(self) -> None:
         # One by one: a configuration that asks for a billion layers fails at the first that is not there.
-        used = set()
+        used = set[str]()
         root = next((root for root in _ROOTS if any(name.startswith(root) for name in self.entries)), "model.")
         for name, shape in self.architecture.tensors():
             stored = self._find(name, root)
@@ -117,7 +114,7 @@ class Checkpoint:
                     f"{stored.path}: the tensor '{stored.name}' has shape {list(stored.shape)}, "
                     f"config.json says {list(shape)}"
                 )
-            used.add(stored.name)
+            used.update(getattr(stored, "names", (stored.name,)))
             self._stored[name] = stored
         for name in sorted(self.entries.keys() - used):
             if not self._not_needed(name):
@@ -134,7 +131,9 @@ class Checkpoint:
             if self._gguf:
                 found = find_in_gguf(self.entries, part, expert, experts)
             else:
-                found = find(self.entries, part, expert, experts)  # type: ignore[arg-type]
+                entries: Any = self.entries
+                coded = self._format.find(entries, part, expert, experts) if self._format else None
+                found = coded or find(entries, part, expert, experts)
             if found is not None:
                 return found
         looked_for = " or ".join(f"'{part.name}'" for part in parts) or f"'{name}'"
