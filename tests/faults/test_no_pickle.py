@@ -57,7 +57,7 @@ def test_a_pickle_instead_of_weights_is_refused_and_one_beside_them_is_not_opene
     Engine.load(folder, dtype=torch.float32).logits(torch.tensor([[1, 2, 3]]))
     load_tokenizer(folder)
     (folder / SINGLE).unlink()
-    with pytest.raises(UserError, match=rf"{folder}: neither .*safetensors only"):
+    with pytest.raises(UserError, match=rf"{folder}: neither .*never loaded"):
         Checkpoint(folder)
     assert not (tmp_path / "mark").exists()
 

@@ -98,7 +98,8 @@ def test_tokenizer_and_template_come_from_the_file(tmp_path: Path) -> None:
         CliRunner().invoke(app, ["moe", "generate", "--model", str(at), "--new-tokens", "8", "The file"]).output
         for at in (path, model)
     ]
-    assert generated[0].splitlines()[-1] == generated[1].splitlines()[-1]
+    # The last line tells speed and bytes: an expert lies at other offsets in its file.
+    assert generated[0].splitlines()[:-1] == generated[1].splitlines()[:-1] != []
 
 
 def test_a_file_is_unpacked_once_and_anew_when_it_changes(tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_what_is_not_known_is_named(tmp_path: Path) -> None:
     make("mixtral", tmp_path / "model")
     path = write(tmp_path / "model", tmp_path / "model.gguf", **{"general.architecture": "mamba"})
     result = CliRunner().invoke(app, ["moe", "generate", "--model", str(path), "hello"])
-    assert result.exit_code == 2
+    assert isinstance(result.exception, UserError)  # `main` makes one line and exit code 2 of it
     with pytest.raises(UserError, match=r"the architecture is 'mamba'.*supported in GGUF: .*qwen3moe"):
         model_folder(path)
     with pytest.raises(UserError, match=r"absent\.gguf: no such file"):
