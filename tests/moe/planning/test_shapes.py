@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import CliRunner
 
+from lumoe.cli import app
 from lumoe.files import read_yaml
 from lumoe.moe.architectures.read import read_shape
 from lumoe.resources import data_path
@@ -23,3 +25,11 @@ def test_latent_attention_keeps_one_vector_a_token() -> None:
     """DeepSeek-V3: 512 + 64 values in each of 61 layers, 2 bytes each (arXiv 2412.19437), in whole pages a block."""
     shape = read_shape("deepseek-v3")
     assert shape.kv_block_bytes() == pytest.approx(16 * 61 * (512 + 64) * 2, abs=4096)
+
+
+def test_a_name_keeps_its_dots() -> None:
+    result = CliRunner().invoke(
+        app, ["moe", "plan", "--model", "granite-3.0-1b-a400m", "--budget", "2GB", "--prefer", "throughput"]
+    )
+    assert result.exit_code == 2
+    assert "results/moe/granite-3.0-1b-a400m/machine.json" in result.stderr

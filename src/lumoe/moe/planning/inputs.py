@@ -153,7 +153,11 @@ def _speed(planner: Planner, proposal: Proposal) -> str:
 
 
 def _name(model: str) -> str:
-    return Path(model).resolve().name if Path(model).is_dir() else Path(model).stem
+    """Return a model's name; the dots of a shipped shape's are its own, not what an ending begins with."""
+    path = Path(model)
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if path.suffix in (".yaml", ".json", ".gguf") else path.name
 
 
 def _measurements(model: str) -> Path:
