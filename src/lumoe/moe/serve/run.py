@@ -191,6 +191,8 @@ def serve(setup: Setup, limits: Limits, host: str, port: int, drain_s: int, arri
     # uvicorn handles the signal, drains, and then raises it again with the handler that it found: this one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ended)
+    # Who reads the line below may connect at once: the kernel keeps the connection until uvicorn takes it.
+    listener.listen(config.backlog)
     log.info(
         "%s on http://%s:%d with a budget of %d bytes",
         server.name, f"[{address}]" if ":" in address else address, bound, server.governor.budget_bytes,
