@@ -13,9 +13,9 @@ SRC = Path(__file__).parents[2] / "src"
 BASE = "errors files resources strict_yaml sealed_tensors named progress memory_group machine anonymous_memory compiled"
 # Each room may import those named for it, and itself.
 MOE = {
-    "planning": "", "kernels": "", "architectures": "planning", "checkpoint": "architectures planning",
-    "corpora": "architectures checkpoint planning", "model": "architectures kernels checkpoint planning",
-    "training": "architectures checkpoint corpora planning",
+    "planning": "", "kernels": "", "architectures": "planning", "checkpoint": "architectures kernels planning",
+    "corpora": "architectures kernels checkpoint planning", "model": "architectures kernels checkpoint planning",
+    "training": "architectures kernels checkpoint corpora planning",
     "quantization": "architectures kernels checkpoint corpora model planning",
 }  # fmt: skip
 MOE["offload"] = f"{MOE['quantization']} quantization"

@@ -14,7 +14,7 @@ from gguf_models import write
 from tiny_families import MODELS, VOCABULARY, make
 from typer.testing import CliRunner
 
-from lumoe.cli import app
+from lumoe.cli.moe import app
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.chat_template import chat_tokenizer
 from lumoe.moe.checkpoint.gguf_file import Blocks, model_folder
@@ -136,7 +136,7 @@ def test_a_damaged_file_is_one_sentence(share: float, tmp_path: Path) -> None:
 def test_what_is_not_known_is_named(tmp_path: Path) -> None:
     make("mixtral", tmp_path / "model")
     path = write(tmp_path / "model", tmp_path / "model.gguf", **{"general.architecture": "mamba"})
-    result = CliRunner().invoke(app, ["moe", "generate", "--model", str(path), "hello"])
+    result = CliRunner().invoke(app, ["generate", "--model", str(path), "hello"])
     assert isinstance(result.exception, UserError)  # `main` makes one line and exit code 2 of it
     with pytest.raises(UserError, match=r"the architecture is 'mamba'.*supported in GGUF: .*qwen3moe"):
         model_folder(path)

@@ -90,10 +90,27 @@ class Mxfp4:
         Raises:
             UserError: a file ends too early.
         """
-        codes, scales = self.blocks.read().int(), self.scales.read().int() - 127
-        pairs = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)
-        values = torch.ldexp(torch.tensor(E2M1)[pairs], scales.unsqueeze(-1))
+        scales = self.scales.read().int() - 127
+        values = torch.ldexp(torch.tensor(E2M1)[self._unpacked().int()], scales.unsqueeze(-1))
         return rearranged(values.flatten(-2), self.part)
+
+    kind = "MXFP4"
+    direct = None  # ggml keeps a scale before its group, and halves of a group in low and high nibbles
+
+    def codes(self) -> torch.Tensor:
+        """Return rows of ggml's blocks, uint8 `[rows, inputs / 32 · 17]`.
+
+        Raises:
+            UserError: a file ends too early.
+        """
+        low, high = self._unpacked().chunk(2, dim=-1)
+        blocks = torch.cat((self.scales.read().unsqueeze(-1), low | (high << 4)), dim=-1)
+        return rearranged(blocks.flatten(-2), self.part)
+
+    def _unpacked(self) -> torch.Tensor:
+        """Read the codes, uint8 `[outputs, groups, 32]`."""
+        pairs = self.blocks.read()
+        return torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
 
 
 class Format:

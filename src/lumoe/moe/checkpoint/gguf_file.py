@@ -7,6 +7,7 @@ a list of where each tensor lies. Whatever opens a model opens that folder; weig
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from lumoe.errors import UserError
@@ -23,13 +23,13 @@ from lumoe.moe.architectures.names import Part
 from lumoe.moe.checkpoint.gguf_metadata import Metadata, config_of
 from lumoe.moe.checkpoint.gguf_tokenizer import tokenizer_files
 from lumoe.moe.checkpoint.safetensors import Entry
+from lumoe.moe.kernels.codes import FORMATS, expanded
 
 LISTING = "gguf.json"
 _FORMAT = 1
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# Of llama.cpp's formats, those that are read here; the package dequantises them.
-KINDS = (*_PLAIN, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4", "IQ4_NL",
-         "IQ4_XS")  # fmt: skip
+# Of llama.cpp's formats, those that are read here.
+KINDS = (*_PLAIN, *FORMATS)
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -53,14 +53,19 @@ class Blocks:
         size = self.nbytes // of
         return Blocks(self.path, self.name, self.kind, shape, self.offset + index * size, size)
 
-    def codes(self) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-        """Return the bytes of each row.
+    @property
+    def direct(self) -> Entry:
+        """Where the bytes of each row lie."""
+        rows = math.prod(self.shape[:-1])
+        return Entry(self.path, self.name, torch.uint8, (rows, self.nbytes // rows), self.offset, self.nbytes)
+
+    def codes(self) -> torch.Tensor:
+        """Return the bytes of each row, uint8 `[rows, bytes]`.
 
         Raises:
             UserError: the file ends too early.
         """
-        entry = Entry(self.path, self.name, torch.uint8, (self.nbytes,), self.offset, self.nbytes)
-        return entry.read().numpy().reshape(int(np.prod(self.shape[:-1])), -1)
+        return self.direct.read()
 
     def read(self) -> torch.Tensor:
         """Return the values, float32.
@@ -68,10 +73,7 @@ class Blocks:
         Raises:
             UserError: the file ends too early.
         """
-        import gguf
-
-        values = gguf.quants.dequantize(self.codes(), gguf.GGMLQuantizationType[self.kind])
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).view(self.shape)
+        return expanded(self.codes(), self.kind).view(self.shape)
 
 
 def model_folder(path: str | Path) -> Path:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from lumoe.errors import UserError
 from lumoe.moe.architectures.names import Part
 from lumoe.moe.checkpoint.safetensors import DTYPES, Entry
+from lumoe.moe.kernels.affine import AffineMatrix
 
 
 class Stored(Protocol):
@@ -36,6 +37,50 @@ class Stored(Protocol):
 
         Raises:
             UserError: the file ends too early.
+        """
+        ...
+
+
+@runtime_checkable
+class Coded(Stored, Protocol):
+    """A matrix in one of ggml's formats, which there is arithmetic for (`kernels/codes.py`).
+
+    Attributes:
+        kind: of the format, by its name there.
+        direct: where the file holds the bytes of each row as they compute; None where it orders them otherwise.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def direct(self) -> Entry | None: ...
+
+    def codes(self) -> torch.Tensor:
+        """Return the bytes of each row, uint8 `[rows, bytes]`.
+
+        Raises:
+            UserError: the file ends too early.
+        """
+        ...
+
+
+@runtime_checkable
+class Affine(Stored, Protocol):
+    """A matrix of 4-bit codes with a scale and a zero for each group of inputs.
+
+    Attributes:
+        group: inputs that share a scale.
+    """
+
+    @property
+    def group(self) -> int: ...
+
+    def affine(self) -> AffineMatrix:
+        """Return the codes as the int4 kernels take them.
+
+        Raises:
+            UserError: the file ends too early, or a scale is no number.
         """
         ...
 

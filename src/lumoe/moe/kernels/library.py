@@ -1,4 +1,4 @@
-"""The compiled kernels of `experts.cpp` and `attention.cpp`: built once per machine, left out where they cannot be.
+"""The compiled kernels of `csrc`: built once per machine, left out where they cannot be.
 
 torch's int4 kernel and its bfloat16 product of one row reach about half of the memory bandwidth that decoding needs;
 these reach most of it, and a whole expert is one call. They are optional: without a compiler, AVX2 or a shared OpenMP
@@ -17,10 +17,12 @@ from lumoe.machine import cpu_flags
 from lumoe.resources import package_path
 
 _SOURCES = {
-    "experts": ("experts.cpp", "layout.h", "simd_avx2.h", "simd_avx512.h"),
+    "experts": ("experts.cpp", "activations.h", "layout.h", "simd_avx2.h", "simd_avx512.h"),
+    "codes": ("codes.cpp", "activations.h", "layout.h"),
     "attention": ("attention.cpp", "layout.h"),
 }
-_FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", "-mavx2", "-mfma")
+_NEEDED = ("avx2", "fma", "f16c")
+_FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", *("-m" + name for name in _NEEDED))
 _AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16")
 _AVX512_FLAGS = ("-DLUMOE_AVX512", *("-m" + name.replace("_", "") for name in _AVX512))
 log = logging.getLogger(__name__)
@@ -49,6 +51,26 @@ def attention_library() -> ctypes.CDLL | None:
 
 
 @lru_cache(maxsize=1)
+def codes_library() -> ctypes.CDLL | None:
+    """Return the kernels of weights in a file's own codes, or None where there are none."""
+    found = _compiled("codes")
+    if found is None:
+        return None
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    for name in ("lumoe_coded_linear_scratch", "lumoe_coded_expert_scratch"):
+        function = getattr(found, name)
+        function.argtypes, function.restype = [number] * 3, number
+    for name, arguments in {
+        "lumoe_coded_linear": [pointer] * 2 + [number] * 4 + [pointer] * 2,
+        "lumoe_coded_expert": [pointer] * 2 + [number] * 3 + [number, pointer] * 3 + [pointer],
+        "lumoe_coded_expand": [pointer] + [number] * 3 + [pointer],
+    }.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, None
+    return found
+
+
+@lru_cache(maxsize=1)
 def expands() -> bool:
     """Whether this processor multiplies bfloat16 matrices so fast that expanding int4 weights for it pays."""
     found = library()
@@ -57,7 +79,7 @@ def expands() -> bool:
 
 def _compiled(name: str) -> ctypes.CDLL | None:
     known = cpu_flags()
-    if not {"avx2", "fma"} <= known:
+    if not known.issuperset(_NEEDED):
         log.info("no AVX2: %s runs on torch's kernels", name)
         return None
     wide = _AVX512_FLAGS if known.issuperset(_AVX512) and os.environ.get(compiled.CHOICE) != "avx2" else ()

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-from lumoe.moe.kernels import native
+from lumoe.moe.kernels import codes, native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
@@ -48,6 +48,18 @@ class NativeExpert:
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._expert = native.NativeInt4Expert(tensors)
+
+    def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
+        return self._expert(hidden, None if activation is swiglu else activation)
+
+
+class CodedExpert:
+    """Weights in the codes of a checkpoint's own format (ggml's), one for each matrix."""
+
+    __slots__ = ("_expert",)
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], kinds: Mapping[str, str]) -> None:
+        self._expert = codes.CodedExpert(tensors, kinds)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         return self._expert(hidden, None if activation is swiglu else activation)
@@ -112,8 +124,8 @@ class ExpandedExpert:
         return torch.cat(blocks, dim=1)
 
     def _weights(self, name: str, rows: slice) -> torch.Tensor:
-        codes, scales = self._tensors[f"{name}.codes"][rows], self._tensors[f"{name}.scales"][rows]
-        codes = unpack_nibbles(codes) if self.bits <= 4 else codes
+        found, scales = self._tensors[f"{name}.codes"][rows], self._tensors[f"{name}.scales"][rows]
+        found = unpack_nibbles(found) if self.bits <= 4 else found
         if f"{name}.values" in self._tensors:
-            return looked_up(codes, scales, self._tensors[f"{name}.values"])
-        return AffineMatrix(codes, scales, self._tensors[f"{name}.zeros"][rows], self.bits).dequantize()
+            return looked_up(found, scales, self._tensors[f"{name}.values"])
+        return AffineMatrix(found, scales, self._tensors[f"{name}.zeros"][rows], self.bits).dequantize()

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <vector>
 
+#include "activations.h"
 #include "layout.h"
 #ifdef LUMOE_AVX512
 #include "simd_avx512.h"
@@ -25,35 +26,16 @@ constexpr int kTokens = 4;               // tokens that share one reading of the
 constexpr int kRowsInCache = 16;         // rows that stay in cache while all tokens pass by
 constexpr int64_t kLeastWork = 1 << 18;  // multiply-adds below which starting threads costs more than it saves
 
-inline __m256 widen(const uint16_t* from) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16));
-}
-
 // Round one token's activations, `inputs` floats: integers, and for each group its step and the sum of what is kept.
 void round_activations(const float* from, int inputs, int group, int16_t* to, float* steps, float* sums) {
-  const __m256 sign = _mm256_set1_ps(-0.0f);
   for (int g = 0; g < inputs / group; ++g) {
     const float* values = from + g * group;
-    __m256 largest = _mm256_setzero_ps();
-    for (int k = 0; k < group; k += 8) largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(values + k)));
-    float parts[8], top = 0;
-    _mm256_storeu_ps(parts, largest);
-    for (float part : parts) top = part > top ? part : top;
-    const float step = top / 32767.0f;
-    const __m256 inverse = _mm256_set1_ps(top > 0 ? 32767.0f / top : 0.0f);
+    const float top = largest(values, group);
+    const __m256 inverse = _mm256_set1_ps(top > 0 ? kLargest / top : 0.0f);
     __m256i total = _mm256_setzero_si256();
-    for (int k = 0; k < group; k += 16) {
-      __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + k), inverse));
-      __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(values + k + 8), inverse));
-      total = _mm256_add_epi32(total, _mm256_add_epi32(low, high));
-      __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-      _mm256_storeu_si256((__m256i*)(to + g * group + k), packed);
-    }
-    int32_t counts[8], count = 0;
-    _mm256_storeu_si256((__m256i*)counts, total);
-    for (int32_t part : counts) count += part;
-    steps[g] = step;
-    sums[g] = step * float(count);
+    for (int k = 0; k < group; k += 16) total = _mm256_add_epi32(total, round16(values + k, inverse, to + g * group + k));
+    steps[g] = top / kLargest;
+    sums[g] = steps[g] * float(sum_of(total));
   }
 }
 
