@@ -142,7 +142,7 @@ def make_experts(weights: RandomWeights, group_size: int, device: torch.device, 
 
 def make_decoder(weights: RandomWeights, device: torch.device) -> StaticDecoder:
     """Return the weights outside the experts, on the device."""
-    return StaticDecoder(Decoder(weights, torch.bfloat16), device, recorder_for(device))  # type: ignore[arg-type]
+    return StaticDecoder(Decoder(weights, torch.bfloat16, from_codes=False), device, recorder_for(device))  # type: ignore[arg-type]
 
 
 def build(experts: DeviceExperts, copies: Iterable[tuple[int, int, int]], say: Callable[[str], None]) -> int:

@@ -21,6 +21,9 @@ from lumoe.moe.checkpoint.gguf_file import Blocks, model_folder
 from lumoe.moe.checkpoint.tokenize import tokenize
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import open_model
+from lumoe.moe.kernels.codes import FORMATS
+from lumoe.moe.planning.plan import Plan
 
 REFERENCES: dict[str, Any] = json.loads(Path(__file__).with_name("llama_cpp.json").read_text())
 # What GGUF has no words for: windows of dots1, sparsemixer's threshold, llama3's and dynamic scaling.
@@ -57,6 +60,32 @@ def test_log_probabilities_are_those_of_llama_cpp(name: str, tmp_path: Path) -> 
         assert len(expected) == VOCABULARY
         near.append(max(abs(found[int(token)].item() - value) for token, value in expected.items()) < 0.1)
     assert sum(near) >= len(near) - 1
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "granitemoeshared"])
+def test_codes_are_computed_from_as_they_are(name: str, kind: str, tmp_path: Path) -> None:
+    """In bfloat16: memory of the codes, logits of the decoded weights, and the same whatever is resident."""
+    wide = "moe_intermediate_size" if name == "qwen3_moe" else "intermediate_size"
+    make(name, tmp_path / "model", hidden_size=128, **{wide: 64})
+    path = write(tmp_path / "model", tmp_path / "model.gguf", kind)
+    ids = torch.randint(3, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(5))
+    exact, engine = Engine.load(path, dtype=torch.float32), Engine.load(path)
+    source, a = engine.model.source, exact.decoder.architecture
+    assert (source.stored_as, source.kernel(16), source.precisions) == (kind, "codes", (16,))
+    bits = 8 * FORMATS[kind].nbytes / FORMATS[kind].weights
+    # Reads are of whole pages, which neighbours' bytes share.
+    assert source.nbytes(16) <= a.expert_parameters * bits / 8 + 3 * 2 * 4096
+    assert engine.decoder.nbytes < a.non_expert_parameters * 2 * (0.75 if kind == "Q8_0" else 0.55)
+    expected, found = exact.logits(ids), engine.logits(ids)
+    # Here and there rounding chooses another expert, so not every token is near.
+    difference = (found.float().softmax(-1) - expected.softmax(-1)).abs().sum(-1)
+    assert float(difference.median()) < 0.15
+    best = expected.topk(2, dim=-1)
+    sure = best.values[..., 0] - best.values[..., 1] > 0.5
+    assert (found.argmax(-1) == best.indices[..., 0])[sure].float().mean() > 0.85
+    half = Plan.uniform(*engine.plan.shape, resident=False)
+    assert torch.equal(Engine(open_model(path), half).logits(ids), found)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])

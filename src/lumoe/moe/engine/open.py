@@ -186,7 +186,7 @@ def open_on_device(checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts]
         pin_memory if place.type == "cuda" else None,
     )
     recorder = recorder_for(place) if config.recorded else None
-    decoder = StaticDecoder(Decoder(checkpoint, config.dtype), place, recorder)
+    decoder = StaticDecoder(Decoder(checkpoint, config.dtype, from_codes=False), place, recorder)
     free = device.free_bytes(place)
     limit = None if free is None else max(free - device.KEPT_FREE - config.beside_bytes, 0)
     return OpenedModel(decoder, experts, DeviceTier(experts), config, limit)

@@ -111,6 +111,11 @@ class CodedMatrix:
         found.lumoe_coded_expand(into.data_ptr(), rows, self.inputs, self.number, codes.data_ptr())
         return into
 
+    def rows(self, indices: torch.Tensor) -> torch.Tensor:
+        """Return the rows of these numbers `[...]` as bfloat16 `[..., inputs]`."""
+        found = CodedMatrix(self.codes[indices.flatten()], self.kind)
+        return found.expand(0, found.outputs).view(*indices.shape, self.inputs)
+
 
 class CodedExpert:
     """An expert whose matrices have a format each: w1 and w3 `[wide, hidden]`, w2 `[hidden, wide]`."""

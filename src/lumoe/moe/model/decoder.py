@@ -8,7 +8,7 @@ hold it to transformers' logits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,13 +16,15 @@ from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.moe.architectures.architecture import Activation, Latent
+from lumoe.moe.checkpoint.stored import Coded
 from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.kernels.codes import CodedMatrix, finite
 from lumoe.moe.model.activation import Clamped, gated
 from lumoe.moe.model.attention import Attention, LatentAttention, Mixer, Positions
 from lumoe.moe.model.delta_net import DeltaNet, DeltaWeights
 from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.kv_cache import KVCache
-from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, linear, linear4
+from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, Rows, linear4, stacked
 from lumoe.moe.model.moe_layer import ExpertBiases, Experts, MoELayer, Observer
 from lumoe.moe.model.norm import Norm
 from lumoe.moe.model.rotary import Rotary, order
@@ -51,13 +53,19 @@ class Decoder:
     device = torch.device("cpu")
 
     def __init__(
-        self, checkpoint: Checkpoint, dtype: torch.dtype, bits: int = FULL_BITS, use_native: bool = True
+        self,
+        checkpoint: Checkpoint,
+        dtype: torch.dtype,
+        bits: int = FULL_BITS,
+        use_native: bool = True,
+        from_codes: bool = True,
     ) -> None:
         """Read every weight but the experts'.
 
         Args:
             bits: of the projections (16, or 4 by rounding to nearest); embedding, norms and routers stay as they are.
             use_native: multiply with this package's own kernels where they can be compiled.
+            from_codes: in bfloat16, keep projections and embedding in the codes of a checkpoint's own format.
 
         Raises:
             UserError: `bits` is neither 16 nor 4.
@@ -66,10 +74,11 @@ class Decoder:
             raise UserError(f"weights outside the experts have 16 or 4 bits, not {bits}")
         self.architecture = a = checkpoint.architecture
         self.dtype = dtype
-        read = _Reader(checkpoint, dtype, bits, use_native)
-        self.embedding = read.tensor("model.embed_tokens.weight")
-        weight = self.embedding if a.tie_word_embeddings else read.tensor("lm_head.weight")
-        self.head = read.project(weight, read.tensor("lm_head.bias") if a.head_bias else None)
+        read = _Reader(checkpoint, dtype, bits, use_native, from_codes)
+        rows = read.rows("model.embed_tokens.weight")
+        self.embedding = rows.values if rows.kind is None else CodedMatrix(rows.values, rows.kind)
+        rows = rows if a.tie_word_embeddings else read.rows("lm_head.weight")
+        self.head = read.project([rows], read.tensor("lm_head.bias") if a.head_bias else None)
         self.norm = read.norm("model.norm")
         self.layers = list(read.layers())
         latent = a.attention.latent
@@ -84,6 +93,8 @@ class Decoder:
     def nbytes(self) -> int:
         """Bytes of the weights outside the experts."""
         shared = isinstance(self.head, DenseLinear) and self.head.weight is self.embedding
+        if isinstance(self.head, CodedMatrix) and isinstance(self.embedding, CodedMatrix):
+            shared = self.head.codes is self.embedding.codes
         ends = self.embedding.nbytes + self.norm.nbytes + (0 if shared else self.head.nbytes)
         return ends + sum(layer.nbytes for layer in self.layers)
 
@@ -103,7 +114,10 @@ class Decoder:
 
     def embed(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the hidden states that the first layer takes, `[sequences, tokens, hidden]`."""
-        hidden = functional.embedding(tokens, self.embedding)
+        if isinstance(self.embedding, CodedMatrix):
+            hidden = self.embedding.rows(tokens)
+        else:
+            hidden = functional.embedding(tokens, self.embedding)
         scale = self.architecture.embedding_scale
         return hidden if scale == 1.0 else hidden * scale
 
@@ -141,15 +155,32 @@ class Decoder:
 class _Reader:
     """Brings a checkpoint's tensors into the form that they compute in."""
 
-    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype, bits: int, use_native: bool) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, dtype: torch.dtype, bits: int, use_native: bool, from_codes: bool
+    ) -> None:
         self._checkpoint, self._dtype, self._bits, self._native = checkpoint, dtype, bits, use_native
+        self._from_codes = from_codes and dtype == torch.bfloat16 and bits == FULL_BITS
         self.architecture = checkpoint.architecture
 
     def tensor(self, name: str) -> torch.Tensor:
         return self._checkpoint.tensor(name).to(self._dtype)
 
-    def project(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Linear:
-        made = linear(weight, self._native) if self._bits == FULL_BITS else linear4(weight, self._native)
+    def rows(self, name: str) -> Rows:
+        """Read a matrix, as codes where the checkpoint has such and they are to be kept."""
+        stored = self._checkpoint.stored(name)
+        if not (self._from_codes and isinstance(stored, Coded)):
+            return Rows(self.tensor(name))
+        codes = stored.codes()
+        if not finite(codes, stored.kind):
+            raise UserError(f"{stored.path}: the tensor '{stored.name}' holds NaN or infinite values")
+        return Rows(codes, stored.kind)
+
+    def project(self, parts: Sequence[Rows], bias: torch.Tensor | None = None) -> Linear:
+        """Return the product with matrices above each other, and what is added to it."""
+        if self._bits == FULL_BITS:
+            made = stacked(parts, self._native)
+        else:
+            made = linear4(torch.cat([part.values for part in parts]), self._native)
         return made if bias is None else BiasedLinear(made, bias)
 
     def norm(self, name: str) -> Norm:
@@ -181,8 +212,8 @@ class _Reader:
                 counted += 1
 
     def _network(self, prefix: str, gate: torch.Tensor | None = None) -> FeedForward:
-        w13 = self.project(torch.cat([self.tensor(f"{prefix}.{name}.weight") for name in ("w1", "w3")]))
-        w2 = self.project(self.tensor(f"{prefix}.w2.weight"))
+        w13 = self.project([self.rows(f"{prefix}.{name}.weight") for name in ("w1", "w3")])
+        w2 = self.project([self.rows(f"{prefix}.w2.weight")])
         return FeedForward(w13, w2, gated(Activation()), gate)
 
     def _experts(self, prefix: str, counted: int) -> MoELayer:
@@ -220,18 +251,25 @@ class _Reader:
                 return values
             return values.view(count, width, *values.shape[1:])[:, ordered].flatten(0, 1)
 
-        def stacked(kind: str) -> torch.Tensor:
-            query = self.tensor(f"{prefix}.q_proj.{kind}")
+        def parts(read: Callable[[str], Rows], kind: str) -> list[Rows]:
+            query = read(f"{prefix}.q_proj.{kind}")
             gate = []
             if at.output_gate:
-                both = query.view(heads, 2, width, *query.shape[1:])
-                query, gate = both[:, 0].flatten(0, 1), [both[:, 1].flatten(0, 1)]
-            key, value = self.tensor(f"{prefix}.k_proj.{kind}"), self.tensor(f"{prefix}.v_proj.{kind}")
-            return torch.cat([arranged(query, heads), arranged(key, groups), value, *gate])
+                both = query.values.view(heads, 2, width, *query.values.shape[1:])
+                query, gate = Rows(both[:, 0].flatten(0, 1), query.kind), [Rows(both[:, 1].flatten(0, 1), query.kind)]
+            key, value = read(f"{prefix}.k_proj.{kind}"), read(f"{prefix}.v_proj.{kind}")
+            first, second = (
+                Rows(arranged(query.values, heads), query.kind),
+                Rows(arranged(key.values, groups), key.kind),
+            )
+            return [first, second, value, *gate]
 
-        projection = self.project(stacked("weight"), stacked("bias") if at.qkv_bias else None)
+        added = parts(lambda name: Rows(self.tensor(name)), "bias") if at.qkv_bias else []
+        projection = self.project(
+            parts(self.rows, "weight"), torch.cat([part.values for part in added]) if added else None
+        )
         bias = self.tensor(f"{prefix}.o_proj.bias") if at.output_bias else None
-        output = self.project(self.tensor(f"{prefix}.o_proj.weight"), bias)
+        output = self.project([self.rows(f"{prefix}.o_proj.weight")], bias)
         norms = None
         if at.norm is not None:
             query, key = (self.norm_weight(f"{prefix}.{part}_norm.weight").to(self._dtype) for part in "qk")
@@ -255,12 +293,12 @@ class _Reader:
             names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
             inputs = torch.cat([self.tensor(f"{prefix}.{name}.weight") for name in names])
         weights = DeltaWeights(
-            inputs=self.project(inputs),
+            inputs=self.project([Rows(inputs)]),
             convolution=self.tensor(f"{prefix}.conv1d.weight").squeeze(1),
             decay=self._checkpoint.tensor(f"{prefix}.A_log").float(),
             rate=self._checkpoint.tensor(f"{prefix}.dt_bias").float(),
             norm=Norm(self.tensor(f"{prefix}.norm.weight"), self.architecture.rms_norm_eps),
-            output=self.project(self.tensor(f"{prefix}.out_proj.weight")),
+            output=self.project([self.rows(f"{prefix}.out_proj.weight")]),
         )
         return DeltaNet(self.architecture.delta_layers.index(index), d, weights)
 
@@ -271,25 +309,25 @@ class _Reader:
         heads, width = a.num_attention_heads, latent.plain + latent.turned
         query: tuple[Linear, Norm, Linear] | Linear
         if latent.query_rank is None:
-            query = self.project(self._turned_last(f"{prefix}.q_proj.weight", heads, width, latent))
+            query = self.project([self._turned_last(f"{prefix}.q_proj.weight", heads, width, latent)])
         else:
             query = (
-                self.project(self.tensor(f"{prefix}.q_a_proj.weight")),
+                self.project([self.rows(f"{prefix}.q_a_proj.weight")]),
                 Norm(self.tensor(f"{prefix}.q_a_layernorm.weight"), a.latent_eps),
-                self.project(self._turned_last(f"{prefix}.q_b_proj.weight", heads, width, latent)),
+                self.project([self._turned_last(f"{prefix}.q_b_proj.weight", heads, width, latent)]),
             )
         compress = self._turned_last(f"{prefix}.kv_a_proj_with_mqa.weight", 1, latent.rank + latent.turned, latent)
         expand = self.tensor(f"{prefix}.kv_b_proj.weight").view(heads, latent.plain + latent.value, latent.rank)
         norm = Norm(self.tensor(f"{prefix}.kv_a_layernorm.weight"), a.latent_eps)
-        output = self.project(self.tensor(f"{prefix}.o_proj.weight"))
-        return LatentAttention(index, a, query, self.project(compress), norm, expand, output)
+        output = self.project([self.rows(f"{prefix}.o_proj.weight")])
+        return LatentAttention(index, a, query, self.project([compress]), norm, expand, output)
 
-    def _turned_last(self, name: str, heads: int, width: int, latent: Latent) -> torch.Tensor:
+    def _turned_last(self, name: str, heads: int, width: int, latent: Latent) -> Rows:
         """Read a projection to heads of `width` whose last values are turned, these in the order of rotary pairs."""
-        weight = self.tensor(name)
+        weight = self.rows(name)
         ordered = order(self.architecture.rotary, latent.turned)
         if ordered is None:
             return weight
         still = width - latent.turned
         places = torch.cat((torch.arange(still), still + ordered))
-        return weight.view(heads, width, -1)[:, places].flatten(0, 1)
+        return Rows(weight.values.view(heads, width, -1)[:, places].flatten(0, 1), weight.kind)

@@ -1,14 +1,17 @@
-"""A matrix outside the experts: query-key-value, output and vocabulary projections, at 16 bits or at 4."""
+"""A matrix outside the experts: query-key-value, output and vocabulary projections, at 16 bits, at 4 or in codes."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple, Protocol
 
 import torch
 from torch.nn import functional
 
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels.affine import nearest
+from lumoe.moe.kernels.codes import CodedMatrix
 
 GROUP = 64
 
@@ -50,6 +53,23 @@ class BandwidthLinear(DenseLinear):
         return functional.linear(hidden, self.weight)
 
 
+class StackedLinear:
+    """Matrices of the same inputs, above each other: their outputs follow one another."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: Sequence[Linear]) -> None:
+        self.parts = list(parts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(part.nbytes for part in self.parts)
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.cat([part(hidden) for part in self.parts], dim=-1)
+
+
 class BiasedLinear:
     """A product and what is added to it."""
 
@@ -65,6 +85,26 @@ class BiasedLinear:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.product(hidden) + self.bias
+
+
+class Rows(NamedTuple):
+    """A matrix as it is read: weights `[outputs, inputs]`, or blocks `[outputs, bytes]` of a format (ggml's name).
+
+    Either way rows can be put in another order.
+    """
+
+    values: torch.Tensor
+    kind: str | None = None
+
+
+def stacked(parts: Sequence[Rows], use_native: bool = True) -> Linear:
+    """Return the product with matrices of the same inputs above each other; neighbours of one format are one matrix."""
+    made: list[Linear] = []
+    for kind, group in groupby(parts, key=lambda part: part.kind):
+        found = [part.values for part in group]
+        values = found[0] if len(found) == 1 else torch.cat(found)
+        made.append(linear(values, use_native) if kind is None else CodedMatrix(values, kind))
+    return made[0] if len(made) == 1 else StackedLinear(made)
 
 
 def linear(weight: torch.Tensor, use_native: bool = True) -> DenseLinear:

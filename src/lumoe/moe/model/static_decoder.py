@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.moe.architectures.architecture import Activation, Architecture, Attention, Router
+from lumoe.moe.kernels.codes import CodedMatrix
 from lumoe.moe.model import attention
 from lumoe.moe.model.cuda_graphs import Recorder, as_it_is
 from lumoe.moe.model.decoder import Decoder, Layer
@@ -104,6 +105,8 @@ class StaticDecoder:
         def move(weight: torch.Tensor) -> torch.Tensor:
             return weight.to(device)
 
+        if isinstance(decoder.embedding, CodedMatrix):
+            raise TypeError("a device computes from weights, not from a file's codes: Decoder(..., from_codes=False)")
         self.embedding = move(decoder.embedding)
         head = weight_of(decoder.head)
         self.head = self.embedding if head is decoder.embedding else move(head)

@@ -96,7 +96,9 @@ class ExpertSource:
 
     @cached_property
     def stored_as(self) -> str:
-        """What the checkpoint's own format is called, such as MXFP4; empty for floating-point weights."""
+        """What the codes are called that experts compute from at 16 bits, such as MXFP4; empty for weights."""
+        if self.kernel(FULL_BITS) == "dense":
+            return ""
         every = [stored for matrices in self._stored.values() for stored in matrices]
         names = {stored.kind for stored in every if isinstance(stored, Coded)}
         return " and ".join(sorted(names | {"int4" for stored in every if isinstance(stored, Affine)}))

@@ -112,6 +112,11 @@ class DeviceExperts:
         """Bits per weight that a plan may ask for."""
         return tuple(sorted({*self._groups, FULL_BITS}))
 
+    @property
+    def stored_as(self) -> str:
+        """Empty: a device computes from weights, whatever a checkpoint's format."""
+        return ""
+
     def require(self, bits: Sequence[int]) -> None:
         """Raise UserError if experts at one of `bits` are not at hand."""
         for value in sorted({*bits} - {*self.precisions}):

@@ -49,6 +49,11 @@ class Source(Protocol[Stored_co]):
         """Bits per weight that a plan may ask for."""
         ...
 
+    @property
+    def stored_as(self) -> str:
+        """What 16 bits stand for where experts compute from a checkpoint's own codes, such as MXFP4; else empty."""
+        ...
+
     def require(self, bits: Sequence[int]) -> None:
         """Raise UserError if experts at one of `bits` are not at hand."""
         ...

@@ -119,8 +119,12 @@ def _say_what_is_in_force(governor: Governor, setup: Setup, limits: Limits) -> N
     engine, cache = governor.engine, governor.pool.cache
     memory, plan = engine.memory, engine.plan
     counts = {int(bits): int((plan.bits == bits).sum()) for bits in np.unique(plan.bits)}
+    source = engine.model.source
+    precisions = {bits: f"at {bits} bits" for bits in counts}
+    if source.stored_as:
+        precisions[FULL_BITS] = f"as {source.stored_as}"
     experts = ", ".join(
-        f"{count} experts at {bits} bits ({engine.model.source.kernel(bits)}, {memory.expert[bits]} bytes each)"
+        f"{count} experts {precisions[bits]} ({source.kernel(bits)}, {memory.expert[bits]} bytes each)"
         for bits, count in counts.items()
     )
     weights = engine.model.bytes_needed(plan)
