@@ -65,7 +65,7 @@ class Router:
         return weights.to(dtype), chosen
 
     def _corrected(self, scores: torch.Tensor) -> torch.Tensor:
-        """Return what experts are chosen by: scores with the correction, 0 outside the best groups."""
+        """Return what experts are chosen by: scores with the correction, minus infinity outside the best groups."""
         s = self.settings
         found = scores if self.correction is None else scores + self.correction
         if s.groups == 1:
@@ -73,7 +73,7 @@ class Router:
         grouped = found.view(len(found), s.groups, -1)
         best = grouped.amax(dim=-1) if s.group_score == "best" else grouped.topk(2, dim=-1).values.sum(dim=-1)
         kept = torch.zeros_like(best, dtype=torch.bool).scatter_(1, best.topk(s.chosen_groups, dim=-1).indices, True)
-        return grouped.masked_fill(~kept.unsqueeze(-1), 0.0).flatten(1)
+        return grouped.masked_fill(~kept.unsqueeze(-1), -torch.inf).flatten(1)
 
 
 def sparsemixer(logits: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:

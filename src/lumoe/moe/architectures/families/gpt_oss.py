@@ -40,7 +40,9 @@ def settings(config: Config) -> dict[str, Any]:
         "rotary": rotary(config, 150000.0, scaling=_YARN),
         "router": Router(bias=True),
         "attention": Attention(qkv_bias=True, output_bias=True, sinks=True),
-        "activation": Activation(limit=config.get("swiglu_limit", 7.0), alpha=1.702, offset=1.0),
+        "activation": Activation(
+            limit=config.get("swiglu_limit", 7.0), alpha=config.get("swiglu_alpha", 1.702), offset=1.0
+        ),
         "expert_bias": True,
         **windows(config, 128, alternating),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lumoe.moe.architectures.architecture import Attention, Router
-from lumoe.moe.architectures.common import rotary, sizes, sparse_layers
+from lumoe.moe.architectures.common import rotary, sizes, sparse_layers, windows
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN, Part, network
 
@@ -20,6 +20,8 @@ NAMES = {
 def settings(config: Config) -> dict[str, Any]:
     """Return an architecture's fields."""
     window = config.find("sliding_window") if config.get("use_sliding_window", False) else None
+    # Version 5 of transformers says of each layer whether it has the window; before, all had it.
+    named = windows(config, None) if config.find("layer_types") else {"sliding_window": window}
     config.ignore("sliding_window", "max_window_layers", "intermediate_size")
     return {
         **sizes(config),
@@ -33,5 +35,5 @@ def settings(config: Config) -> dict[str, Any]:
         "rotary": rotary(config, 1e4),
         "router": Router(normalize=config.get("norm_topk_prob", False)),
         "attention": Attention(qkv_bias=config.get("qkv_bias", True)),
-        "sliding_window": window,
+        **named,
     }
