@@ -23,10 +23,12 @@ from lumoe.files import write_json
 TESTS = Path(__file__).parents[1] / "tests/moe"
 sys.path.insert(0, str(TESTS))
 # Models that llama.cpp computes as transformers does: it has no sparsemixer (phimoe) nor windows in dots1, rounds
-# the ends of YaRN's ramp (gpt-oss), and expects experts in every layer of Qwen's.
+# the ends of YaRN's ramp (gpt-oss), expects experts in every layer of Qwen's, and tells by the number of layers whether
+# DeepSeek's queries are compressed.
 MODELS = (
     "mixtral", "qwen3_moe-all-sparse", "qwen2_moe-all-sparse", "olmoe-ungrouped", "granitemoe", "granitemoeshared",
     "gpt_oss-plain", "glm4_moe", "glm4_moe-one-group", "dots1-ungrouped", "ernie4_5_moe", "hunyuan_v1_moe",
+    "deepseek_v2-greedy", "deepseek_v3", "deepseek_v3-yarn", "qwen3_next-square", "qwen3_5_moe_text", "minimax_m2",
 )  # fmt: skip
 PROMPTS = (1, 5, 17, 30, 60)
 LLAMA = """
@@ -55,16 +57,15 @@ def main() -> None:
     parser.add_argument("--llama-python", type=Path, required=True, help="Python that has xllamacpp")
     options = parser.parse_args()
     from gguf_models import write  # beside the tests
-    from tiny_families import VOCABULARY, make
+    from tiny_families import LEAST_VOCABULARY, checkpoint
 
     generator = torch.Generator().manual_seed(1)
-    prompts = [torch.randint(3, VOCABULARY, (size,), generator=generator).tolist() for size in PROMPTS]
+    prompts = [torch.randint(3, LEAST_VOCABULARY, (size,), generator=generator).tolist() for size in PROMPTS]
     models, version = {}, ""
     for name in MODELS:
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
-            make(name, at / "model")
-            write(at / "model", at / "model.gguf")
+            write(checkpoint(name, at / "model"), at / "model.gguf")
             (at / "prompts.json").write_text(json.dumps(prompts))
             command = [options.llama_python, "-c", LLAMA, at / "model.gguf", at / "prompts.json", at / "found.json"]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)

@@ -10,13 +10,19 @@ import gguf
 import numpy as np
 import torch
 
-from lumoe.moe.checkpoint.gguf_file import gguf_places
+from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.checkpoint.gguf_metadata import FAMILIES
+from lumoe.moe.checkpoint.gguf_places import gguf_places
 from lumoe.moe.checkpoint.weights import Checkpoint
 
-NAMES = {ours: theirs for theirs, (ours, _) in FAMILIES.items()} | {"granitemoe": "granitemoe"}
+NAMES = {ours: theirs for theirs, (ours, _) in FAMILIES.items()} | {
+    "granitemoe": "granitemoe",
+    "deepseek_v2": "deepseek2",
+}
 # Whose queries and keys the converter reorders; others with neighbours are made so.
 _REORDERED = {"mixtral", "granitemoe", "granitemoeshared"}
+# Whose second norm is named after what stands before it.
+_AFTER = ("gpt-oss", "glm4moe", "qwen3next", "qwen35moe")
 
 
 def write(model: Path, output: Path, kind: str = "F32", **changes: Any) -> Path:
@@ -39,8 +45,14 @@ def write(model: Path, output: Path, kind: str = "F32", **changes: Any) -> Path:
         writer.add_token_scores([0.0] * a.vocab_size)
     stacked: dict[str, list[torch.Tensor]] = {}
     for tensor, shape in a.tensors():
-        place = gguf_places(tensor)[0][-1 if name in ("gpt-oss", "glm4moe") else 0]
         value = checkpoint.tensor(tensor).float()
+        if ".linear_attn." in tensor or tensor.endswith("kv_b_proj.weight"):
+            for theirs, part in _converted(a, tensor, value).items():
+                _add_tensor(writer, theirs, part, kind)
+            continue
+        if a.norm_offset and tensor.endswith("norm.weight"):
+            value = value + a.norm_offset
+        place = gguf_places(tensor)[0][-1 if name in _AFTER and "post_attention" in tensor else 0]
         if a.family in _REORDERED and tensor.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
             heads = a.num_attention_heads if "q_proj" in tensor else a.num_key_value_heads
             value = value.view(heads, 2, shape[0] // heads // 2, -1).transpose(1, 2).reshape(shape)
@@ -57,8 +69,41 @@ def write(model: Path, output: Path, kind: str = "F32", **changes: Any) -> Path:
     return output
 
 
+def _converted(a: Architecture, tensor: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what the converter makes of a tensor of latent attention or of a Gated DeltaNet."""
+    prefix, name = f"blk.{tensor.split('.')[2]}", tensor.rpartition("self_attn.")[2].rpartition("linear_attn.")[2]
+    if (latent := a.attention.latent) is not None:
+        value = value.view(a.num_attention_heads, latent.plain + latent.value, latent.rank)
+        keys, values = value.split([latent.plain, latent.value], dim=1)
+        return {f"{prefix}.attn_k_b.weight": keys.transpose(1, 2), f"{prefix}.attn_v_b.weight": values}
+    d = a.delta
+    assert d is not None
+    if name == "in_proj_qkvz.weight":
+        wide = d.value_heads // d.key_heads * d.value
+        heads = value.view(d.key_heads, 2 * d.key + 2 * wide, -1).split([d.key, d.key, wide, wide], dim=1)
+        query, key, values, gate = (part.flatten(0, 1) for part in heads)
+        return {f"{prefix}.attn_qkv.weight": torch.cat((query, key, values)), f"{prefix}.attn_gate.weight": gate}
+    if a.family.startswith("qwen3_5"):  # its value heads are reordered
+        still = 2 * d.key_heads * d.key if name in ("in_proj_qkv.weight", "conv1d.weight") else 0
+        if name == "out_proj.weight":
+            value = _tiled(value.t(), d.key_heads, d.value_heads).t()
+        elif name != "norm.weight":
+            value = torch.cat((value[:still], _tiled(value[still:], d.key_heads, d.value_heads)))
+    if name == "A_log":
+        return {f"{prefix}.ssm_a": -value.exp()}
+    if name == "conv1d.weight":
+        return {f"{prefix}.ssm_conv1d.weight": value.squeeze(1)}
+    return {gguf_places(tensor)[0][0].name: value}
+
+
+def _tiled(value: torch.Tensor, key_heads: int, value_heads: int) -> torch.Tensor:
+    """Reorder value heads, along the first axis: no longer one key head's after another's, but one of each in turn."""
+    heads = value.view(key_heads, value_heads // key_heads, -1, *value.shape[1:])
+    return heads.transpose(0, 1).reshape(value.shape)
+
+
 def _add_tensor(writer: gguf.GGUFWriter, name: str, value: torch.Tensor, kind: str) -> None:
-    whole = value.ndim == 1 or name.endswith((".bias", "ffn_gate_inp.weight"))
+    whole = value.ndim == 1 or name.endswith((".bias", "ffn_gate_inp.weight", "ssm_conv1d.weight"))
     stored = gguf.GGMLQuantizationType["F32" if whole else kind]
     if value.shape[-1] % gguf.GGML_QUANT_SIZES[stored][0]:
         stored = gguf.GGMLQuantizationType.F16  # as llama.cpp does where blocks do not fit
@@ -68,7 +113,10 @@ def _add_tensor(writer: gguf.GGUFWriter, name: str, value: torch.Tensor, kind: s
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    add: dict[type, Any] = {
+        bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string,
+        list: writer.add_array,
+    }  # fmt: skip
     add[type(value)](key, value)
 
 
@@ -131,6 +179,42 @@ def _metadata(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
             "residual_scale": float(a.residual_scale),
             "logit_scale": float(a.logits_divisor),
         }
+    if name == "deepseek2":
+        latent = a.attention.latent
+        assert latent is not None
+        found |= {
+            "leading_dense_block_count": len(a.dense_layers),
+            "expert_shared_count": a.shared_size // a.intermediate_size,
+            "expert_weights_scale": float(r.scale),
+            "expert_weights_norm": r.normalize,
+            "expert_gating_func": 2 if r.score == "sigmoid" else 1,
+            "expert_group_count": r.groups,
+            "expert_group_used_count": r.chosen_groups,
+            "attention.head_count_kv": 1,
+            "attention.kv_lora_rank": latent.rank,
+            "attention.key_length": latent.rank + latent.turned,
+            "attention.value_length": latent.rank,
+            "attention.key_length_mla": latent.plain + latent.turned,
+            "attention.value_length_mla": latent.value,
+            "rope.dimension_count": latent.turned,
+            "vocab_size": a.vocab_size,
+        }
+        if latent.query_rank is not None:
+            found["attention.q_lora_rank"] = latent.query_rank
+        if "mscale_all_dim" in turned.settings:
+            found["rope.scaling.yarn_log_multiplier"] = 0.1 * turned.settings["mscale_all_dim"]
+    if (d := a.delta) is not None:
+        found |= {
+            "expert_shared_feed_forward_length": a.shared_size,
+            "ssm.conv_kernel": d.convolution,
+            "ssm.state_size": d.key,
+            "ssm.group_count": d.key_heads,
+            "ssm.time_step_rank": d.value_heads,
+            "ssm.inner_size": d.value_heads * d.value,
+            "full_attention_interval": 4,
+        }
+    if name == "qwen35moe":
+        found["rope.dimension_sections"] = [1, 1, 0, 0]
     if name == "minimax-m2":
         found["expert_gating_func"] = 2
     return {f"{name}.{key}": value for key, value in found.items()}

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCABULARY = 97
+LEAST_VOCABULARY = 67  # of those in `references`
 SHARED = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2,
@@ -99,12 +100,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v2": ("deepseek_v2", {
         **LATENT, "q_lora_rank": None, "topk_method": "greedy", "norm_topk_prob": False, "scoring_func": "softmax",
     }),
+    "deepseek_v2-greedy": ("deepseek_v2", {**LATENT, "topk_method": "greedy", "norm_topk_prob": False}),
     "deepseek_v2-groups": ("deepseek_v2", {**LATENT, "topk_method": "group_limited_greedy", "norm_topk_prob": False}),
     "deepseek_v3": ("deepseek_v3", LATENT),
     "deepseek_v3-yarn": ("deepseek_v3", {**LATENT, "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}}),
     "qwen3_next": ("qwen3_next", {
         **QWEN, "num_hidden_layers": 4, "head_dim": 16, "shared_expert_intermediate_size": 40,
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 8,
+    }),
+    "qwen3_next-square": ("qwen3_next", {
+        **QWEN, "num_hidden_layers": 4, "head_dim": 16, "shared_expert_intermediate_size": 40,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     }),
 }  # fmt: skip
 
@@ -130,3 +136,12 @@ def make(kind_of: str, folder: Path, dtype: torch.dtype = torch.float32, **chang
     model = model.to(dtype)
     model.save_pretrained(folder)
     return model
+
+
+def checkpoint(name: str, folder: Path) -> Path:
+    """Return a checkpoint of `references`, or one of `MODELS` that is written into `folder`."""
+    kept = Path(__file__).with_name("references") / name
+    if name not in MODELS and kept.is_dir():
+        return kept
+    make(name, folder)
+    return folder

@@ -92,6 +92,7 @@ class Delta(Record):
         key, value: values of a head.
         convolution: tokens that queries, keys and values are mixed over, their own included.
         interleaved: the input projections' outputs stand head by head, not part by part.
+        tiled: a key head's value heads are as many apart as there are key heads; else they are neighbours.
     """
 
     key_heads: int = Field(ge=1)
@@ -100,6 +101,7 @@ class Delta(Record):
     value: int = Field(ge=1)
     convolution: int = Field(ge=1)
     interleaved: bool = False
+    tiled: bool = False
 
     @property
     def channels(self) -> int:

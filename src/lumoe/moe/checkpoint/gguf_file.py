@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import torch
 
 from lumoe.errors import UserError
 from lumoe.files import atomic_path, read_json, write_json
-from lumoe.moe.architectures.names import Part
 from lumoe.moe.checkpoint.gguf_metadata import Metadata, config_of
 from lumoe.moe.checkpoint.gguf_tokenizer import tokenizer_files
 from lumoe.moe.checkpoint.safetensors import Entry
@@ -213,65 +211,3 @@ def read_listing(folder: Path) -> dict[str, Entry | Blocks] | None:
         if not file.is_file():
             raise UserError(f"{file}: no such file, but {path} says that weights are there")
     return found
-
-
-_WHOLE = {
-    "model.embed_tokens.weight": "token_embd.weight",
-    "model.norm.weight": "output_norm.weight",
-    "model.norm.bias": "output_norm.bias",
-    "lm_head.weight": "output.weight",
-    "lm_head.bias": "output.bias",
-}
-_OF_LAYER = {
-    "input_layernorm": ("attn_norm",),
-    "post_attention_layernorm": ("ffn_norm", "post_attention_norm"),
-    "self_attn.q_proj": ("attn_q",),
-    "self_attn.k_proj": ("attn_k",),
-    "self_attn.v_proj": ("attn_v",),
-    "self_attn.o_proj": ("attn_output",),
-    "self_attn.q_norm": ("attn_q_norm",),
-    "self_attn.k_norm": ("attn_k_norm",),
-    "block_sparse_moe.gate": ("ffn_gate_inp",),
-    "block_sparse_moe.shared.w1": ("ffn_gate_shexp",),
-    "block_sparse_moe.shared.w2": ("ffn_down_shexp",),
-    "block_sparse_moe.shared.w3": ("ffn_up_shexp",),
-    "block_sparse_moe.shared.gate": ("ffn_gate_inp_shexp",),
-    "mlp.w1": ("ffn_gate",),
-    "mlp.w2": ("ffn_down",),
-    "mlp.w3": ("ffn_up",),
-}
-_EXPERTS = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}
-_LAYER = re.compile(r"model\.layers\.(\d+)\.(.*)\.(weight|bias)")
-_EXPERT = re.compile(r"block_sparse_moe\.experts\.(\d+)\.(w\d)")
-
-
-def gguf_places(name: str) -> tuple[tuple[Part, ...], int]:
-    """Return where a tensor of an architecture may be in a GGUF file, and the number of its expert (0 for others)."""
-    if name in _WHOLE:
-        return (Part(_WHOLE[name]),), 0
-    for ours, theirs in (("self_attn.sinks", "attn_sinks.weight"), ("gate.correction", "exp_probs_b.bias")):
-        if name.endswith(ours):
-            return (Part(f"blk.{name.split('.')[2]}.{theirs}"),), 0
-    matched = _LAYER.fullmatch(name)
-    if matched is None:
-        return (), 0
-    prefix, kind = f"blk.{matched[1]}", matched[3]
-    if expert := _EXPERT.fullmatch(matched[2]):
-        return (Part(f"{prefix}.{_EXPERTS[expert[2]]}.{kind}", stacked=True),), int(expert[1])
-    return tuple(Part(f"{prefix}.{theirs}.{kind}") for theirs in _OF_LAYER.get(matched[2], ())), 0
-
-
-def find_in_gguf(entries: Mapping[str, Entry | Blocks], part: Part, expert: int, experts: int) -> Entry | Blocks | None:
-    """Return where `part` is, if it is there.
-
-    Raises:
-        UserError: it holds another number of experts.
-    """
-    entry = entries.get(part.name)
-    if entry is None or not part.stacked:
-        return entry
-    if entry.shape[0] != experts:
-        raise UserError(
-            f"{entry.path}: the tensor '{entry.name}' has shape {list(entry.shape)}, not of {experts} experts"
-        )
-    return entry.part(expert, experts, entry.shape[1:])

@@ -22,6 +22,10 @@ FAMILIES = {
     "phimoe": ("phimoe", False),
     "hunyuan-moe": ("hunyuan_v1_moe", False),
     "minimax-m2": ("minimax_m2", False),
+    # DeepSeek's third version, and those built like it, choose experts by sigmoids; the second does not.
+    "deepseek2": ("deepseek_v3", True),
+    "qwen3next": ("qwen3_next", False),
+    "qwen35moe": ("qwen3_5_moe_text", False),
 }
 _GATING = {1: "softmax", 2: "sigmoid"}
 
@@ -168,10 +172,11 @@ def _gpt_oss(m: Metadata) -> dict[str, Any]:
     }
 
 
-def _grouped(m: Metadata) -> dict[str, Any]:
-    gating = _GATING.get(m.get("expert_gating_func", 2))
-    if gating != "sigmoid":
-        raise UserError(f"{m.path}: experts of '{m.architecture}' are chosen by sigmoids, the file says otherwise")
+def _grouped(m: Metadata, known: tuple[str, ...] = ("sigmoid",)) -> dict[str, Any]:
+    if _GATING.get(m.get("expert_gating_func", 1 if "softmax" in known else 2)) not in known:
+        raise UserError(
+            f"{m.path}: experts of '{m.architecture}' are chosen by {' or '.join(known)}, the file says otherwise"
+        )
     return {
         "n_routed_experts": m.need("expert_count"),
         "moe_intermediate_size": _experts(m),
@@ -223,6 +228,65 @@ def _hunyuan(m: Metadata) -> dict[str, Any]:
     }
 
 
+def _deepseek(m: Metadata) -> dict[str, Any]:
+    sigmoid = _GATING.get(m.get("expert_gating_func", 1)) == "sigmoid"
+    turned = m.need("rope.dimension_count")
+    normalized, scale = m.get("expert_weights_norm", False), m.get("expert_weights_scale", 1.0)
+    if not sigmoid and normalized and scale != 1.0:
+        raise UserError(f"{m.path}: weights of experts are both normalised and scaled, which DeepSeek V2 does not do")
+    scaling = _scaling(m)
+    if scaling and scaling["rope_type"] == "yarn":
+        if (everywhere := m.get("rope.scaling.yarn_log_multiplier")) is None:
+            raise UserError(
+                f"{m.path}: '{m.architecture}.rope.scaling.yarn_log_multiplier' is missing; fetch a newer conversion"
+            )
+        # The published models have one value for both; the file keeps a tenth of it.
+        scaling |= {"mscale": 10 * everywhere, "mscale_all_dim": 10 * everywhere}
+    return {
+        **_grouped(m, ("sigmoid", "softmax")),
+        "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
+        # The file counts one head of keys and values: the vector that all are made of.
+        "num_key_value_heads": m.need("attention.head_count"),
+        "head_dim": None,
+        "norm_topk_prob": normalized,
+        "routed_scaling_factor": scale,
+        "topk_method": None if sigmoid else "group_limited_greedy" if m.get("expert_group_count", 1) > 1 else "greedy",
+        "q_lora_rank": m.get("attention.q_lora_rank"),
+        "kv_lora_rank": m.need("attention.kv_lora_rank"),
+        "qk_rope_head_dim": turned,
+        "qk_nope_head_dim": m.get("attention.key_length_mla", m.get("attention.key_length")) - turned,
+        "v_head_dim": m.get("attention.value_length_mla", m.get("attention.value_length")),
+        "rope_scaling": scaling,
+    }
+
+
+def _delta(m: Metadata) -> dict[str, Any]:
+    layers = range(m.need("block_count") - m.get("nextn_predict_layers", 0))
+    width, heads = m.need("attention.key_length"), m.need("ssm.time_step_rank")
+    first = m.architecture == "qwen3next"
+    # How the outputs of the input projections stand: see `Delta`.
+    together = "interleaved" if m.has("ssm_in.weight") else "grouped"
+    dense = [layer for layer in layers if f"blk.{layer}.ffn_gate_inp.weight" not in m.tensors]
+    return {
+        **({"mlp_only_layers": dense, "intermediate_size": m.need("feed_forward_length")} if dense and first else {}),
+        "num_experts": m.need("expert_count"),
+        "moe_intermediate_size": _experts(m),
+        "shared_expert_intermediate_size": m.need("expert_shared_feed_forward_length"),
+        "layer_types": [
+            "linear_attention" if f"blk.{layer}.ssm_a" in m.tensors else "full_attention" for layer in layers
+        ],
+        "partial_rotary_factor": m.need("rope.dimension_count") / width,
+        "attention_bias": m.has("attn_q.bias"),
+        "norm_offset": 0.0,  # the converter has added it
+        "linear_num_key_heads": m.need("ssm.group_count"),
+        "linear_num_value_heads": heads,
+        "linear_key_head_dim": m.need("ssm.state_size"),
+        "linear_value_head_dim": m.need("ssm.inner_size") // heads,
+        "linear_conv_kernel_dim": m.need("ssm.conv_kernel"),
+        "linear_layout": together if first else "tiled",
+    }
+
+
 def _minimax(m: Metadata) -> dict[str, Any]:
     return {**_mixtral(m), "rotary_dim": m.get("rope.dimension_count")}
 
@@ -240,4 +304,7 @@ _OF_FAMILY = {
     "phimoe": _phi,
     "hunyuan_v1_moe": _hunyuan,
     "minimax_m2": _minimax,
+    "deepseek_v3": _deepseek,
+    "qwen3_next": _delta,
+    "qwen3_5_moe_text": _delta,
 }

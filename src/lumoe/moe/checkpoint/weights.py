@@ -16,7 +16,8 @@ from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.names import places
 from lumoe.moe.architectures.read import known_families, read_architecture
 from lumoe.moe.checkpoint.formats import Format
-from lumoe.moe.checkpoint.gguf_file import Blocks, find_in_gguf, gguf_places, model_folder, read_listing
+from lumoe.moe.checkpoint.gguf_file import Blocks, model_folder, read_listing
+from lumoe.moe.checkpoint.gguf_places import find_in_gguf, gguf_places, made_of_others
 from lumoe.moe.checkpoint.manifest import verify_recorded
 from lumoe.moe.checkpoint.safetensors import Entry, read_entries
 from lumoe.moe.checkpoint.stored import Stored, find
@@ -136,6 +137,8 @@ class Checkpoint:
                 found = coded or find(entries, part, expert, experts)
             if found is not None:
                 return found
+        if self._gguf and (made := made_of_others(self.entries, name, self.architecture)):
+            return made
         looked_for = " or ".join(f"'{part.name}'" for part in parts) or f"'{name}'"
         raise UserError(f"{self.folder}: the tensor {looked_for} is missing")
 

@@ -287,13 +287,13 @@ class _Reader:
             wide = d.value_heads // d.key_heads * d.value
             heads = self.tensor(f"{prefix}.in_proj_qkvz.weight").view(d.key_heads, 2 * d.key + 2 * wide, -1)
             rates = self.tensor(f"{prefix}.in_proj_ba.weight").view(d.key_heads, 2 * d.value_heads // d.key_heads, -1)
-            parts = [*torch.split(heads, [d.key, d.key, wide, wide], dim=1), *rates.chunk(2, dim=1)]
-            inputs = torch.cat([part.flatten(0, 1) for part in parts])
+            split = [*torch.split(heads, [d.key, d.key, wide, wide], dim=1), *rates.chunk(2, dim=1)]
+            parts = [Rows(torch.cat([part.flatten(0, 1) for part in split]))]
         else:
             names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
-            inputs = torch.cat([self.tensor(f"{prefix}.{name}.weight") for name in names])
+            parts = [self.rows(f"{prefix}.{name}.weight") for name in names]
         weights = DeltaWeights(
-            inputs=self.project([Rows(inputs)]),
+            inputs=self.project(parts),
             convolution=self.tensor(f"{prefix}.conv1d.weight").squeeze(1),
             decay=self._checkpoint.tensor(f"{prefix}.A_log").float(),
             rate=self._checkpoint.tensor(f"{prefix}.dt_bias").float(),

@@ -69,10 +69,11 @@ class DeltaNet:
         widths = [s.key_heads * s.key, s.key_heads * s.key, s.value_heads * s.value]
         query, key, value = torch.split(mixed.transpose(1, 2), widths, dim=-1)
         repeats = s.value_heads // s.key_heads
-        query, key = (
-            _unit(part.reshape(count, tokens, s.key_heads, s.key)).repeat_interleave(repeats, dim=2)
-            for part in (query, key)
-        )
+        query, key = (_unit(part.reshape(count, tokens, s.key_heads, s.key)) for part in (query, key))
+        if s.tiled:
+            query, key = query.repeat(1, 1, repeats, 1), key.repeat(1, 1, repeats, 1)
+        else:
+            query, key = query.repeat_interleave(repeats, dim=2), key.repeat_interleave(repeats, dim=2)
         value = value.reshape(count, tokens, s.value_heads, s.value)
         fading = -w.decay.exp() * functional.softplus(decay.float() + w.rate)
         parts = [part.transpose(1, 2).float() for part in (query * s.key**-0.5, key, value)]

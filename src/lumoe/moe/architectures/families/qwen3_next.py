@@ -39,13 +39,16 @@ def settings(config: Config) -> dict[str, Any]:
     config.expect("mamba_ssm_dtype", "float32")
     config.ignore("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings", "intermediate_size")
     bias = config.get("attention_bias", False)
+    # What GGUF files say of themselves: of Qwen3.5's they have the value heads in another order.
+    layout = config.get("linear_layout", "interleaved" if first else "grouped")
     delta = Delta(
         key_heads=config.get("linear_num_key_heads", 16),
         value_heads=config.get("linear_num_value_heads", 32),
         key=config.get("linear_key_head_dim", 128),
         value=config.get("linear_value_head_dim", 128),
         convolution=config.get("linear_conv_kernel_dim", 4),
-        interleaved=first,
+        interleaved=layout == "interleaved",
+        tiled=layout == "tiled",
     )
     return {
         **sizes(config),
@@ -57,7 +60,7 @@ def settings(config: Config) -> dict[str, Any]:
         "shared_size": config.need("shared_expert_intermediate_size"),
         "shared_gate": True,
         "rms_norm_eps": config.get("rms_norm_eps", 1e-6),
-        "norm_offset": 1.0,
+        "norm_offset": config.get("norm_offset", 1.0),
         "rotary": rotary(config, 1e4, partial=0.25),
         "router": Router(normalize=config.get("norm_topk_prob", True) if first else True),
         "attention": Attention(norm="head", qkv_bias=bias, output_bias=bias, output_gate=True),
