@@ -181,9 +181,44 @@ def test_native_products_equal_float64(instructions: str, tokens: int) -> None:
     single = native.linear16(hidden[:1], weight)
     assert close_in_bfloat16(single, hidden[:1].double() @ weight.double().t())
     rounded = nearest(weight, 4, 64)
-    matrix = native.Int4Matrix(native.interleave(rounded), rounded.scales, rounded.zeros)
+    matrix = native.Int4Matrix(*native.banded(rounded), outputs=len(weight))
     assert close_in_bfloat16(matrix(hidden), hidden.double() @ rounded.dequantize().double().t())
-    assert matrix.nbytes == 70 * 96 + 2 * 2 * 70 * 3
+    assert matrix.nbytes == 80 * 96 + 2 * 2 * 80 * 3  # whole bands of 16 outputs
+
+
+@pytest.mark.parametrize("group", [32, 64, 192])
+def test_native_products_are_the_same_bits_on_every_processor(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
+    generator = torch.Generator().manual_seed(group)
+    rounded = nearest(torch.randn((70, 384), generator=generator).bfloat16(), 4, group)
+    hidden = torch.randn((21, 384), generator=generator).bfloat16()
+    found = []
+    for choice in ("", "avx2"):
+        monkeypatch.setenv(compiled.CHOICE, choice)
+        native_library.library.cache_clear()
+        if native_library.library() is None:
+            pytest.skip("needs AVX2 and a C++ compiler")
+        matrix = native.Int4Matrix(*native.banded(rounded), outputs=70)
+        found += [matrix(hidden), torch.cat([matrix(part) for part in hidden.split([1, 2, 3, 4, 5, 6])])]
+    native_library.library.cache_clear()
+    assert all(torch.equal(each, found[0]) for each in found[1:])
+
+
+def test_experts_together_are_the_same_bits_as_one_by_one(instructions: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def expert() -> native.NativeInt4Expert:
+        tensors = {}
+        for name, shape in (("w13", (128, 192)), ("w2", (192, 64))):
+            parts = native.banded(nearest(torch.randn(shape, generator=generator).bfloat16(), 4, 64))
+            tensors |= {name + part: tensor for part, tensor in zip(native.PARTS, parts, strict=True)}
+        return native.NativeInt4Expert(tensors)
+
+    experts, ends = [expert() for _ in range(4)], [0, 1, 9, 12, 17]
+    hidden = torch.randn((17, 192), generator=generator).bfloat16()
+    output = torch.empty_like(hidden)
+    native.run_together(experts, ends, hidden, output)
+    parts = hidden.split([1, 8, 3, 5])
+    assert torch.equal(output, torch.cat([one(part) for one, part in zip(experts, parts, strict=True)]))
 
 
 def test_expanded_pieces_are_the_dequantised_weights() -> None:
@@ -192,9 +227,9 @@ def test_expanded_pieces_are_the_dequantised_weights() -> None:
         pytest.skip("needs AVX-512 with VNNI and BF16, and a C++ compiler")
     weight = torch.randn((40, 192), generator=torch.Generator().manual_seed(0))
     rounded = nearest(weight, 4, 64)
-    matrix = native.Int4Matrix(native.interleave(rounded), rounded.scales, rounded.zeros)
-    piece = matrix.expand(8, 30, torch.empty(30 * 192, dtype=torch.bfloat16))
-    assert torch.equal(piece, rounded.dequantize()[8:38].bfloat16())
+    matrix = native.Int4Matrix(*native.banded(rounded), outputs=len(weight))
+    piece = matrix.expand(16, 20, torch.empty(20 * 192, dtype=torch.bfloat16))
+    assert torch.equal(piece, rounded.dequantize()[16:36].bfloat16())
 
 
 def close_in_bfloat16(got: torch.Tensor, expected: torch.Tensor) -> bool:

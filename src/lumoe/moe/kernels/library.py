@@ -98,7 +98,7 @@ def _declare_experts(found: ctypes.CDLL) -> ctypes.CDLL:
         function = getattr(found, name)
         function.argtypes, function.restype = [number] * 4, number
     for name, arguments in {
-        "lumoe_expert": [pointer] * 2 + [number] * 4 + [pointer] * 7,
+        "lumoe_experts": [number, pointer] + [number] * 3 + [pointer],
         "lumoe_linear4": [pointer] * 2 + [number] * 4 + [pointer] * 4,
         "lumoe_linear16": [pointer] * 2 + [number] * 2 + [pointer],
         "lumoe_expand": [pointer] + [number] * 3 + [pointer] * 3,

@@ -1,9 +1,10 @@
-"""Matrices and experts that run on this package's own kernels (`native_library`)."""
+"""Matrices and experts that run on this package's own kernels (`csrc/experts.cpp`)."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch.nn import functional
@@ -12,6 +13,9 @@ from lumoe.moe.kernels.affine import AffineMatrix
 from lumoe.moe.kernels.library import expands, library
 
 BLOCK = 64
+BAND = 16  # outputs whose weights stand together
+STEP = 32  # inputs of a group are a multiple of it
+LARGEST_GROUP = 4096  # its sum of products of 4 and 16 bits fits 32 bits
 # From this many tokens on, int4 weights are expanded piece by piece for torch's bfloat16 product, where that is fast.
 MANY_TOKENS = 16
 PARTS = ("", "_scales", "_zeros")
@@ -27,16 +31,37 @@ def kernels() -> ctypes.CDLL:
 
 
 def supported(*widths: int) -> bool:
-    """Whether the kernels are there and take matrices of these widths and group sizes."""
+    """Whether the kernels are there and take matrices of these widths."""
     return all(width % BLOCK == 0 for width in widths) and library() is not None
 
 
-def interleave(matrix: AffineMatrix) -> torch.Tensor:
-    """Lay codes out as the kernels read them: uint8 `[outputs, inputs / 2]`, see `experts.cpp`."""
+def groups_supported(group: int) -> bool:
+    """Whether the kernels take weights of which so many share a scale."""
+    return group % STEP == 0 and group <= LARGEST_GROUP and library() is not None
+
+
+def banded(matrix: AffineMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Lay a matrix out as the kernels read it, see `experts.cpp`: codes, scales and zeros.
+
+    Codes are uint8 `[outputs, inputs / 2]`, scales and zeros bfloat16 `[outputs, inputs / group]`, each in the order of
+    bands of 16 outputs; outputs of zeros fill the last one.
+    """
     rows, inputs = matrix.codes.shape
-    quarters = matrix.codes.view(rows, inputs // BLOCK, 4, BLOCK // 4)
-    low, high = quarters[:, :, 0] | (quarters[:, :, 1] << 4), quarters[:, :, 2] | (quarters[:, :, 3] << 4)
-    return torch.stack((low, high), dim=-1).view(rows, inputs // 2)
+    missing = -rows % BAND
+    codes, scales, zeros = (
+        functional.pad(part, (0, 0, 0, missing)) if missing else part
+        for part in (matrix.codes, matrix.scales, matrix.zeros)
+    )
+    bands = (rows + missing) // BAND
+    # Of eight inputs, the even ones fill the first two bytes of a word, the odd ones the others.
+    nibbles = codes.view(bands, BAND, inputs // 8, 2, 2, 2)
+    packed = nibbles[:, :, :, :, 0] | (nibbles[:, :, :, :, 1] << 4)  # [band, row, step, two pairs, even or odd]
+    words = packed.permute(0, 2, 1, 4, 3).reshape(rows + missing, inputs // 2)
+    groups = scales.shape[1]
+    scales, zeros = (
+        part.view(bands, BAND, groups).transpose(1, 2).reshape(rows + missing, groups) for part in (scales, zeros)
+    )
+    return words, scales, zeros
 
 
 def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -51,14 +76,16 @@ def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 class Int4Matrix:
     """Affine int4 weights `[outputs, inputs]` in the kernels' layout."""
 
-    __slots__ = ("_arguments", "_tensors", "group_size", "inputs", "outputs")
+    __slots__ = ("_tensors", "arguments", "group_size", "inputs", "outputs")
 
-    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
-        """Take codes as `interleave` lays them out and bfloat16 scales and zeros `[outputs, inputs / group]`."""
-        self.outputs, self.inputs = codes.shape[0], 2 * codes.shape[1]
+    def __init__(
+        self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, outputs: int | None = None
+    ) -> None:
+        """Take what `banded` returns; `outputs` are all rows if None."""
+        self.outputs, self.inputs = outputs or codes.shape[0], 2 * codes.shape[1]
         self.group_size = self.inputs // scales.shape[1]
         self._tensors = (codes, scales, zeros)  # keeps their memory alive
-        self._arguments = tuple(tensor.data_ptr() for tensor in self._tensors)
+        self.arguments = tuple(tensor.data_ptr() for tensor in self._tensors)
 
     @property
     def nbytes(self) -> int:
@@ -73,14 +100,14 @@ class Int4Matrix:
         tokens = hidden.numel() // self.inputs
         widths = (tokens, self.outputs, self.inputs, self.group_size)
         scratch = torch.empty(found.lumoe_linear4_scratch(*widths), dtype=torch.uint8)
-        found.lumoe_linear4(hidden.data_ptr(), result.data_ptr(), *widths, *self._arguments, scratch.data_ptr())
+        found.lumoe_linear4(hidden.data_ptr(), result.data_ptr(), *widths, *self.arguments, scratch.data_ptr())
         return result
 
     def expand(self, begin: int, rows: int, into: torch.Tensor) -> torch.Tensor:
-        """Return rows `begin ...` as bfloat16 `[rows, inputs]` in the memory of `into`."""
+        """Return rows `begin ...`, where a band begins, as bfloat16 `[rows, inputs]` in the memory of `into`."""
+        assert begin % BAND == 0
         found = kernels()
-        parts = (tensor[begin : begin + rows] for tensor in self._tensors)
-        pointers = [part.data_ptr() for part in parts]
+        pointers = [tensor[begin:].data_ptr() for tensor in self._tensors]
         found.lumoe_expand(into.data_ptr(), rows, self.inputs, self.group_size, *pointers)
         return into[: rows * self.inputs].view(rows, self.inputs)
 
@@ -88,42 +115,69 @@ class Int4Matrix:
 class NativeInt4Expert:
     """Affine int4 weights in the kernels' layout, bfloat16 activations; w1 and w3 are one matrix."""
 
-    __slots__ = ("_arguments", "_call", "_scratch", "_widths", "w2", "w13")
+    __slots__ = ("arguments", "w2", "w13", "widths")
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        found = kernels()
-        self._call, self._scratch = found.lumoe_expert, found.lumoe_expert_scratch
-        self.w13, self.w2 = (Int4Matrix(*(tensors[name + part] for part in PARTS)) for name in ("w13", "w2"))
-        self._widths = (self.w13.inputs, self.w2.inputs, self.w13.group_size)
-        self._arguments = (*self.w13._arguments, *self.w2._arguments)
+        self.w13, self.w2 = (
+            Int4Matrix(tensors[name], tensors[f"{name}_scales"], tensors[f"{name}_zeros"]) for name in ("w13", "w2")
+        )
+        self.widths = (self.w13.inputs, self.w2.inputs, self.w13.group_size)
+        self.arguments = (*self.w13.arguments, *self.w2.arguments)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated | None = None) -> torch.Tensor:
         """Map `[tokens, hidden]` to the same shape; another activation than silu(gate) · up takes two calls."""
         if activation is not None:
             return self.w2(activation(*self.w13(hidden).chunk(2, dim=-1)))
-        if hidden.shape[0] >= MANY_TOKENS and expands():
+        if expanded(hidden.shape[0]):
             return self._piecewise(hidden)
-        hidden = hidden.contiguous()
-        output = torch.empty_like(hidden)
-        tokens = hidden.shape[0]
-        scratch = torch.empty(self._scratch(tokens, *self._widths), dtype=torch.uint8)
-        self._call(hidden.data_ptr(), output.data_ptr(), tokens, *self._widths, *self._arguments, scratch.data_ptr())
+        output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        run_together([self], [0, hidden.shape[0]], hidden, output)
         return output
 
     def _piecewise(self, hidden: torch.Tensor) -> torch.Tensor:
         """Expand a piece of the weights into the cache, multiply, go on to the next."""
         tokens, wide = hidden.shape[0], self.w2.inputs
         product, output = hidden.new_empty(tokens, wide), torch.empty_like(hidden)
-        memory = hidden.new_empty(_PIECE_BYTES // 2 + 2 * max(wide, hidden.shape[1]))
-        rows = max(1, _PIECE_BYTES // 4 // hidden.shape[1])
+        memory = hidden.new_empty(_PIECE_BYTES // 2 + BAND * max(wide, hidden.shape[1]))
+        rows = _whole_bands(_PIECE_BYTES // 4 // hidden.shape[1])
         for begin in range(0, wide, rows):
             count = min(rows, wide - begin)
             piece = self.w13.expand(begin, count, memory)
             gate = functional.silu(functional.linear(hidden, piece), inplace=True)
             piece = self.w13.expand(wide + begin, count, memory)
             product[:, begin : begin + count] = gate.mul_(functional.linear(hidden, piece))
-        rows = max(1, _PIECE_BYTES // 2 // wide)
+        rows = _whole_bands(_PIECE_BYTES // 2 // wide)
         for begin in range(0, hidden.shape[1], rows):
             count = min(rows, hidden.shape[1] - begin)
             output[:, begin : begin + count] = functional.linear(product, self.w2.expand(begin, count, memory))
         return output
+
+
+def expanded(tokens: int) -> bool:
+    """Whether an expert of so many tokens is expanded for a bfloat16 product."""
+    return tokens >= MANY_TOKENS and expands()
+
+
+def run_together(
+    experts: Sequence[NativeInt4Expert], ends: Sequence[int], hidden: torch.Tensor, output: torch.Tensor
+) -> None:
+    """Compute several experts of the same widths in one call; fewer tokens each than are `expanded`.
+
+    Args:
+        ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
+        hidden: bfloat16 `[tokens, hidden]`.
+        output: of the same shape, contiguous; it is written to.
+    """
+    found, widths = kernels(), experts[0].widths
+    hidden = hidden.contiguous()
+    row, given, nbytes = hidden.shape[1] * hidden.element_size(), array("q"), 0
+    begin_in, begin_out = hidden.data_ptr(), output.data_ptr()
+    for expert, begin, end in zip(experts, ends, ends[1:], strict=False):
+        given.extend((*expert.arguments, begin_in + begin * row, begin_out + begin * row, end - begin))
+        nbytes += found.lumoe_expert_scratch(end - begin, *widths)
+    scratch = torch.empty(nbytes, dtype=torch.uint8)
+    found.lumoe_experts(len(experts), given.buffer_info()[0], *widths, scratch.data_ptr())
+
+
+def _whole_bands(rows: int) -> int:
+    return max(rows // BAND, 1) * BAND

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -44,13 +45,33 @@ class DenseExpert:
 class NativeExpert:
     """Affine int4 weights in the layout of this package's kernels, which compute a whole expert in one call."""
 
-    __slots__ = ("_expert",)
+    __slots__ = ("native",)
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._expert = native.NativeInt4Expert(tensors)
+        self.native = native.NativeInt4Expert(tensors)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
-        return self._expert(hidden, None if activation is swiglu else activation)
+        return self.native(hidden, None if activation is swiglu else activation)
+
+
+def run_together(
+    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, activation: Gated
+) -> torch.Tensor | None:
+    """Return what experts make of their tokens, `[tokens, hidden]`, computed in one call; None where none does that.
+
+    Args:
+        ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
+    """
+    if activation is not swiglu:
+        return None
+    found = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
+    if len(found) < len(experts) or len({expert.widths for expert in found}) > 1:
+        return None  # other formats, or scales for groups of other sizes
+    if any(native.expanded(end - begin) for begin, end in pairwise(ends)):
+        return None
+    output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    native.run_together(found, ends, hidden, output)
+    return output
 
 
 class CodedExpert:

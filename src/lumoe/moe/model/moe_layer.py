@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
 
 from lumoe.moe.model.activation import Gated, swiglu
-from lumoe.moe.model.expert import Expert
+from lumoe.moe.model.expert import Expert, run_together
 from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.router import Router
 
@@ -27,6 +28,10 @@ class Experts(Protocol):
         Args:
             tokens: how many each of `wanted` will be given; one by default.
         """
+        ...
+
+    def at_hand(self, layer: int, wanted: Sequence[int]) -> list[Expert] | None:
+        """Return `wanted`, if all of them are where they compute from; else None, and `fetch` brings them."""
         ...
 
 
@@ -97,24 +102,34 @@ class MoELayer:
         return output if self.biases is None else output + self.biases.outputs[index]
 
     def _one_token(self, hidden: torch.Tensor, weights: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-        assert self.experts is not None
-        found = self.experts.fetch(self.index, wanted)
-        outputs = {index: self.output(index, expert, hidden) for index, expert in found}
-        return weights @ torch.cat([outputs[index] for index in wanted])
+        return weights @ self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
 
     def _grouped(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        assert self.experts is not None
         tokens, k = chosen.shape
         flat = chosen.flatten()
         order = flat.argsort(stable=True)
-        ends = torch.bincount(flat).cumsum(0).tolist()
-        begins = [0, *ends[:-1]]
-        rows = hidden[order // k]
-        outputs = torch.empty_like(rows)
-        wanted = [index for index, (begin, end) in enumerate(zip(begins, ends, strict=True)) if end > begin]
-        shares = [ends[index] - begins[index] for index in wanted]
-        for index, expert in self.experts.fetch(self.index, wanted, shares):
-            outputs[begins[index] : ends[index]] = self.output(index, expert, rows[begins[index] : ends[index]])
+        counts = torch.bincount(flat).tolist()
+        wanted = [index for index, count in enumerate(counts) if count]
+        ends = [0, *accumulate(counts[index] for index in wanted)]
+        outputs = self._outputs(wanted, ends, hidden[order // k])
         placed = torch.empty_like(outputs)
         placed[order] = outputs
         return (placed.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)
+
+    def _outputs(self, wanted: Sequence[int], ends: Sequence[int], rows: torch.Tensor) -> torch.Tensor:
+        """Return what each of `wanted` makes of its rows, `ends[i] ... ends[i + 1]` of `[rows, hidden]`."""
+        assert self.experts is not None
+        at_hand = self.experts.at_hand(self.index, wanted)
+        if at_hand is not None and self.biases is None:
+            together = run_together(at_hand, ends, rows, self.activation)
+            if together is not None:
+                return together
+        places = {index: slice(begin, end) for index, (begin, end) in zip(wanted, pairwise(ends), strict=True)}
+        shares = [place.stop - place.start for place in places.values()]
+        outputs = torch.empty_like(rows, memory_format=torch.contiguous_format)
+        arriving = (
+            self.experts.fetch(self.index, wanted, shares) if at_hand is None else zip(wanted, at_hand, strict=True)
+        )
+        for index, expert in arriving:
+            outputs[places[index]] = self.output(index, expert, rows[places[index]])
+        return outputs

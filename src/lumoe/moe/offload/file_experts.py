@@ -153,7 +153,7 @@ class ExpertSource:
     def _affine_kernel(self, group: int) -> str:
         shape = self.checkpoint.architecture
         sizes = (shape.hidden_size, shape.intermediate_size)
-        if self._native and native.supported(*sizes, group):
+        if self._native and native.supported(*sizes) and native.groups_supported(group):
             return "native"
         fits = all(kernels.int4_supported(kernels.CPU, n, k, group) for n, k in (sizes, sizes[::-1]))
         return "int4" if fits else "expanded"
@@ -300,7 +300,7 @@ def _bits_of(stored: Stored) -> float:
 def _laid_out(matrices: Sequence[AffineMatrix], kernel: str) -> dict[str, torch.Tensor]:
     w1, w2, w3 = matrices
     if kernel == "native":
-        return _interleaved(w1, w2, w3)
+        return _banded(w1, w2, w3)
     return _packed(w1, w2, w3) if kernel == "int4" else _side_by_side(w1, w2, w3)
 
 
@@ -318,10 +318,13 @@ def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, t
     return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
 
 
-def _interleaved(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
-    both = kernels.stack_rows(w1, w3)
-    tensors = {"w13": native.interleave(both), "w13_scales": both.scales, "w13_zeros": both.zeros}
-    return {**tensors, "w2": native.interleave(w2), "w2_scales": w2.scales, "w2_zeros": w2.zeros}
+def _banded(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    matrices = {"w13": native.banded(kernels.stack_rows(w1, w3)), "w2": native.banded(w2)}
+    return {
+        name + part: tensor
+        for name, tensors in matrices.items()
+        for part, tensor in zip(native.PARTS, tensors, strict=True)
+    }
 
 
 def expert_bytes(model: str | Path, quantized: Path, precisions: Iterable[int]) -> dict[int, int]:

@@ -160,28 +160,44 @@ class ExpertStore:
         """
         row = self._rows[layer]
         found = [(index, row[index]) for index in wanted]
+        self._count(layer, found)
         missing = [index for index, expert in found if expert is None]
-        counters = self.counters
-        counters.hits += len(found) - len(missing)
-        hits, misses = self._hits[layer], self._misses[layer]
-        for index, expert in found:
-            if expert is None:
-                misses[index] += 1
-            else:
-                hits[index] += 1
-        if self.policy == "lru":
-            self._tick += 1
-            for index in wanted:
-                self._used[layer][index] = self._tick
         if not missing:
             yield from found  # type: ignore[misc]
             return
-        counters.misses += len(missing)
+        counters = self.counters
         shares = dict(zip(wanted, tokens or [1] * len(wanted), strict=True))
         bits = self.plan.bits[layer, missing].tolist()
         near = self.tier.in_place(layer, missing, bits, [shares[index] for index in missing])
         counters.in_place += len(near)
         yield from self._fetch_around(layer, wanted, [index for index in missing if index not in near], near, found)
+
+    def at_hand(self, layer: int, wanted: Sequence[int]) -> list[Expert] | None:
+        """Return `wanted`, in that order, if all are resident; they count as looked up. Else None."""
+        row = self._rows[layer]
+        found = [row[index] for index in wanted]
+        resident = [expert for expert in found if expert is not None]
+        if len(resident) < len(found):
+            return None
+        self._count(layer, list(zip(wanted, found, strict=True)))
+        return resident
+
+    def _count(self, layer: int, found: Sequence[tuple[int, Expert | None]]) -> None:
+        """Take note of what was looked up, and whether it was resident."""
+        hits, misses = self._hits[layer], self._misses[layer]
+        missed = 0
+        for index, expert in found:
+            if expert is None:
+                misses[index] += 1
+                missed += 1
+            else:
+                hits[index] += 1
+        self.counters.hits += len(found) - missed
+        self.counters.misses += missed
+        if self.policy == "lru":
+            self._tick += 1
+            for index, _ in found:
+                self._used[layer][index] = self._tick
 
     def _fetch_around(
         self,

@@ -1,11 +1,14 @@
-// Products with affine int4 weights and bfloat16 ones, and a whole expert, y = W2 (silu(W1 x) * (W3 x)).
+// Products with affine int4 weights and bfloat16 ones, and whole experts, y = W2 (silu(W1 x) * (W3 x)).
 //
 // Int4 weights are w = (code - 8) * scale + zero with codes 0..15, one scale and zero for each group of inputs. Activations
 // are rounded to 16-bit integers group by group, finer than the bfloat16 they come in, so that sums within a group are
 // exact integer sums: sum_k w x = scale * step * sum_k code * integer + (zero - 8 * scale) * sum_k x.
 //
-// Layout of a row: blocks of 64 inputs in 16 words of 16 bits; word i holds inputs i, 16+i, 32+i and 48+i from its low
-// to its high nibble, so that shifts and masks make vectors that meet neighbouring activations.
+// Layout: bands of 16 rows (outputs). Of a band, eight inputs after another; of these, each row in turn has a word of 32
+// bits, whose halves hold inputs 0, 2, 4, 6 and 1, 3, 5, 7 from the low to the high nibble: shifts and a mask make pairs of
+// 16-bit codes that meet pairs of neighbouring activations, the same for all rows. A row's sum thus stays in its own lane:
+// nothing is added across lanes, and results do not depend on how wide the processor's vectors are, nor on how many
+// tokens are computed together. Scales and zeros: of each group, those of a band's rows one after another.
 //
 // Compiled at run time with -fopenmp but linked without an OpenMP runtime: torch's own, already in the process, serves
 // both, and its threads are shared.
@@ -22,8 +25,7 @@
 
 namespace {
 
-constexpr int kTokens = 4;               // tokens that share one reading of the weights
-constexpr int kRowsInCache = 16;         // rows that stay in cache while all tokens pass by
+constexpr int kTogether = 4;             // bands that stay in cache while many tokens pass by
 constexpr int64_t kLeastWork = 1 << 18;  // multiply-adds below which starting threads costs more than it saves
 
 // Round one token's activations, `inputs` floats: integers, and for each group its step and the sum of what is kept.
@@ -39,58 +41,125 @@ void round_activations(const float* from, int inputs, int group, int16_t* to, fl
   }
 }
 
-// Rows begin .. end-1 for tokens t .. t+T-1, R rows at a time and the rest one by one.
-template <int R, int T>
-inline void band(const Int4Matrix& w, const Activations& x, int64_t begin, int64_t end, int64_t t, float* y) {
-  int64_t n = begin;
-  for (; n + R <= end; n += R) tile<R, T>(w, x, n, t, y);
-  for (; n < end; ++n) tile<1, T>(w, x, n, t, y);
-}
-
-// y [tokens, outputs] float = activations [tokens, inputs] times the transposed weights.
-void multiply(const Int4Matrix& w, const Activations& x, int64_t tokens, float* y) {
-  const int64_t blocks = (w.outputs + kRowsInCache - 1) / kRowsInCache;
-#pragma omp parallel for schedule(static) if (w.outputs * w.inputs * tokens > kLeastWork)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t begin = block * kRowsInCache;
-    const int64_t end = begin + kRowsInCache < w.outputs ? begin + kRowsInCache : w.outputs;
-    int64_t t = 0;
-    for (; t + kTokens <= tokens; t += kTokens) band<kPrefillRows, kTokens>(w, x, begin, end, t, y);
-    for (; t < tokens; ++t) band<kDecodeRows, 1>(w, x, begin, end, t, y);
+// Outputs of one band for tokens begin .. end-1: y [tokens, stride] float, at the band's first column.
+void band(const Int4Matrix& w, const Activations& x, int64_t number, int64_t begin, int64_t end, float* y, int64_t stride) {
+  int64_t t = begin;
+  for (; t + kTokens <= end; t += kTokens) tile<kTokens>(w, x, number, t, y + t * stride, stride);
+  switch (end - t) {
+    case 1: return tile<1>(w, x, number, t, y + t * stride, stride);
+    case 2: return tile<2>(w, x, number, t, y + t * stride, stride);
+    case 3: return tile<3>(w, x, number, t, y + t * stride, stride);
+    default: break;
+  }
+  if (end - t >= 4) {
+    tile<4>(w, x, number, t, y + t * stride, stride);
+    band(w, x, number, t + 4, end, y, stride);
   }
 }
+
+// Bands that one thread computes before it goes on.
+inline int64_t together(int64_t tokens) { return tokens > 4 ? kTogether : 1; }
+inline int64_t pieces(const Int4Matrix& w, int64_t tokens) {
+  const int64_t size = together(tokens) * kBand;
+  return (w.outputs + size - 1) / size;
+}
+
+// Piece `piece` of the outputs, for all tokens.
+void multiply_piece(const Int4Matrix& w, const Activations& x, int64_t piece, int64_t tokens, float* y) {
+  const int64_t first = piece * together(tokens), bands = (w.outputs + kBand - 1) / kBand;
+  const int64_t last = first + together(tokens) < bands ? first + together(tokens) : bands;
+  const int64_t stride = bands * kBand;
+  for (int64_t t = 0; t < tokens; t += kTokens) {
+    const int64_t end = t + kTokens < tokens ? t + kTokens : tokens;
+    for (int64_t b = first; b < last; ++b) band(w, x, b, t, end, y + b * kBand, stride);
+  }
+}
+
+inline int64_t whole_bands(int64_t outputs) { return (outputs + kBand - 1) / kBand * kBand; }
 
 // Room for one product's inputs: floats, integers, steps and sums.
 struct Scratch {
   float* values;
   float *steps, *sums;
   int16_t* integers;
+  int64_t inputs, group;
 
-  Scratch(uint8_t* memory, int64_t tokens, int64_t inputs, int64_t group)
+  Scratch(uint8_t* memory, int64_t tokens, int64_t width, int64_t size)
       : values((float*)memory),
-        steps(values + tokens * inputs),
-        sums(steps + tokens * (inputs / group)),
-        integers((int16_t*)(sums + tokens * (inputs / group))) {}
+        steps(values + tokens * width),
+        sums(steps + tokens * (width / size)),
+        integers((int16_t*)(sums + tokens * (width / size))),
+        inputs(width),
+        group(size) {}
 
   static int64_t bytes(int64_t tokens, int64_t inputs, int64_t group) {
-    return tokens * (inputs * 6 + inputs / group * 8);
+    return (tokens * (inputs * 6 + inputs / group * 8) + 63) & ~int64_t(63);
   }
 
-  void round(int64_t t, int64_t inputs, int64_t group) {
+  void round(int64_t t) {
     const int64_t g = t * (inputs / group);
     round_activations(values + t * inputs, int(inputs), int(group), integers + t * inputs, steps + g, sums + g);
   }
 
-  void take(const uint16_t* from, int64_t tokens, int64_t inputs, int64_t group) {
-#pragma omp parallel for schedule(static) if (tokens > 8)
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t k = 0; k < inputs; k += 8) _mm256_storeu_ps(values + t * inputs + k, widen(from + t * inputs + k));
-      round(t, inputs, group);
-    }
+  void take(const uint16_t* from, int64_t t) {
+    for (int64_t k = 0; k < inputs; k += 8) _mm256_storeu_ps(values + t * inputs + k, widen(from + t * inputs + k));
+    round(t);
   }
 
   Activations activations() const { return {integers, steps, sums}; }
 };
+
+// One expert's weights, tokens and scratch.
+struct Call {
+  Int4Matrix w13, w2;
+  const uint16_t* from;
+  uint16_t* to;
+  int64_t tokens;
+  float *both, *out;  // [tokens, 2 wide], [tokens, hidden]
+  Scratch in, middle;
+
+  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide, int64_t group) {
+    const int64_t floats = (tokens * (2 * wide + hidden) * 4 + 63) & ~int64_t(63);
+    return floats + Scratch::bytes(tokens, hidden, group) + Scratch::bytes(tokens, wide, group);
+  }
+};
+
+// What callers hand over of each expert, in this order.
+enum Field { kW13, kW13Scales, kW13Zeros, kW2, kW2Scales, kW2Zeros, kFrom, kTo, kCount, kFields };
+
+Call make_call(const int64_t* given, int64_t hidden, int64_t wide, int64_t group, uint8_t* scratch) {
+  const int64_t tokens = given[kCount];
+  float* both = (float*)scratch;
+  float* out = both + tokens * 2 * wide;
+  uint8_t* rest = scratch + ((tokens * (2 * wide + hidden) * 4 + 63) & ~int64_t(63));
+  return {
+      {(const uint8_t*)given[kW13], (const uint16_t*)given[kW13Scales], (const uint16_t*)given[kW13Zeros], 2 * wide,
+       int(hidden), int(group)},
+      {(const uint8_t*)given[kW2], (const uint16_t*)given[kW2Scales], (const uint16_t*)given[kW2Zeros], hidden, int(wide),
+       int(group)},
+      (const uint16_t*)given[kFrom],
+      (uint16_t*)given[kTo],
+      tokens,
+      both,
+      out,
+      Scratch(rest, tokens, hidden, group),
+      Scratch(rest + Scratch::bytes(tokens, hidden, group), tokens, wide, group),
+  };
+}
+
+// Where the part of each call begins, if part i has `size(call)` of a whole that all calls share.
+template <class Size>
+std::vector<int64_t> begins(const std::vector<Call>& calls, Size size) {
+  std::vector<int64_t> found{0};
+  for (const Call& call : calls) found.push_back(found.back() + size(call));
+  return found;
+}
+
+inline int64_t holder(const std::vector<int64_t>& begins, int64_t at) {
+  int64_t call = 0;
+  while (begins[call + 1] <= at) ++call;
+  return call;
+}
 
 }  // namespace
 
@@ -99,47 +168,80 @@ extern "C" {
 // Whether `lumoe_expand` is worth calling on this processor.
 int64_t lumoe_expands() { return kExpands; }
 
-// Bytes of scratch that `lumoe_expert` needs.
+// Bytes of scratch that one expert of `lumoe_experts` needs.
 int64_t lumoe_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide, int64_t group) {
-  const int64_t widest = hidden > wide ? hidden : wide;
-  return tokens * 2 * wide * 4 + Scratch::bytes(tokens, widest, group) + 256;
+  return Call::bytes(tokens, hidden, wide, group);
 }
 
-// hidden_in, hidden_out: bfloat16 [tokens, hidden]; w13: rows of w1, then of w3, [2 wide, hidden]; w2: [hidden, wide].
-void lumoe_expert(const uint16_t* hidden_in, uint16_t* hidden_out, int64_t tokens, int64_t hidden, int64_t wide,
-                  int64_t group, const uint8_t* w13, const uint16_t* w13_scales, const uint16_t* w13_zeros,
-                  const uint8_t* w2, const uint16_t* w2_scales, const uint16_t* w2_zeros, uint8_t* scratch) {
-  float* both = (float*)scratch;  // [tokens, 2 wide], later the output [tokens, hidden]
-  uint8_t* rest = scratch + tokens * 2 * wide * 4;
-  Scratch in(rest, tokens, hidden, group);
-  in.take(hidden_in, tokens, hidden, group);
-  multiply({w13, w13_scales, w13_zeros, 2 * wide, int(hidden), int(group)}, in.activations(), tokens, both);
-  Scratch middle(rest, tokens, wide, group);
-#pragma omp parallel for schedule(static) if (tokens > 8)
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float *gate = both + t * 2 * wide, *up = gate + wide;
-    float* product = middle.values + t * wide;
-    for (int64_t k = 0; k < wide; ++k) product[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
-    middle.round(t, wide, group);
+// Several experts of the same widths, each with tokens of its own: bfloat16 [tokens, hidden] in and out. Of each `given`
+// has the nine numbers of `Field`; w13 are rows of w1, then of w3, [2 wide, hidden]; w2 is [hidden, wide].
+void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, int64_t group, uint8_t* scratch) {
+  std::vector<Call> calls;
+  for (int64_t i = 0; i < count; ++i) {
+    calls.push_back(make_call(given + i * kFields, hidden, wide, group, scratch));
+    scratch += Call::bytes(calls.back().tokens, hidden, wide, group);
   }
-  float* out = both;
-  multiply({w2, w2_scales, w2_zeros, hidden, int(wide), int(group)}, middle.activations(), tokens, out);
-  for (int64_t i = 0; i < tokens * hidden; ++i) hidden_out[i] = to_bfloat16(out[i]);
+  const auto tokens = begins(calls, [](const Call& call) { return call.tokens; });
+  const auto first = begins(calls, [](const Call& call) { return pieces(call.w13, call.tokens); });
+  const auto second = begins(calls, [](const Call& call) { return pieces(call.w2, call.tokens); });
+  // One team of threads for all of it; each loop ends with a barrier, for the next one reads what all have written.
+#pragma omp parallel if (tokens.back() * hidden * wide * 3 > kLeastWork)
+  {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < tokens.back(); ++i) {
+      const int64_t c = holder(tokens, i);
+      calls[c].in.take(calls[c].from, i - tokens[c]);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < first.back(); ++i) {
+      const int64_t c = holder(first, i);
+      multiply_piece(calls[c].w13, calls[c].in.activations(), i - first[c], calls[c].tokens, calls[c].both);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < tokens.back(); ++i) {
+      Call& call = calls[holder(tokens, i)];
+      const int64_t t = i - tokens[&call - calls.data()];
+      const float *gate = call.both + t * 2 * wide, *up = gate + wide;
+      float* product = call.middle.values + t * wide;
+      for (int64_t k = 0; k < wide; ++k) product[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
+      call.middle.round(t);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < second.back(); ++i) {
+      const int64_t c = holder(second, i), size = together(calls[c].tokens) * kBand;
+      multiply_piece(calls[c].w2, calls[c].middle.activations(), i - second[c], calls[c].tokens, calls[c].out);
+      const int64_t begin = (i - second[c]) * size, end = begin + size < hidden ? begin + size : hidden;
+      for (int64_t t = 0; t < calls[c].tokens; ++t)
+        for (int64_t k = begin; k < end; ++k) calls[c].to[t * hidden + k] = to_bfloat16(calls[c].out[t * hidden + k]);
+    }
+  }
 }
 
 // Bytes of scratch that `lumoe_linear4` needs.
 int64_t lumoe_linear4_scratch(int64_t tokens, int64_t outputs, int64_t inputs, int64_t group) {
-  return tokens * outputs * 4 + Scratch::bytes(tokens, inputs, group) + 256;
+  return tokens * whole_bands(outputs) * 4 + Scratch::bytes(tokens, inputs, group) + 256;
 }
 
 // y [tokens, outputs] = x [tokens, inputs] times the transposed int4 weights, bfloat16 in and out.
 void lumoe_linear4(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs, int64_t group,
                    const uint8_t* codes, const uint16_t* scales, const uint16_t* zeros, uint8_t* scratch) {
+  const int64_t stride = whole_bands(outputs);
   float* out = (float*)scratch;
-  Scratch in(scratch + tokens * outputs * 4, tokens, inputs, group);
-  in.take(x, tokens, inputs, group);
-  multiply({codes, scales, zeros, outputs, int(inputs), int(group)}, in.activations(), tokens, out);
-  for (int64_t i = 0; i < tokens * outputs; ++i) y[i] = to_bfloat16(out[i]);
+  Scratch in(scratch + tokens * stride * 4, tokens, inputs, group);
+  const Int4Matrix w{codes, scales, zeros, outputs, int(inputs), int(group)};
+  const int64_t count = pieces(w, tokens), size = together(tokens) * kBand;
+#pragma omp parallel if (outputs * inputs * tokens > kLeastWork)
+  {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; ++t) in.take(x, t);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < count; ++i) {
+      multiply_piece(w, in.activations(), i, tokens, out);
+      const int64_t begin = i * size, end = begin + size < outputs ? begin + size : outputs;
+      for (int64_t t = 0; t < tokens; ++t)
+        for (int64_t k = begin; k < end; ++k) y[t * outputs + k] = to_bfloat16(out[t * stride + k]);
+    }
+  }
 }
 
 // y [outputs] = weights [outputs, inputs] times x [inputs], all bfloat16, sums in float32.
@@ -154,11 +256,14 @@ void lumoe_linear16(const uint16_t* x, uint16_t* y, int64_t outputs, int64_t inp
   for (int64_t n = 0; n < outputs; ++n) y[n] = to_bfloat16(dot(weights + n * inputs, near, int(inputs)));
 }
 
-// Rows of int4 weights as bfloat16 [rows, inputs].
+// The first `rows` rows of int4 weights as bfloat16 [rows, inputs].
 void lumoe_expand(uint16_t* to, int64_t rows, int64_t inputs, int64_t group, const uint8_t* codes,
                   const uint16_t* scales, const uint16_t* zeros) {
   const Int4Matrix w{codes, scales, zeros, rows, int(inputs), int(group)};
 #pragma omp parallel for schedule(static)
-  for (int64_t n = 0; n < rows; ++n) expand_row(w, n, to + n * inputs);
+  for (int64_t number = 0; number < (rows + kBand - 1) / kBand; ++number) {
+    const int64_t left = rows - number * kBand;
+    expand_band(w, number, left < kBand ? int(left) : kBand, to + number * kBand * inputs);
+  }
 }
 }

@@ -5,7 +5,8 @@
 
 namespace {
 
-constexpr int kBlock = 64;  // inputs that are packed together
+constexpr int kBand = 16;  // rows whose codes stand together
+constexpr int kStep = 8;   // inputs of each of them that do
 
 struct Int4Matrix {
   const uint8_t* codes;

@@ -7,83 +7,51 @@
 namespace {
 
 constexpr bool kExpands = true;
-constexpr int kDecodeRows = 2;  // rows that share one load of the activations, for one token and for several
-constexpr int kPrefillRows = 2;
+constexpr int kTokens = 8;        // tokens that share one reading of the weights
 constexpr int kPrefetch = 2048;  // bytes read ahead of use, within a page: the processor's own prefetching stops short
 
-// The first `count` (up to 16) of some bfloat16 values, zeros after them.
-inline __m512 load_bfloat16(const uint16_t* from, int count) {
-  const __m256i narrow = _mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), from);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+inline __m512 load_bfloat16(const uint16_t* from) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16));
 }
 
-// The 64 codes of a block, as two vectors of 32 in the order of the inputs; only the low four bits of each count.
-struct Nibbles {
-  __m512i low, high;
-};
-
-inline Nibbles unpack(const uint8_t* block) {
-  const __m512i low = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
-  const __m512i words = _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i*)block));
-  return {_mm512_srlv_epi16(words, low), _mm512_srlv_epi16(words, _mm512_add_epi16(low, _mm512_set1_epi16(8)))};
-}
-
-// Outputs of rows n .. n+R-1 for tokens t .. t+T-1. Sixteen groups at a time: their scales make one vector.
-template <int R, int T>
-inline void tile(const Int4Matrix& w, const Activations& x, int64_t n, int64_t t, float* y) {
+// Outputs of band `number` for tokens t .. t+T-1.
+template <int T>
+inline void tile(const Int4Matrix& w, const Activations& x, int64_t number, int64_t t, float* y, int64_t stride) {
+  constexpr int kChains = T == 1 ? 4 : T < 4 ? 2 : 1;  // sums of integers that do not wait for each other
   const int inputs = w.inputs, groups = w.inputs / w.group;
-  const uint8_t* codes = w.codes + n * (inputs / 2);
-  const uint16_t *scales = w.scales + n * groups, *zeros = w.zeros + n * groups;
+  const uint8_t* codes = w.codes + number * kBand * (inputs / 2);
+  const uint16_t *scales = w.scales + number * kBand * groups, *zeros = w.zeros + number * kBand * groups;
   const int16_t* integers = x.integers + t * inputs;
   const float *steps = x.steps + t * groups, *sums = x.sums + t * groups;
-  const __m512i mask = _mm512_set1_epi16(15);
-  const __m512 centre = _mm512_set1_ps(-8.0f);
-  __m512 total[R][T];
-  for (int r = 0; r < R; ++r)
-    for (int i = 0; i < T; ++i) total[r][i] = _mm512_setzero_ps();
-  for (int first = 0; first < groups; first += 16) {
-    const int count = groups - first < 16 ? groups - first : 16;
-    const __mmask16 some = __mmask16((1u << count) - 1);
-    alignas(64) float factors[R][T][16];  // what a group's integer sum is worth
-    for (int r = 0; r < R; ++r) {
-      const __m512 scale = load_bfloat16(scales + r * groups + first, count);
-      const __m512 offset = _mm512_fmadd_ps(centre, scale, load_bfloat16(zeros + r * groups + first, count));
-      for (int i = 0; i < T; ++i) {
-        const __m512 step = _mm512_maskz_loadu_ps(some, steps + i * groups + first);
-        _mm512_store_ps(factors[r][i], _mm512_mul_ps(scale, step));
-        total[r][i] = _mm512_fmadd_ps(offset, _mm512_maskz_loadu_ps(some, sums + i * groups + first), total[r][i]);
+  const __m512i mask = _mm512_set1_epi32(0x000f000f);
+  __m512 total[T];
+  for (int i = 0; i < T; ++i) total[i] = _mm512_setzero_ps();
+  for (int g = 0; g < groups; ++g) {
+    __m512i part[T][kChains];
+    for (int i = 0; i < T; ++i)
+      for (int c = 0; c < kChains; ++c) part[i][c] = _mm512_setzero_si512();
+    for (int k = g * w.group; k < (g + 1) * w.group; k += kStep, codes += 4 * kBand) {
+      _mm_prefetch((const char*)codes + kPrefetch, _MM_HINT_T0);
+      const __m512i word = _mm512_loadu_si512(codes);
+      for (int pair = 0; pair < 4; ++pair) {
+        const __m512i nibbles = _mm512_and_si512(_mm512_srli_epi16(word, 4 * pair), mask);
+        for (int i = 0; i < T; ++i) {
+          int32_t two;
+          std::memcpy(&two, integers + int64_t(i) * inputs + k + 2 * pair, 4);
+          part[i][pair % kChains] = _mm512_dpwssd_epi32(part[i][pair % kChains], nibbles, _mm512_set1_epi32(two));
+        }
       }
     }
-    for (int g = 0; g < count; ++g) {
-      __m512i part[R][T];
-      for (int r = 0; r < R; ++r)
-        for (int i = 0; i < T; ++i) part[r][i] = _mm512_setzero_si512();
-      const int begin = (first + g) * w.group;
-      for (int k = begin; k < begin + w.group; k += kBlock) {
-        Nibbles nibbles[R];
-        for (int r = 0; r < R; ++r) {
-          const uint8_t* block = codes + r * (inputs / 2) + k / 2;
-          _mm_prefetch((const char*)block + kPrefetch, _MM_HINT_T0);
-          nibbles[r] = unpack(block);
-          nibbles[r].low = _mm512_and_si512(nibbles[r].low, mask);
-          nibbles[r].high = _mm512_and_si512(nibbles[r].high, mask);
-        }
-        for (int i = 0; i < T; ++i) {
-          const __m512i low = _mm512_loadu_si512(integers + int64_t(i) * inputs + k);
-          const __m512i high = _mm512_loadu_si512(integers + int64_t(i) * inputs + k + 32);
-          for (int r = 0; r < R; ++r) {
-            part[r][i] = _mm512_dpwssd_epi32(part[r][i], nibbles[r].low, low);
-            part[r][i] = _mm512_dpwssd_epi32(part[r][i], nibbles[r].high, high);
-          }
-        }
-      }
-      for (int r = 0; r < R; ++r)
-        for (int i = 0; i < T; ++i)
-          total[r][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[r][i]), _mm512_set1_ps(factors[r][i][g]), total[r][i]);
+    const __m512 scale = load_bfloat16(scales + g * kBand);
+    const __m512 offset = _mm512_fmadd_ps(_mm512_set1_ps(-8.0f), scale, load_bfloat16(zeros + g * kBand));
+    for (int i = 0; i < T; ++i) {
+      for (int c = 1; c < kChains; ++c) part[i][0] = _mm512_add_epi32(part[i][0], part[i][c]);
+      const __m512 factor = _mm512_mul_ps(scale, _mm512_set1_ps(steps[i * groups + g]));
+      total[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[i][0]), factor, total[i]);
+      total[i] = _mm512_fmadd_ps(offset, _mm512_set1_ps(sums[i * groups + g]), total[i]);
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int i = 0; i < T; ++i) y[(t + i) * w.outputs + n + r] = _mm512_reduce_add_ps(total[r][i]);
+  for (int i = 0; i < T; ++i) _mm512_storeu_ps(y + i * stride, total[i]);
 }
 
 // Dot product of a bfloat16 row with one token's bfloat16 activations. Checkpoints put tensors at any even address: loads
@@ -113,19 +81,36 @@ inline float dot(const uint16_t* row, const uint16_t* x, int inputs) {
   return _mm512_reduce_add_ps(_mm512_add_ps(total[0], total[1]));
 }
 
-// Row n as bfloat16. A group has sixteen values: they are computed once and looked up.
-inline void expand_row(const Int4Matrix& w, int64_t n, uint16_t* to) {
-  const int groups = w.inputs / w.group;
-  const __m512 codes = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+// The first `count` rows of band `number` as bfloat16 [count, inputs]. A group of a row has sixteen values: they are
+// computed once and looked up.
+inline void expand_band(const Int4Matrix& w, int64_t number, int count, uint16_t* to) {
+  const int inputs = w.inputs, groups = w.inputs / w.group;
+  const uint8_t* codes = w.codes + number * kBand * (inputs / 2);
+  const uint16_t *scales = w.scales + number * kBand * groups, *zeros = w.zeros + number * kBand * groups;
+  const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  const __m512i shifts = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 4, 8, 12));
+  const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
   for (int g = 0; g < groups; ++g) {
-    const __m512 scale = _mm512_set1_ps(from_bfloat16(w.scales[n * groups + g]));
-    const __m512 zero = _mm512_set1_ps(from_bfloat16(w.zeros[n * groups + g]));
-    const __m256i values = (__m256i)_mm512_cvtneps_pbh(_mm512_fmadd_ps(codes, scale, zero));
-    const __m512i table = _mm512_broadcast_i64x4(values);  // twice, so that the fifth bit of an index does not count
-    for (int k = g * w.group; k < (g + 1) * w.group; k += kBlock) {
-      const Nibbles nibbles = unpack(w.codes + (n * w.inputs + k) / 2);
-      _mm512_storeu_si512(to + k, _mm512_permutexvar_epi16(nibbles.low, table));
-      _mm512_storeu_si512(to + k + 32, _mm512_permutexvar_epi16(nibbles.high, table));
+    __m512i table[kBand];
+    for (int r = 0; r < count; ++r) {
+      const __m512 scale = _mm512_set1_ps(from_bfloat16(scales[g * kBand + r]));
+      const __m512 zero = _mm512_set1_ps(from_bfloat16(zeros[g * kBand + r]));
+      // Twice, so that the fifth bit of an index does not count.
+      table[r] = _mm512_broadcast_i64x4((__m256i)_mm512_cvtneps_pbh(_mm512_fmadd_ps(values, scale, zero)));
+    }
+    for (int k = g * w.group; k < (g + 1) * w.group; k += 4 * kStep, codes += 16 * kBand) {
+      // Four words of each row beside each other: rows 0, 4, 8, 12 in the first vector, 1, 5, 9, 13 in the second, ...
+      const __m512i a = _mm512_loadu_si512(codes), b = _mm512_loadu_si512(codes + 64);
+      const __m512i c = _mm512_loadu_si512(codes + 128), d = _mm512_loadu_si512(codes + 192);
+      const __m512i low = _mm512_unpacklo_epi32(a, b), high = _mm512_unpackhi_epi32(a, b);
+      const __m512i low2 = _mm512_unpacklo_epi32(c, d), high2 = _mm512_unpackhi_epi32(c, d);
+      const __m512i rows[4] = {_mm512_unpacklo_epi64(low, low2), _mm512_unpackhi_epi64(low, low2),
+                               _mm512_unpacklo_epi64(high, high2), _mm512_unpackhi_epi64(high, high2)};
+      for (int r = 0; r < count; ++r) {
+        const __m512i index = _mm512_add_epi32(each, _mm512_set1_epi32(r / 4 * 4));
+        const __m512i pairs = _mm512_srlv_epi32(_mm512_permutexvar_epi32(index, rows[r % 4]), shifts);
+        _mm512_storeu_si512(to + int64_t(r) * inputs + k, _mm512_permutexvar_epi16(pairs, table[r]));
+      }
     }
   }
 }
