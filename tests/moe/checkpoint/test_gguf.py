@@ -18,11 +18,12 @@ from lumoe.cli.moe import app
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.chat_template import chat_tokenizer
 from lumoe.moe.checkpoint.gguf_file import Blocks, model_folder
+from lumoe.moe.checkpoint.stored import Coded
 from lumoe.moe.checkpoint.tokenize import tokenize
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.open import open_model
-from lumoe.moe.kernels.codes import FORMATS
+from lumoe.moe.kernels.blocks import FORMATS
 from lumoe.moe.planning.plan import Plan
 
 REFERENCES: dict[str, Any] = json.loads(Path(__file__).with_name("llama_cpp.json").read_text())
@@ -109,6 +110,7 @@ def test_blocks_of_any_bytes_are_read_row_by_row(kind: str, tmp_path: Path) -> N
     path = tmp_path / "bytes"
     path.write_bytes(b"begin" + data.tobytes())
     entry = Blocks(path, "w", kind, (4, rows, inputs), 5, data.nbytes).part(2, 4, (rows, inputs))
+    assert isinstance(entry, Coded)  # which memory holds as its codes
     expected = gguf.quants.dequantize(data[2], gguf.GGMLQuantizationType[kind])
     assert np.array_equal(entry.read().numpy(), expected, equal_nan=True)
 

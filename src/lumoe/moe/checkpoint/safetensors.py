@@ -15,8 +15,9 @@ import torch
 
 from lumoe.errors import UserError
 from lumoe.files import read_json, unique_keys
+from lumoe.moe.checkpoint.storage import FLOATS
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in FLOATS.items()}
 CODES = {"U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "F8_E4M3": torch.float8_e4m3fn}
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -18,7 +18,8 @@ from lumoe.moe.checkpoint.weights import Checkpoint, check_finite
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, pack_nibbles
-from lumoe.moe.kernels.codes import FORMATS, finite
+from lumoe.moe.kernels.blocks import FORMATS
+from lumoe.moe.kernels.codes import finite
 from lumoe.moe.model.expert import (
     MATRICES,
     CodedExpert,
