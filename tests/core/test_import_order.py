@@ -68,7 +68,7 @@ def modules(room: str) -> list[str]:
     [
         (modules("moe.planning"), "torch"),
         (modules("moe.architectures"), "torch"),
-        (["moe.checkpoint.supported", "cli.models"], "torch pandas numpy"),
+        (["moe.checkpoint.supported", "cli.models"], "torch pandas"),
         (modules("photonics.accelerators"), "torch simpy"),
         (["photonics.network.load", "photonics.network.shapes", "photonics.cook_toom"], "torch simpy scipy"),
         (["photonics.physics.limits", "photonics.physics.link", "photonics.physics.detector"], "torch scipy.optimize"),

@@ -25,7 +25,7 @@ _PIECE = 1 << 18  # values that are looked at together
 # Tensors that files have and that no forward pass here needs: positions are computed, further tokens are not predicted
 # ahead, images are not looked at.
 _NOT_NEEDED = re.compile(
-    r"rope_(freqs|factors_long|factors_short)\.weight|.*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower)\..*|model\.visual\..*"
+    r"rope_(freqs|factors_long|factors_short)\.weight|.*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower|multi_modal_projector)\..*|model\.visual\..*"
 )
 # What the names of a language model's layers begin with, where they are not alone in their files.
 _ROOTS = ("model.language_model.", "language_model.model.")
