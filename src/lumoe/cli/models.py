@@ -35,8 +35,8 @@ FORMATS = {
 }
 _CODE = ("model_type", "shape", "gguf", "calls")
 ABOUT_FAMILIES = (
-    "Router and attention are read off the shape named, which is in `data/shapes`. Tools: the mark that opens a call of "
-    "a function, where the server reads it; each model's own chat template decides."
+    "Router and attention are read off the shape named, which is in `data/shapes`. Tools: the mark that opens a call "
+    "of a function, where the server reads it; each model's own chat template decides."
 )
 ABOUT_FORMATS = (
     "Bits of a file include scales; those of GPTQ and AWQ are for groups of 128. Memory is the processor's, for "
