@@ -18,7 +18,7 @@ from lumoe.moe.architectures.read import known_families, read_architecture
 from lumoe.moe.checkpoint.formats import Format
 from lumoe.moe.checkpoint.gguf_file import Blocks, find_in_gguf, gguf_places, model_folder, read_listing
 from lumoe.moe.checkpoint.manifest import verify_recorded
-from lumoe.moe.checkpoint.safetensors import Entry, read_entries
+from lumoe.moe.checkpoint.safetensors import Entry, read_entries, read_once
 from lumoe.moe.checkpoint.stored import Stored, find
 
 _PIECE = 1 << 18  # values that are looked at together
@@ -88,7 +88,8 @@ class Checkpoint:
 
     def expert(self, layer: int, expert: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read w1 `[intermediate, hidden]`, w2 `[hidden, intermediate]` and w3 `[intermediate, hidden]`."""
-        w1, w2, w3 = (self.tensor(name) for name in self.expert_names(layer, expert))
+        with read_once():
+            w1, w2, w3 = (self.tensor(name) for name in self.expert_names(layer, expert))
         return w1, w2, w3
 
     def expert_names(self, layer: int, expert: int) -> tuple[str, str, str]:
