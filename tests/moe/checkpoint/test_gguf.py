@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from gguf_models import write
+from gguf_models import NAMES, write
 from tiny_families import MODELS, VOCABULARY, make
 from typer.testing import CliRunner
 
@@ -29,10 +29,7 @@ from lumoe.moe.planning.plan import Plan
 REFERENCES: dict[str, Any] = json.loads(Path(__file__).with_name("llama_cpp.json").read_text())
 # What GGUF has no words for: windows of dots1, sparsemixer's threshold, llama3's and dynamic scaling.
 LEFT_OUT = {"dots1", "phimoe", "phimoe-longrope", "qwen2_moe-llama3", "qwen3_moe-dynamic"}
-FAMILIES = sorted(
-    name for name, (kind, _) in MODELS.items()
-    if name not in LEFT_OUT and not kind.startswith(("deepseek", "qwen3_next"))
-)  # fmt: skip
+FAMILIES = sorted(name for name, (kind, _) in MODELS.items() if name not in LEFT_OUT and kind in NAMES)
 
 
 @pytest.fixture(autouse=True)
