@@ -68,6 +68,7 @@ def modules(room: str) -> list[str]:
     [
         (modules("moe.planning"), "torch"),
         (modules("moe.architectures"), "torch"),
+        (["moe.checkpoint.supported", "cli.models"], "torch pandas"),
         (modules("photonics.accelerators"), "torch simpy"),
         (["photonics.network.load", "photonics.network.shapes", "photonics.cook_toom"], "torch simpy scipy"),
         (["photonics.physics.limits", "photonics.physics.link", "photonics.physics.detector"], "torch scipy.optimize"),
@@ -75,7 +76,17 @@ def modules(room: str) -> list[str]:
         (modules("photonics.studies"), "simpy"),
         (["photonics.simulation.jobs", "photonics.simulation.comparison"], "torch"),
     ],
-    ids=["planning", "architectures", "accelerators", "network", "formulas", "sweeps", "studies", "simulation"],
+    ids=[
+        "planning",
+        "architectures",
+        "models",
+        "accelerators",
+        "network",
+        "formulas",
+        "sweeps",
+        "studies",
+        "simulation",
+    ],
 )
 def test_a_room_does_not_load_what_it_does_not_need(loaded: list[str], heavy: str) -> None:
     imports = ", ".join(f"lumoe.{name}" for name in loaded)

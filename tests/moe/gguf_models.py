@@ -11,13 +11,13 @@ import numpy as np
 import torch
 
 from lumoe.moe.architectures.architecture import Architecture
-from lumoe.moe.checkpoint.gguf_metadata import FAMILIES
+from lumoe.moe.checkpoint.gguf_metadata import ALSO, FAMILIES
 from lumoe.moe.checkpoint.gguf_places import gguf_places
 from lumoe.moe.checkpoint.weights import Checkpoint
 
 NAMES = {ours: theirs for theirs, (ours, _) in FAMILIES.items()} | {
     "granitemoe": "granitemoe",
-    "deepseek_v2": "deepseek2",
+    **ALSO,
 }
 # Whose queries and keys the converter reorders; others with neighbours are made so.
 _REORDERED = {"mixtral", "granitemoe", "granitemoeshared"}

@@ -112,6 +112,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         **QWEN, "num_hidden_layers": 4, "head_dim": 16, "shared_expert_intermediate_size": 40,
         "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
     }),
+    "aria_text": ("aria_text", {
+        "moe_num_experts": 6, "moe_topk": 3, "intermediate_size": 48, "moe_num_shared_experts": 2,
+    }),
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from lumoe.progress import be_quiet
 GROUPS = {
     "corpus": "Text corpora: build, inspect.",
     "model": "Train and describe Mixtral-architecture models.",
+    "models": "List the models that can be opened, and how their weights may be stored.",
     "moe": "Quantise, plan, measure and serve a Mixture-of-Experts model under a byte budget.",
     "serve": "Serve a model over HTTP, as OpenAI does, under a byte budget that can change.",
     "photonics": "Time, energy, area and accuracy of microring accelerators.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from tiny_families import VOCABULARY, make
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from lumoe.errors import UserError
+from lumoe.moe.checkpoint.storage import METHODS
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
 
@@ -29,6 +31,15 @@ def declare(folder: Path, **settings: Any) -> None:
 def distance(found: torch.Tensor, exact: torch.Tensor) -> float:
     """Difference of probabilities at a token in the middle: at some, rounding chooses another expert."""
     return float((found.float().softmax(-1) - exact.softmax(-1)).abs().sum(-1).median())
+
+
+def check_held(method: str, folder: Path, exact: Path) -> None:
+    """Memory holds codes or 16 bits as the table of formats says: it takes clearly less than `exact`, or as much."""
+    said = METHODS[method]
+    engine, whole = Engine.load(folder), Engine.load(exact)
+    found = engine.model.source.nbytes(16) / whole.model.source.nbytes(16), engine.decoder.nbytes / whole.decoder.nbytes
+    for share, held in zip(found, (said.experts, said.rest), strict=True):
+        assert share < 0.8 if held == "codes" else share == 1
 
 
 def test_fp8_blocks(tmp_path: Path) -> None:
@@ -52,11 +63,13 @@ def test_fp8_blocks(tmp_path: Path) -> None:
         decoded[name] = expected
     save_file(decoded, tmp_path / "model.safetensors", {"format": "pt"})
     logits = Engine.load(tmp_path, dtype=torch.float32).logits(IDS)
+    shutil.copytree(tmp_path, tmp_path / "exact")
     save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
     declare(tmp_path, quant_method="fp8", weight_block_size=[24, 24], activation_scheme="dynamic")
     checkpoint = Checkpoint(tmp_path)
     assert torch.equal(checkpoint.expert(0, 3)[1], decoded["model.layers.0.mlp.experts.3.down_proj.weight"])
     torch.testing.assert_close(Engine.load(tmp_path, dtype=torch.float32).logits(IDS), logits, rtol=0, atol=2e-5)
+    check_held("fp8", tmp_path, tmp_path / "exact")
     without = {k: v for k, v in stored.items() if not k.endswith("0.self_attn.q_proj.weight_scale_inv")}
     save_file(without, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=r"q_proj\.weight' holds weights without their scales"):
@@ -80,6 +93,7 @@ def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:
     save_file(decoded, tmp_path / "model.safetensors", {"format": "pt"})
     logits = Engine.load(tmp_path, dtype=torch.float32).logits(IDS)
     rounded = distance(Engine.load(tmp_path).logits(IDS), logits)
+    shutil.copytree(tmp_path, tmp_path / "exact")
     save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
     declare(tmp_path, quant_method="mxfp4", modules_to_not_convert=["model.layers.*.self_attn"])
     torch.testing.assert_close(Engine.load(tmp_path, dtype=torch.float32).logits(IDS), logits, rtol=0, atol=2e-5)
@@ -89,6 +103,7 @@ def test_mxfp4_of_gpt_oss(tmp_path: Path) -> None:
     assert (source.stored_as, source.kernel(16), source.precisions) == ("MXFP4", "codes", (16,))
     assert source.nbytes(16) <= a.expert_parameters * 17 / 32 + 4096
     assert distance(engine.logits(IDS), logits) < 1.5 * rounded
+    check_held("mxfp4", tmp_path, tmp_path / "exact")
 
 
 def test_types_may_differ_from_tensor_to_tensor(tmp_path: Path) -> None:
@@ -191,6 +206,7 @@ def test_gptq_and_awq(layout: str, tmp_path: Path) -> None:
         assert (engine.model.source.stored_as, engine.model.source.precisions) == ("int4", (16,))
         assert engine.model.source.kernel(16) in ("native", "int4")
         assert engine.model.source.nbytes(16) <= 3 * 128 * 64 * 5 / 8 + 4096 + 64 * 6
+        check_held("awq" if layout == "awq" else "gptq", tmp_path / "model", tmp_path / "exact")
     assert distance(engine.logits(IDS), logits) < 1.5 * distance(whole.logits(IDS), logits)
 
 

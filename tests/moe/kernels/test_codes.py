@@ -13,7 +13,8 @@ from torch.nn import functional
 from lumoe import compiled
 from lumoe.moe.kernels import codes as kernels
 from lumoe.moe.kernels import library
-from lumoe.moe.kernels.codes import FORMATS, CodedExpert, CodedMatrix, expanded, finite
+from lumoe.moe.kernels.blocks import FORMATS
+from lumoe.moe.kernels.codes import CodedExpert, CodedMatrix, expanded, finite
 
 # Bytes of a block that hold its float16 scales.
 SCALES = {

@@ -67,6 +67,7 @@ def generate(
         planner = planner_for(opened, model, quantized[0] if quantized else None, measurements)
         chosen = planner.propose(Wish(limit, prefer)).plan
     engine = Engine(opened, chosen, limit)
+    typer.echo(str(opened.opening), err=True)
     began = time.perf_counter()
     stream = track(engine.stream(ids, new_tokens), "tokens", new_tokens)
     made, text = continuation(prompts, ids, map(int, stream))

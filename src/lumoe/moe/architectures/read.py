@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from lumoe.errors import UserError, nearest
 from lumoe.files import read_json, read_yaml
 from lumoe.moe.architectures import families
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import Names
@@ -22,6 +23,7 @@ class Family(Protocol):
     """A module of `families`."""
 
     MODEL_TYPES: tuple[str, ...]
+    ABOUT: tuple[About, ...]
     NAMES: Names
 
     def settings(self, config: Config) -> dict[str, Any]:

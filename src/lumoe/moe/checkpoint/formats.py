@@ -12,15 +12,14 @@ import torch
 from lumoe.errors import UserError
 from lumoe.moe.architectures.names import Part
 from lumoe.moe.checkpoint.safetensors import Entry
+from lumoe.moe.checkpoint.storage import FP8_BLOCK, METHODS, MXFP4_GROUP
 from lumoe.moe.checkpoint.stored import Stored, of_expert, rearranged
 from lumoe.moe.kernels.affine import AffineMatrix, centre
 
 # The values of four bits of MXFP4: a sign, two bits of exponent, one of mantissa (OCP Microscaling Formats, table 5).
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-_GROUP = 32  # weights of MXFP4 that share a scale
 _IN_WORD = 8  # codes of GPTQ and AWQ in an int32
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-METHODS = ("fp8", "mxfp4", "gptq", "awq")
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ class Mxfp4:
     @property
     def shape(self) -> tuple[int, ...]:
         rows, groups = self.scales.shape
-        return (rows if self.part.half is None else rows // 2), groups * _GROUP
+        return (rows if self.part.half is None else rows // 2), groups * MXFP4_GROUP
 
     def read(self) -> torch.Tensor:
         """Return the values, float32.
@@ -221,17 +220,17 @@ class Format:
         Raises:
             UserError: the method is not known, or asks for something that is not decoded here.
         """
-        self.method = settings.get("quant_method") if isinstance(settings, Mapping) else None
-        if self.method not in METHODS:
-            named = self.method or settings
+        method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+        if not isinstance(method, str) or method not in METHODS:
+            named = method or settings
             raise UserError(
                 f"{path}: weights quantised with '{named}' are not supported ({', '.join(METHODS)} are); "
                 "use the 16-bit checkpoint, or a GGUF file of the model"
             )
-        self._settings = settings
+        self.method, self._settings = method, settings
         if self.method in ("gptq", "awq"):
             self._check_int4(path)
-        block = settings.get("weight_block_size") or (128, 128)
+        block = settings.get("weight_block_size") or FP8_BLOCK
         if not (isinstance(block, list | tuple) and len(block) == 2 and all(type(n) is int and n > 0 for n in block)):
             raise UserError(f"{path}: 'weight_block_size' must be two whole numbers, not {block!r}")
         self.block = block[0], block[1]
@@ -240,18 +239,20 @@ class Format:
         """Raise UserError where GPTQ or AWQ asks for something that is not decoded here."""
         settings, method = self._settings, self.method
         bits = settings.get("bits", settings.get("w_bit"))
-        if bits != 4:
+        known = METHODS[method]
+        if bits != known.bits:
             raise UserError(
-                f"{path}: {method} at {bits} bits is not supported, 4 bits are; use a GGUF file of the model"
+                f"{path}: {method} at {bits} bits is not supported, {known.bits} bits are; use a GGUF file of the model"
             )
-        version = str(settings.get("version", "gemm")).lower()
-        if method == "awq" and version != "gemm":
-            raise UserError(f"{path}: awq in the layout '{version}' is not supported, 'gemm' is")
+        layout = settings.get("checkpoint_format") or "gptq"
+        if method == "awq":
+            layout = str(settings.get("version", "gemm")).lower()
+        if layout not in known.layouts:
+            raise UserError(
+                f"{path}: {method} in the layout '{layout}' is not supported; known: {', '.join(known.layouts)}"
+            )
         if method == "awq" and settings.get("zero_point", True) is not True:
             raise UserError(f"{path}: awq without zero points is not supported")
-        layout = settings.get("checkpoint_format") or "gptq"
-        if method == "gptq" and layout not in ("gptq", "gptq_v2"):
-            raise UserError(f"{path}: gptq in the layout '{layout}' is not supported, 'gptq' and 'gptq_v2' are")
         if any(not str(name).startswith("-:") for name in settings.get("dynamic") or ()):
             raise UserError(f"{path}: 'dynamic' gives some layers other settings, which is not supported")
 

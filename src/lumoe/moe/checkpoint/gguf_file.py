@@ -20,14 +20,14 @@ from lumoe.errors import UserError
 from lumoe.files import atomic_path, read_json, write_json
 from lumoe.moe.checkpoint.gguf_metadata import Metadata, config_of
 from lumoe.moe.checkpoint.gguf_tokenizer import tokenizer_files
-from lumoe.moe.checkpoint.safetensors import Entry
-from lumoe.moe.kernels.codes import FORMATS, expanded
+from lumoe.moe.checkpoint.safetensors import DTYPES, Entry
+from lumoe.moe.kernels.blocks import FORMATS
+from lumoe.moe.kernels.codes import expanded
 
 LISTING = "gguf.json"
 _FORMAT = 1
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Of llama.cpp's formats, those that are read here.
-KINDS = (*_PLAIN, *FORMATS)
+KINDS = (*DTYPES, *FORMATS)
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -201,8 +201,8 @@ def read_listing(folder: Path) -> dict[str, Entry | Blocks] | None:
         for name, place in read_json(path).items():
             file, kind, shape = Path(place["file"]), place["kind"], tuple(place["shape"])
             at = place["offset"], place["nbytes"]
-            if kind in _PLAIN:
-                found[name] = Entry(file, name, _PLAIN[kind], shape, *at)
+            if kind in DTYPES:
+                found[name] = Entry(file, name, DTYPES[kind], shape, *at)
             else:
                 found[name] = Blocks(file, name, kind, shape, *at)
     except (KeyError, TypeError, AttributeError):

@@ -22,11 +22,12 @@ FAMILIES = {
     "phimoe": ("phimoe", False),
     "hunyuan-moe": ("hunyuan_v1_moe", False),
     "minimax-m2": ("minimax_m2", False),
-    # DeepSeek's third version, and those built like it, choose experts by sigmoids; the second does not.
     "deepseek2": ("deepseek_v3", True),
     "qwen3next": ("qwen3_next", False),
     "qwen35moe": ("qwen3_5_moe_text", False),
 }
+# Kinds of models that have another's name there, and tell by their metadata which they are.
+ALSO = {"deepseek_v2": "deepseek2"}
 _GATING = {1: "softmax", 2: "sigmoid"}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lumoe.errors import UserError
 from lumoe.files import read_json, sha256, write_json
+from lumoe.moe.checkpoint.reads import READS
 
 NAME = "manifest.json"
 # Files up to this size are verified whenever a model is opened; a shard of a large model would take minutes each time.
@@ -43,6 +44,7 @@ def verify_manifest(folder: str | Path, largest: int | None = None) -> None:
             raise UserError(f"{path / file}: missing, but {path / NAME} names it; get the model folder again")
         if largest is not None and (path / file).stat().st_size > largest:
             continue
+        READS.add(checked=(path / file).stat().st_size)
         if sha256(path / file) != digest:
             raise UserError(f"{path / file}: its SHA-256 is not the one in {path / NAME}; get the model folder again")
 

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ import torch
 
 from lumoe.errors import UserError
 from lumoe.files import read_json, unique_keys
+from lumoe.moe.checkpoint.reads import READS
+from lumoe.moe.checkpoint.storage import FLOATS
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in FLOATS.items()}
 CODES = {"U8": torch.uint8, "I8": torch.int8, "I32": torch.int32, "F8_E4M3": torch.float8_e4m3fn}
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # The header of a 50-GB shard is a few MB; a larger length means that the file is not safetensors.
 LARGEST_HEADER = 100 << 20
+_THREAD = threading.local()
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class Entry:
         Raises:
             UserError: the file ends too early.
         """
+        kept: dict[Entry, torch.Tensor] | None = getattr(_THREAD, "kept", None)
+        if kept is not None and self in kept:
+            return kept[self]
         raw = torch.empty(self.nbytes, dtype=torch.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(self.offset)
@@ -58,9 +66,27 @@ class Entry:
                 got += step
             # What was read is held once: in the tensor, not in the page cache as well.
             os.posix_fadvise(file.fileno(), self.offset, self.nbytes, os.POSIX_FADV_DONTNEED)
+        READS.add(weights=got)
         if got < self.nbytes:
             raise UserError(f"{self.path}: the tensor '{self.name}' is cut off; fetch the file again")
-        return raw.view(self.dtype).view(self.shape)
+        value = raw.view(self.dtype).view(self.shape)
+        if kept is not None:
+            kept[self] = value
+        return value
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Read what several tensors are made of, such as both halves of one, from the file once.
+
+    It is held until the block ends; the tensors that `Entry.read` returns within it are not to be written to.
+    """
+    before = getattr(_THREAD, "kept", None)
+    _THREAD.kept = {} if before is None else before
+    try:
+        yield
+    finally:
+        _THREAD.kept = before
 
 
 def read_entries(folder: Path) -> dict[str, Entry]:

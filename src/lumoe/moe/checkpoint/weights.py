@@ -19,14 +19,14 @@ from lumoe.moe.checkpoint.formats import Format
 from lumoe.moe.checkpoint.gguf_file import Blocks, model_folder, read_listing
 from lumoe.moe.checkpoint.gguf_places import find_in_gguf, gguf_places, made_of_others
 from lumoe.moe.checkpoint.manifest import verify_recorded
-from lumoe.moe.checkpoint.safetensors import Entry, read_entries
+from lumoe.moe.checkpoint.safetensors import Entry, read_entries, read_once
 from lumoe.moe.checkpoint.stored import Stored, find
 
 _PIECE = 1 << 18  # values that are looked at together
 # Tensors that files have and that no forward pass here needs: positions are computed, further tokens are not predicted
 # ahead, images are not looked at.
 _NOT_NEEDED = re.compile(
-    r"rope_(freqs|factors_long|factors_short)\.weight|.*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower)\..*|model\.visual\..*"
+    r"rope_(freqs|factors_long|factors_short)\.weight|.*rotary_emb\.inv_freq|(model\.)?(mtp|visual|vision_tower|multi_modal_projector)\..*|model\.visual\..*"
 )
 # What the names of a language model's layers begin with, where they are not alone in their files.
 _ROOTS = ("model.language_model.", "language_model.model.")
@@ -89,7 +89,8 @@ class Checkpoint:
 
     def expert(self, layer: int, expert: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Read w1 `[intermediate, hidden]`, w2 `[hidden, intermediate]` and w3 `[intermediate, hidden]`."""
-        w1, w2, w3 = (self.tensor(name) for name in self.expert_names(layer, expert))
+        with read_once():
+            w1, w2, w3 = (self.tensor(name) for name in self.expert_names(layer, expert))
         return w1, w2, w3
 
     def expert_names(self, layer: int, expert: int) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from lumoe.moe.model.moe_layer import Observer
 from lumoe.moe.offload.store import ExpertStore
 from lumoe.moe.planning.plan import Memory, Plan
 
+log = logging.getLogger(__name__)
 Tokens = Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
 
@@ -78,7 +80,9 @@ class Engine:
             UserError: the device is absent, a file is missing or damaged, or the plan does not fit the model or the
                 budget.
         """
-        return cls(open_model(model, quantized, EngineConfig(**settings)), plan, budget_bytes)
+        engine = cls(open_model(model, quantized, EngineConfig(**settings)), plan, budget_bytes)
+        log.info("%s", str(engine.model.opening))  # as it is now: handlers may format later
+        return engine
 
     @property
     def device(self) -> torch.device:

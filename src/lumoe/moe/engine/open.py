@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from lumoe.errors import UserError
+from lumoe.moe.checkpoint.reads import READS
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine import device
 from lumoe.moe.model.base import Decoding
@@ -61,6 +63,35 @@ class EngineConfig:
     kv_bits: int = FULL_BITS
 
 
+class Opening:
+    """What it costs to open a model: counted from when this is made, in bytes that the whole process reads.
+
+    Attributes:
+        outside: bytes read of the weights outside the experts, once they are there.
+    """
+
+    def __init__(self) -> None:
+        self._began, self._weights, self._checked = time.perf_counter(), READS.weights, READS.checked
+        self.outside = 0
+
+    def outside_is_there(self) -> None:
+        """Take all that was read so far for weights outside the experts."""
+        self.outside = READS.weights - self._weights
+
+    @property
+    def experts(self) -> int:
+        """Bytes read of experts until now."""
+        return READS.weights - self._weights - self.outside
+
+    def __str__(self) -> str:
+        seconds, checked = time.perf_counter() - self._began, READS.checked - self._checked
+        sums = f"; {checked} bytes held to the manifest's sums before" if checked else ""
+        return (
+            f"opened in {seconds:.2f} s: {self.outside + self.experts} bytes read (outside the experts {self.outside}, "
+            f"experts {self.experts}){sums}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class OpenedModel:
     """The weights outside the experts where they compute, and every expert on the slow tier; none is in the fast one.
@@ -72,6 +103,7 @@ class OpenedModel:
         source: the experts, at every precision that there is.
         tier: the fast tier that an engine brings them into.
         limit_bytes: what the device has for experts and swap buffers; None where nothing but the budget limits them.
+        opening: what opening it cost so far.
     """
 
     decoder: Decoding
@@ -79,6 +111,7 @@ class OpenedModel:
     tier: Tier[Any, Any]
     config: EngineConfig
     limit_bytes: int | None = None
+    opening: Opening = field(default_factory=lambda: Opening())
 
     @property
     def plan_shape(self) -> tuple[int, int]:
@@ -150,25 +183,31 @@ def open_model(model: str | Path, quantized: Folders = None, config: EngineConfi
     Raises:
         UserError: the device is absent, or a file is missing or damaged.
     """
-    config = config or EngineConfig()
+    config, opening = config or EngineConfig(), Opening()
     folders = [quantized] if isinstance(quantized, str | Path) else list(quantized or [])
     checkpoint, experts = Checkpoint(model), [QuantizedExperts(folder) for folder in folders]
     if config.device != "cpu":
-        return open_on_device(checkpoint, experts, config)
+        return open_on_device(checkpoint, experts, config, opening)
     spill = spill_folder(config.spill, [*folders, model])
     source = ExpertSource(checkpoint, experts, config.dtype, spill, config.native)
     source.check_savings()
     decoder = Decoder(checkpoint, config.dtype, config.non_expert_bits, config.native)
-    return OpenedModel(decoder, source, FileTier(), config)
+    opening.outside_is_there()
+    return OpenedModel(decoder, source, FileTier(), config, opening=opening)
 
 
-def open_on_device(checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts], config: EngineConfig) -> OpenedModel:
+def open_on_device(
+    checkpoint: Checkpoint,
+    quantized: Sequence[QuantizedExperts],
+    config: EngineConfig,
+    opening: Opening | None = None,
+) -> OpenedModel:
     """Open a checkpoint as on a GPU, whatever device it is: experts in host memory, a decoder of fixed shapes.
 
     Raises:
         UserError: the device is absent, has no kernel for the quantised experts, or these belong to another model.
     """
-    place = device.device_of(config.device)
+    place, opening = device.device_of(config.device), opening or Opening()
     if config.non_expert_bits != FULL_BITS:
         raise UserError(
             f"{config.device}: weights outside the experts have 16 bits there, not {config.non_expert_bits}"
@@ -187,6 +226,7 @@ def open_on_device(checkpoint: Checkpoint, quantized: Sequence[QuantizedExperts]
     )
     recorder = recorder_for(place) if config.recorded else None
     decoder = StaticDecoder(Decoder(checkpoint, config.dtype, from_codes=False), place, recorder)
+    opening.outside_is_there()
     free = device.free_bytes(place)
     limit = None if free is None else max(free - device.KEPT_FREE - config.beside_bytes, 0)
-    return OpenedModel(decoder, experts, DeviceTier(experts), config, limit)
+    return OpenedModel(decoder, experts, DeviceTier(experts), config, limit, opening)

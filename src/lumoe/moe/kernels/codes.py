@@ -6,11 +6,11 @@ Without the compiled kernels some rows at a time are expanded by the package `gg
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
+from lumoe.moe.kernels.blocks import FORMATS
 from lumoe.moe.kernels.library import codes_library, expands
 
 Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -19,34 +19,6 @@ MANY_TOKENS = 16
 _PIECE = 1 << 20  # weights that are expanded together: they stay in the processor's cache
 
 
-class Format(NamedTuple):
-    """A format's number in `codes.cpp`, and its blocks: weights along the inputs, and their bytes."""
-
-    number: int
-    weights: int
-    nbytes: int
-
-    @property
-    def bits_per_weight(self) -> float:
-        return 8 * self.nbytes / self.weights
-
-
-# By their names in ggml.
-FORMATS = {
-    "Q4_0": Format(0, 32, 18),
-    "Q4_1": Format(1, 32, 20),
-    "Q5_0": Format(2, 32, 22),
-    "Q5_1": Format(3, 32, 24),
-    "Q8_0": Format(4, 32, 34),
-    "IQ4_NL": Format(5, 32, 18),
-    "MXFP4": Format(6, 32, 17),
-    "Q2_K": Format(7, 256, 84),
-    "Q3_K": Format(8, 256, 110),
-    "Q4_K": Format(9, 256, 144),
-    "Q5_K": Format(10, 256, 176),
-    "Q6_K": Format(11, 256, 210),
-    "IQ4_XS": Format(12, 256, 136),
-}
 # Bytes of a block that hold its float16 scales; what is not here has powers of two.
 _SCALES = {
     "Q4_0": (0, 2), "Q4_1": (0, 4), "Q5_0": (0, 2), "Q5_1": (0, 4), "Q8_0": (0, 2), "IQ4_NL": (0, 2), "Q2_K": (80, 84),

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from lumoe.errors import UserError
 from lumoe.moe.architectures.architecture import Activation, Latent
+from lumoe.moe.checkpoint.safetensors import read_once
 from lumoe.moe.checkpoint.stored import Coded
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.kernels.codes import CodedMatrix, finite
@@ -233,10 +234,11 @@ class _Reader:
 
     def _biases(self, prefix: str) -> ExpertBiases:
         a = self.architecture
-        w1, w2, w3 = (
-            torch.stack([self.tensor(f"{prefix}.experts.{e}.{name}.bias") for e in range(a.num_local_experts)])
-            for name in ("w1", "w2", "w3")
-        )
+        with read_once():
+            w1, w2, w3 = (
+                torch.stack([self.tensor(f"{prefix}.experts.{e}.{name}.bias") for e in range(a.num_local_experts)])
+                for name in ("w1", "w2", "w3")
+            )
         activations = [Clamped(a.activation, gate, up) for gate, up in zip(w1, w3, strict=True)]
         return ExpertBiases(activations, w2, w1.nbytes + w2.nbytes + w3.nbytes)
 

@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.moe.architectures.architecture import Activation, Architecture, Attention, Router
+from lumoe.moe.architectures.architecture import Architecture
+from lumoe.moe.architectures.plain import beyond_plain
 from lumoe.moe.kernels.codes import CodedMatrix
 from lumoe.moe.model import attention
 from lumoe.moe.model.cuda_graphs import Recorder, as_it_is
@@ -172,27 +173,11 @@ def check_plain(architecture: Architecture, device: torch.device) -> None:
     Raises:
         UserError: the model has more.
     """
-    a = architecture
-    plain = {
-        "attention": Attention(),
-        "router": Router(),
-        "activation": Activation(),
-        "norm": "rms",
-        "dense_layers": (),
-        "shared_size": 0,
-        "windowed_layers": None,
-        "embedding_scale": 1.0,
-        "residual_scale": 1.0,
-        "logits_divisor": 1.0,
-        "head_bias": False,
-        "norm_offset": 0.0,
-        "delta": None,
-    }
-    other = [name for name, value in plain.items() if getattr(a, name) != value]
-    if other or a.rotary.width is not None or a.rotary.interleaved:
-        named = ", ".join(other or ["rotary"])
+    other = beyond_plain(architecture)
+    if other:
+        named = ", ".join(other)
         raise UserError(
-            f"{device}: models of the family '{a.family}' run on the processor only so far ({named}); "
+            f"{device}: models of the family '{architecture.family}' run on the processor only so far ({named}); "
             "leave the device out, or give --device cpu"
         )
 

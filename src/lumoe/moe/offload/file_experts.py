@@ -12,13 +12,14 @@ from threading import Lock
 import torch
 
 from lumoe.errors import UserError
-from lumoe.moe.checkpoint.safetensors import Entry
+from lumoe.moe.checkpoint.safetensors import Entry, read_once
 from lumoe.moe.checkpoint.stored import Affine, Coded, Stored
 from lumoe.moe.checkpoint.weights import Checkpoint, check_finite
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, pack_nibbles
-from lumoe.moe.kernels.codes import FORMATS, finite
+from lumoe.moe.kernels.blocks import FORMATS
+from lumoe.moe.kernels.codes import finite
 from lumoe.moe.model.expert import (
     MATRICES,
     CodedExpert,
@@ -271,7 +272,8 @@ class ExpertSource:
         if bits == FULL_BITS:
             stored = dict(zip(MATRICES, self._stored[layer, expert], strict=True))
             if (layer, expert) in self._coded:
-                return {name: part.codes() for name, part in stored.items() if isinstance(part, Coded)}
+                with read_once():
+                    return {name: part.codes() for name, part in stored.items() if isinstance(part, Coded)}
             if kernel in ("int4", "native", "expanded"):
                 return _laid_out([part.affine() for part in stored.values() if isinstance(part, Affine)], kernel)
         full = self.checkpoint.expert(layer, expert)

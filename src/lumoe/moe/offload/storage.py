@@ -20,6 +20,7 @@ import torch
 
 from lumoe.anonymous_memory import anonymous
 from lumoe.errors import UserError
+from lumoe.moe.checkpoint.reads import READS
 
 BLOCK = 4096
 log = logging.getLogger(__name__)
@@ -94,6 +95,7 @@ class DirectFile:
             got += step
             if step == 0 or got % BLOCK:  # the end of the file
                 break
+        READS.add(weights=got)
         if not self.direct:
             os.posix_fadvise(self.descriptor, offset, len(view), os.POSIX_FADV_DONTNEED)
         return got

@@ -15,6 +15,7 @@ import torch
 
 from lumoe.errors import UserError
 from lumoe.files import read_csv, read_sealed_json, write_sealed_json
+from lumoe.moe.checkpoint.reads import READS
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, pack_nibbles, unpack_nibbles
 from lumoe.sealed_tensors import load_tensors, save_tensors
@@ -127,6 +128,7 @@ class QuantizedExperts:
                 raise UserError(f"{path}: its tensors are not those of {self.folder / MANIFEST}; quantise again")
             if not all(torch.isfinite(value).all() for name, value in tensors.items() if name.endswith("scales")):
                 raise UserError(f"{path}: the scales hold NaN or infinite values")
+            READS.add(weights=sum(value.nbytes for value in tensors.values()))
             self._last = ((layer, expert), tensors)
         return self._last[1]
 

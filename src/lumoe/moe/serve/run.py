@@ -6,6 +6,7 @@ import logging
 import re
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,8 @@ from lumoe.moe.checkpoint.chat_template import chat_tokenizer
 from lumoe.moe.checkpoint.end_tokens import end_tokens
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.kv_pool import KVPool
-from lumoe.moe.engine.open import EngineConfig, open_model
+from lumoe.moe.engine.loader import PlanChange
+from lumoe.moe.engine.open import EngineConfig, OpenedModel, open_model
 from lumoe.moe.engine.planned import planner_for
 from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.offload.store import CachePolicy
@@ -99,7 +101,7 @@ def load(setup: Setup, limits: Limits) -> Server:
     if isinstance(cache, KVCache) and cache.states is not None and limits.share_prefixes:
         log.info("prefixes are not shared: their state is not kept for a next sequence")
     pool = KVPool(cache, shared)
-    governor = Governor(engine, planner, setup.preference, pool, metrics.changed)
+    governor = Governor(engine, planner, setup.preference, pool, _told_once(model, metrics.changed))
     metrics.watch(governor)
     budget, preference = _within_memory(governor, setup.budget), setup.preference
     last = read_last(setup.state) if setup.state else None
@@ -112,6 +114,20 @@ def load(setup: Setup, limits: Limits) -> Server:
     prompts = Prompts(tokenizer, architecture.vocab_size, limits.context, end_tokens(setup.model, tokenizer))
     name = setup.name or setup.model.resolve().name
     return Server(prompts, governor, metrics, name, limits, setup.api_key, setup.state)
+
+
+def _told_once(model: OpenedModel, on_change: Callable[[PlanChange], None]) -> Callable[[PlanChange], None]:
+    """Return `on_change` that logs what opening the model cost, once its first plan's experts are all there."""
+    told = False
+
+    def changed(change: PlanChange) -> None:
+        nonlocal told
+        on_change(change)
+        if not told:
+            told = True
+            log.info("%s", str(model.opening))  # as it is now: handlers may format later
+
+    return changed
 
 
 def _say_what_is_in_force(governor: Governor, setup: Setup, limits: Limits) -> None:

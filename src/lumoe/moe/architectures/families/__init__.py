@@ -4,6 +4,7 @@ A new one is named here: imports that can be read off the source are what tells 
 """
 
 from lumoe.moe.architectures.families import (
+    aria,
     deepseek,
     dots1,
     ernie4_5_moe,
@@ -35,4 +36,5 @@ ALL = (
     deepseek,
     minimax_m2,
     qwen3_next,
+    aria,
 )

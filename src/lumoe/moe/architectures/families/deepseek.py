@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Latent, Router
 from lumoe.moe.architectures.common import grouped_experts, magnitude, rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import DEEPSEEK
 
 MODEL_TYPES = ("deepseek_v2", "deepseek_v3")
+ABOUT = (
+    About("DeepSeek-V2, V2-Lite", "deepseek-v2-lite", kinds=("deepseek_v2",), held_to=("transformers", "llama.cpp")),
+    About(
+        "DeepSeek-V3, R1, V3.1",
+        "deepseek-v3",
+        kinds=("deepseek_v3",),
+        calls="<｜tool▁call▁begin｜>",
+        held_to=("transformers", "llama.cpp"),
+    ),
+)
 NAMES = DEEPSEEK
 OWN_CODE = True
 

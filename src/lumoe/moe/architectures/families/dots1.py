@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention
 from lumoe.moe.architectures.common import grouped_experts, rotary, sizes, windows
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import DEEPSEEK
 
 MODEL_TYPES = ("dots1",)
+ABOUT = (About("dots.llm1", "dots.llm1", held_to=("transformers", "llama.cpp")),)
 NAMES = DEEPSEEK
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return an architecture's fields."""
     bias = config.get("attention_bias", False)
+    config.expect("scoring_func", "noaux_tc", "sigmoid")  # the published files have the name of the choice here
+    config.expect("moe_layer_freq", 1)
     layers = config.need("num_hidden_layers")
     first = config.get("max_window_layers", 62)
     first = first if config.find("sliding_window") else layers

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Router
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN, Part, network
 
 MODEL_TYPES = ("ernie4_5_moe",)
+ABOUT = (
+    About(
+        "ERNIE-4.5 21B-A3B, 300B-A47B", "ernie-4.5-21b-a3b", calls="<tool_call>", held_to=("transformers", "llama.cpp")
+    ),
+)
 NAMES = {
     **QWEN,
     **network("block_sparse_moe.shared", "mlp.shared_experts"),

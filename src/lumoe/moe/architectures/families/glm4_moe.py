@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention
 from lumoe.moe.architectures.common import grouped_experts, rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import DEEPSEEK
 
 MODEL_TYPES = ("glm4_moe",)
+ABOUT = (
+    About("GLM-4.5, GLM-4.5-Air, GLM-4.6", "glm-4.5-air", calls="<tool_call>", held_to=("transformers", "llama.cpp")),
+)
 NAMES = DEEPSEEK
 
 

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import Part, fused
 
 MODEL_TYPES = ("granitemoe", "granitemoeshared")
+ABOUT = (
+    About(
+        "Granite 3.0 and 3.1, 1B-A400M and 3B-A800M",
+        "granite-3.0-1b-a400m",
+        calls="<|tool_call|>",
+        held_to=("transformers", "llama.cpp"),
+    ),
+)
 _SHARED = "block_sparse_moe.shared"
 NAMES = {
     "block_sparse_moe.gate.weight": (Part("block_sparse_moe.router.layer.weight"),),

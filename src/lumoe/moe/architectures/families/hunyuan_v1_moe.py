@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from lumoe.errors import UserError
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Router
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN, Part, network
 
 MODEL_TYPES = ("hunyuan_v1_moe",)
+ABOUT = (About("Hunyuan-A13B", "hunyuan-a13b", held_to=("transformers", "llama.cpp")),)
 NAMES = {
     **QWEN,
     **network("block_sparse_moe.shared", "mlp.shared_mlp"),

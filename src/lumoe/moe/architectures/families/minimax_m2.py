@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Router
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import MIXTRAL, Part
 
 MODEL_TYPES = ("minimax_m2",)
+ABOUT = (About("MiniMax-M2", "minimax-m2", held_to=("transformers", "llama.cpp")),)
 NAMES = {
     **MIXTRAL,
     "block_sparse_moe.gate.correction": (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import MIXTRAL
 
 MODEL_TYPES = ("mixtral",)
+ABOUT = (About("Mixtral 8x7B, 8x22B", "mixtral-8x7b", calls="[TOOL_CALLS]", held_to=("transformers", "llama.cpp")),)
 NAMES = MIXTRAL
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Router
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN
 
 MODEL_TYPES = ("olmoe",)
+ABOUT = (About("OLMoE-1B-7B", "olmoe-1b-7b", held_to=("transformers", "llama.cpp")),)
 NAMES = QWEN
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from lumoe.errors import UserError
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Router
 from lumoe.moe.architectures.common import rotary, sizes
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import MIXTRAL
 
 MODEL_TYPES = ("phimoe",)
+ABOUT = (About("Phi-3.5-MoE", "phi-3.5-moe", held_to=("transformers",)),)
 NAMES = MIXTRAL
 
 

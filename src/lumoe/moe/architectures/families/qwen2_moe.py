@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Router
 from lumoe.moe.architectures.common import rotary, sizes, sparse_layers, windows
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN, Part, network
 
 MODEL_TYPES = ("qwen2_moe",)
+ABOUT = (About("Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B", "qwen1.5-moe-a2.7b", held_to=("transformers", "llama.cpp")),)
 NAMES = {
     **QWEN,
     **network("block_sparse_moe.shared", "mlp.shared_expert"),

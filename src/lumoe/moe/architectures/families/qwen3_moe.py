@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Router
 from lumoe.moe.architectures.common import rotary, sizes, sparse_layers
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN
 
 MODEL_TYPES = ("qwen3_moe",)
+ABOUT = (
+    About(
+        "Qwen3 30B-A3B, 235B-A22B, Qwen3-Coder",
+        "qwen3-30b-a3b",
+        calls="<tool_call>",
+        held_to=("transformers", "llama.cpp"),
+    ),
+)
 NAMES = QWEN
 
 

@@ -5,12 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from lumoe.errors import UserError
+from lumoe.moe.architectures.about import About
 from lumoe.moe.architectures.architecture import Attention, Delta, Router
 from lumoe.moe.architectures.common import rotary, sizes, sparse_layers
 from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN, Part, network
 
 MODEL_TYPES = ("qwen3_next", "qwen3_5_moe", "qwen3_5_moe_text")
+ABOUT = (
+    About(
+        "Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
+        "qwen3-next-80b-a3b",
+        kinds=("qwen3_next",),
+        calls="<tool_call>",
+        held_to=("transformers", "llama.cpp"),
+    ),
+    # Router and attention are those of Qwen3-Next; projections lie in its files in another order.
+    About(
+        "Qwen3.5 35B-A3B, 397B-A17B",
+        "qwen3-next-80b-a3b",
+        kinds=("qwen3_5_moe", "qwen3_5_moe_text"),
+        calls="<tool_call>",
+        held_to=("transformers", "llama.cpp"),
+    ),
+)
 NAMES = {
     **QWEN,
     **network("block_sparse_moe.shared", "mlp.shared_expert"),
