@@ -69,6 +69,8 @@ def measure_hardware(
         expert=expert,
         hidden=shape.hidden_size,
         intermediate=shape.intermediate_size,
+        outside=shape.outside_parameters_per_token,
+        stored=source.stored_as,
     )
 
 

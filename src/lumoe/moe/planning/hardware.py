@@ -68,7 +68,9 @@ class Hardware(Record):
             speed of a whole model).
         host: bits per weight -> time of one expert computed in host memory by a machine with a GPU, the way there and
             back included; empty where that is not done.
-        hidden, intermediate: widths of the model that was timed; the profile predicts no other.
+        hidden, intermediate: widths of the model that was timed.
+        outside: weights outside its experts that the computation of a token uses; None in profiles that do not say.
+        stored: codes of its files that its experts "at 16 bits" were computed from; empty for weights.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -80,6 +82,8 @@ class Hardware(Record):
     host: dict[int, Seconds] = {}
     hidden: int = Field(ge=1)
     intermediate: int = Field(ge=1)
+    outside: int | None = Field(default=None, ge=1)
+    stored: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Hardware:
