@@ -60,17 +60,20 @@ def plan(
     from dataclasses import replace
 
     from lumoe.cli.tables import for_programs, one_format
+    from lumoe.errors import UserError
     from lumoe.files import write_json
     from lumoe.moe.checkpoint.outline import read_outline
     from lumoe.moe.offload.file_experts import expert_bytes
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.cost import Workload
-    from lumoe.moe.planning.inputs import Known, build_planner, describe
+    from lumoe.moe.planning.inputs import HUB, Known, build_planner, describe
     from lumoe.moe.planning.plan import FULL_BITS, parse_preference
     from lumoe.moe.planning.planner import Wish
     from lumoe.moe.quantization.folder import read_frequencies
 
     one_format(as_json, as_csv)
+    if quantized and model.startswith(HUB):
+        raise UserError(f"--quantized: experts of {model} need the model's files; fetch it and give its folder")
     outline = read_outline(model)
     shape, memory, frequencies = outline.architecture, outline.memory(bits, group_size), None
     whole = memory.non_expert + shape.experts * memory.expert[FULL_BITS]

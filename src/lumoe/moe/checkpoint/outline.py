@@ -17,9 +17,11 @@ from lumoe.moe.architectures.read import parse_config, read_shape
 from lumoe.moe.checkpoint.formats import Format
 from lumoe.moe.checkpoint.gguf_file import SHARD, unpack_weights
 from lumoe.moe.checkpoint.headers import Files, LocalFiles, copy_headers
+from lumoe.moe.checkpoint.hub import HubFiles, HubName
 from lumoe.moe.checkpoint.part_sizes import Held, held, of_config, of_files
 from lumoe.moe.checkpoint.safetensors import INDEX, SINGLE
 from lumoe.moe.checkpoint.weights import Checkpoint
+from lumoe.moe.planning.inputs import HUB
 from lumoe.moe.planning.parts import Parts, amount
 from lumoe.moe.planning.plan import FULL_BITS, Memory
 
@@ -49,7 +51,7 @@ class Outline:
 
 
 def read_outline(model: str) -> Outline:
-    """Read a model folder, a GGUF file, a `config.json`, or a shipped shape by its name.
+    """Read a model folder, a GGUF file, a `config.json`, a shipped shape by its name, or `hub:ORG/NAME`.
 
     Of a folder the headers of its weights are read if they are all there, whether or not weights follow them; otherwise
     its configuration alone.
@@ -57,6 +59,8 @@ def read_outline(model: str) -> Outline:
     Raises:
         UserError: there is none, its family is not known, or a file is damaged or of another model.
     """
+    if model.startswith(HUB):
+        return _of_hub(HubName.parse(model))
     path = Path(model)
     if path.is_dir():
         return outline_of(LocalFiles(path))
@@ -69,6 +73,13 @@ def read_outline(model: str) -> Outline:
         return _computed(files, path, _object(files, path.name))
     architecture = read_shape(model)
     return Outline(architecture, of_config(architecture, {}, "computed from the shipped shape at 16 bits a weight"))
+
+
+def _of_hub(name: HubName) -> Outline:
+    files = HubFiles(name)
+    found = outline_of(files, name.file)
+    source = f"{found.parts.source}, commit {files.commit[:12]}; {amount(files.read_bytes)} read"
+    return replace(found, parts=replace(found.parts, source=source))
 
 
 def outline_of(files: Files, gguf: str | None = None) -> Outline:
