@@ -15,7 +15,7 @@ from lumoe.moe.checkpoint.safetensors import LARGEST_HEADER
 from lumoe.moe.planning.inputs import HUB
 
 TIMEOUT_S = 10.0
-_TRIES = 2
+_RETRIES = 1
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([^@:]+))?(?::(.+))?")
 _OK, _PARTIAL = 200, 206
 
@@ -66,6 +66,7 @@ class HubFiles(Files):
         self.where, self._name = f"{HUB}{name.repository}", name
         self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self.read_bytes, self._lock = 0, Lock()
+        self._whole = dict[str, bytes]()  # configuration and index are looked at more than once
         with self._one_sentence(self.where):
             info = HfApi(endpoint=self._endpoint, library_name="lumoe").model_info(
                 name.repository, revision=name.revision, files_metadata=True, timeout=TIMEOUT_S
@@ -80,6 +81,8 @@ class HubFiles(Files):
         return self._sizes[name]
 
     def read(self, name: str, begin: int, end: int | None = None) -> bytes:
+        if end is None and begin == 0 and name in self._whole:
+            return self._whole[name]
         last = self._sizes[name] if end is None else min(end, self._sizes[name])
         if last - begin > LARGEST_HEADER:
             raise UserError(f"{self.where}/{name}: {last - begin} bytes, too many for a header or a configuration")
@@ -89,6 +92,8 @@ class HubFiles(Files):
             content = self._range(name, begin, last)
         with self._lock:
             self.read_bytes += len(content)
+            if end is None and begin == 0:
+                self._whole[name] = content
         return content
 
     def _range(self, name: str, begin: int, end: int) -> bytes:
@@ -102,7 +107,7 @@ class HubFiles(Files):
         url = hf_hub_url(self._name.repository, name, revision=self.commit, endpoint=self._endpoint)
         headers = build_hf_headers(library_name="lumoe")
         asked = {**headers, "Range": f"bytes={begin}-{end - 1}", "Accept-Encoding": "identity"}
-        with http_backoff("GET", url, max_retries=_TRIES, headers=asked, stream=True, timeout=TIMEOUT_S) as response:
+        with http_backoff("GET", url, max_retries=_RETRIES, headers=asked, stream=True, timeout=TIMEOUT_S) as response:
             hf_raise_for_status(response)
             whole = begin == 0 and end == self._sizes[name]
             if response.status_code != _PARTIAL and not (whole and response.status_code == _OK):
@@ -116,7 +121,7 @@ class HubFiles(Files):
     @contextmanager
     def _one_sentence(self, what: str) -> Iterator[None]:
         from huggingface_hub import errors
-        from requests.exceptions import ConnectionError, RequestException, Timeout
+        from requests.exceptions import ConnectionError, HTTPError, RequestException, Timeout
 
         page = f"{self._endpoint}/{self._name.repository}"
         try:
@@ -131,7 +136,7 @@ class HubFiles(Files):
             raise UserError(f"{what}: there is no revision '{self._name.revision}' of it at {page}") from None
         except errors.EntryNotFoundError:
             raise UserError(f"{what}: no such file at {page}") from None
-        except errors.HfHubHTTPError as error:
+        except HTTPError as error:
             status = error.response.status_code if error.response is not None else "an error"
             raise UserError(f"{what}: the hub answered with {status} ({page}); try again or set HF_TOKEN") from None
         except Timeout:

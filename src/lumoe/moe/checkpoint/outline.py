@@ -190,8 +190,9 @@ def _computed(files: Files, path: Path, values: dict[str, Any]) -> Outline:
 
 
 def _object(files: Files, name: str) -> dict[str, Any]:
+    text = files.read(name, 0)
     try:
-        value = json.loads(files.read(name, 0), object_pairs_hook=unique_keys)
+        value = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{files.where}/{name}: not JSON ({' '.join(str(error).split())[:200]})") from None
     if not isinstance(value, dict):
