@@ -13,7 +13,7 @@ from lumoe.errors import UserError
 from lumoe.files import read_csv, read_yaml
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
-from lumoe.moe.planning.parts import Parts, amount
+from lumoe.moe.planning.parts import Parts, amount, number
 from lumoe.moe.planning.perplexities import PERPLEXITY_COLUMNS
 from lumoe.moe.planning.placement import PaperRules, random_order
 from lumoe.moe.planning.plan import FULL_BITS, Memory
@@ -162,8 +162,8 @@ def _speed(planner: Planner, proposal: Proposal) -> str:
         return "not known: measure a profile of this machine with `lumoe moe calibrate`"
     other = ""
     if costs.scaled_from is not None:
-        hidden, wide = costs.scaled_from
-        other = f", from another model's profile (widths {hidden} x {wide})"
+        timed, here = 3 * costs.scaled_from[0] * costs.scaled_from[1], costs.shape.expert_parameters
+        other = f" from another model's profile (an expert of {number(timed)} weights there, {number(here)} here)"
     work = costs.workload
     return (
         f"{predicted.tokens_per_s:.4g} new tokens/s predicted{other} ({work.prompt_tokens} in, {work.new_tokens} out: "
@@ -195,6 +195,8 @@ def _quality_basis(known: Known) -> str:
         return "modelled: sum of the experts' measured divergences"
     if known.perplexity and known.perplexity.is_relative_to(data_path("measurements")):
         return "published, interpolated over the number of quantised experts"
+    if not known.perplexity:
+        return "nothing is quantised"
     return "measured, interpolated over the number of quantised experts"
 
 

@@ -75,11 +75,11 @@ class Parts:
     def lines(self) -> list[str]:
         """Return the table in words, one line a part."""
         rows = [
-            (s.name, _count(s.parameters), amount(s.nbytes), f"{s.bits:.4g}", ", ".join(s.formats) + _each(s))
+            (s.name, number(s.parameters), amount(s.nbytes), f"{s.bits:.4g}", ", ".join(s.formats) + _each(s))
             for s in self.sizes
         ]
-        rows.append(("in all", _count(self.parameters), amount(self.nbytes), "", ""))
-        rows.append(("for a token", _count(self.token_parameters), "", "", ""))
+        rows.append(("in all", number(self.parameters), amount(self.nbytes), "", ""))
+        rows.append(("for a token", number(self.token_parameters), "", "", ""))
         if self.unused:
             rows.append(("not used", "", amount(self.unused), "", "further tensors of the files"))
         table = [("part", "parameters", "in files", "bits", "format"), *rows]
@@ -88,17 +88,18 @@ class Parts:
 
 def amount(count: int) -> str:
     """Return bytes in words."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return f"{count} B"
 
 
-def _count(number: int) -> str:
+def number(count: int) -> str:
+    """Return how many, in words."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return str(number)
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)
 
 
 def _each(size: PartSize) -> str:
