@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cost import machine
+from test_cost import machine, times_of
 from typer.testing import CliRunner
 
 from lumoe.cli.moe.plan import app
@@ -86,3 +86,29 @@ def test_the_command_says_that_the_profile_is_of_another_model(tmp_path: Path) -
     values = [json.loads(result.output) for result in (own, other)]
     assert [value["predicted_from_another_model"] for value in values] == [False, True]
     assert values[0]["predicted_tokens_per_s"] > values[1]["predicted_tokens_per_s"] > 0
+
+
+def test_with_a_large_expert_calls_and_layers_are_told_apart_from_weights() -> None:
+    """A machine that takes 0.2 s a call, 0.1 s a layer and 10 ns a weight, whatever the model, is found again."""
+    each, weights, large = 1e-8, SMALL.expert_parameters, 10**8
+    before = profile(
+        expert={16: times_of(0.2 + each * weights)},
+        large={16: times_of(0.2 + each * large)},
+        large_weights=large,
+        layers=48,
+        dense=times_of(48 * 0.1 + each * SMALL.outside_parameters_per_token),
+    )
+    after = scaled(before, LARGE)
+    assert after.expert[16].seconds == pytest.approx([0.2 + each * LARGE.expert_parameters])
+    assert after.dense.seconds == pytest.approx([94 * 0.1 + each * LARGE.outside_parameters_per_token])
+
+
+def test_a_large_expert_tells_nothing_new_of_one_that_is_large_itself() -> None:
+    before = profile(large={16: times_of(9.0)}, large_weights=SMALL.expert_parameters * 3 // 2, layers=48)
+    assert scaled(before, LARGE).expert == scaled(profile(), LARGE).expert
+
+
+def test_a_small_expert_that_a_cache_makes_fast_takes_the_large_ones_rate() -> None:
+    weights = SMALL.expert_parameters
+    before = profile(expert={16: times_of(1e-9 * weights)}, large={16: times_of(1.0)}, large_weights=10**8, layers=48)
+    assert scaled(before, LARGE).expert[16].seconds == pytest.approx([1e-8 * LARGE.expert_parameters])

@@ -293,7 +293,7 @@ def _sum_of(parts: Sequence[int]) -> int:
 def _laid_out(matrices: Sequence[AffineMatrix], kernel: str) -> dict[str, torch.Tensor]:
     w1, w2, w3 = matrices
     if kernel == "native":
-        return _interleaved(w1, w2, w3)
+        return interleaved(w1, w2, w3)
     return _packed(w1, w2, w3) if kernel == "int4" else _side_by_side(w1, w2, w3)
 
 
@@ -311,7 +311,8 @@ def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, t
     return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
 
 
-def _interleaved(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+def interleaved(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    """Return the tensors of a `NativeExpert`."""
     both = kernels.stack_rows(w1, w3)
     tensors = {"w13": native.interleave(both), "w13_scales": both.scales, "w13_zeros": both.zeros}
     return {**tensors, "w2": native.interleave(w2), "w2_scales": w2.scales, "w2_zeros": w2.zeros}

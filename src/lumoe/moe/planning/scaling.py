@@ -2,14 +2,17 @@
 
 Of the numbers of a profile, the way to the slow tier (latency and bytes per second) and the size of the fast tier are
 the machine's. Two are of the model that was timed: the time of an expert, which goes with its weights, and the time
-outside the experts, which goes with the weights there that a token uses. Both are scaled in proportion: what a call
-costs whatever its size is scaled along with the rest, so that a profile of a tiny model is slow on a large one.
+outside the experts, which goes with the weights there that a token uses. Where the profile also has the time of a large
+expert, what a weight costs is told apart from what a call, or a layer, costs whatever its size, and each goes with its
+own number. Otherwise, and where the timed experts are large themselves, all of it goes with the weights.
 """
 
 from __future__ import annotations
 
 from lumoe.errors import UserError
+from lumoe.moe.planning.cost import seconds_at
 from lumoe.moe.planning.hardware import Hardware, Seconds
+from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.shape import ModelShape
 
 
@@ -50,19 +53,54 @@ def scaled(hardware: Hardware, shape: ModelShape, stored: str = "") -> Hardware:
     if hardware.stored != stored:
         theirs, ours = (f"codes ({codes})" if codes else "16-bit weights" for codes in (hardware.stored, stored))
         raise UserError(f"{name} was measured on experts computed from {theirs}, this model's are {ours}: {again}")
-    of_expert = shape.expert_parameters / (3 * hardware.hidden * hardware.intermediate)
-    of_outside = shape.outside_parameters_per_token / hardware.outside
+    weights = 3 * hardware.hidden * hardware.intermediate
+    of_expert = shape.expert_parameters / weights
+    expert = {bits: _expert(hardware, bits, weights, shape.expert_parameters) for bits in hardware.expert}
     return hardware.model_copy(
         update={
-            "dense": _times(hardware.dense, of_outside),
-            "expert": {bits: _times(seconds, of_expert) for bits, seconds in hardware.expert.items()},
+            "dense": _outside(hardware, weights, shape),
+            "expert": expert,
             "host": {bits: _times(seconds, of_expert) for bits, seconds in hardware.host.items()},
             "hidden": shape.hidden_size,
             "intermediate": shape.intermediate_size,
             "outside": shape.outside_parameters_per_token,
+            "layers": shape.num_hidden_layers,
         }
     )
 
 
 def _times(seconds: Seconds, factor: float) -> Seconds:
     return seconds.model_copy(update={"seconds": [value * factor for value in seconds.seconds]})
+
+
+def _per_weight(hardware: Hardware, bits: int, weights: int, tokens: int) -> float | None:
+    """Return the seconds that one more weight of an expert costs over `tokens` tokens; None where it is not known."""
+    if bits not in hardware.large or hardware.large_weights is None or weights > hardware.large_weights / 2:
+        return None
+    small, large = (float(seconds_at(of[bits], tokens)) for of in (hardware.expert, hardware.large))
+    slope = (large - small) / (hardware.large_weights - weights)
+    return slope if slope > 0 and small >= slope * weights else large / hardware.large_weights
+
+
+def _expert(hardware: Hardware, bits: int, weights: int, wanted: int) -> Seconds:
+    timed = hardware.expert[bits]
+    values = []
+    for tokens, seconds in zip(timed.tokens, timed.seconds, strict=True):
+        each = _per_weight(hardware, bits, weights, tokens)
+        call = 0.0 if each is None else max(seconds - each * weights, 0.0)
+        values.append(call + wanted * (seconds / weights if each is None else each))
+    return timed.model_copy(update={"seconds": values})
+
+
+def _outside(hardware: Hardware, weights: int, shape: ModelShape) -> Seconds:
+    """Weights outside the experts cost what those of 16-bit experts do; the rest goes with the number of layers."""
+    timed, before, after = hardware.dense, hardware.outside or 1, shape.outside_parameters_per_token
+    values = []
+    for tokens, seconds in zip(timed.tokens, timed.seconds, strict=True):
+        each = _per_weight(hardware, FULL_BITS, weights, tokens)
+        if each is None or hardware.layers is None or seconds < each * before:
+            values.append(seconds * after / before)
+        else:
+            rest = (seconds - each * before) / hardware.layers
+            values.append(rest * shape.num_hidden_layers + each * after)
+    return timed.model_copy(update={"seconds": values})
