@@ -310,3 +310,41 @@ def test_a_wrong_configuration_is_one_sentence(text: str, tmp_path: Path) -> Non
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=r"config\.json"):
         read_outline(str(tmp_path))
+
+
+def test_sizes_that_no_disk_has_are_one_sentence(tmp_path: Path) -> None:
+    make("mixtral", tmp_path)
+    path = tmp_path / "model.safetensors"
+    for end in (2**62, 2**80):
+        header = json.dumps({"x": {"dtype": "F32", "shape": [end // 4], "data_offsets": [0, end]}}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        with pytest.raises(UserError, match=r"no stand-in of \d+ bytes can be made"):
+            read_outline(str(tmp_path))
+
+
+def test_an_index_names_no_files_elsewhere(tmp_path: Path) -> None:
+    """What is not in the folder itself is not read, and the configuration is enough."""
+    make("mixtral", tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "outside.safetensors")
+    index = {"metadata": {"total_size": 10}, "weight_map": {"lm_head.weight": "../outside.safetensors"}}
+    (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert read_outline(str(tmp_path / "model")).parts.source.startswith("computed from config.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 0}, "'group_size' must be a number of weights or -1"),
+        ({"quant_method": "fp8", "modules_to_not_convert": "gate"}, "'modules_to_not_convert' must be a list"),
+        ({"quant_method": "bitsandbytes"}, "weights quantised with 'bitsandbytes' are not supported"),
+        ("fp8", "are not supported"),
+    ],
+)
+def test_a_format_that_says_nothing_sensible_is_refused(settings: Any, message: str, tmp_path: Path) -> None:
+    make("qwen3_moe", tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": settings}))
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": [], "weight_map": {}}')
+    with pytest.raises(UserError, match=f"{path}: .*{message}"):
+        read_outline(str(tmp_path))

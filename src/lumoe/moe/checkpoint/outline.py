@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from lumoe.errors import UserError
+from lumoe.errors import UserError, about
 from lumoe.files import unique_keys
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.read import parse_config, read_shape
@@ -183,10 +183,12 @@ def _computed(files: Files, path: Path, values: dict[str, Any]) -> Outline:
     if settings:
         source = f"computed from config.json, whose quantization_config says {Format(path, settings).method}"
     if path.name == CONFIG and INDEX in files.names():
-        total = _object(files, INDEX).get("metadata", {}).get("total_size")
-        if type(total) in (int, float):
+        about_files = _object(files, INDEX).get("metadata")
+        total = about_files.get("total_size") if isinstance(about_files, dict) else None
+        if type(total) is int or (type(total) is float and total.is_integer()):
             source += f"; {INDEX} says {amount(int(total))} in all"
-    return Outline(architecture, of_config(architecture, values, source))
+    with about(path):
+        return Outline(architecture, of_config(architecture, values, source))
 
 
 def _object(files: Files, name: str) -> dict[str, Any]:

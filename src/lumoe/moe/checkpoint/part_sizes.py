@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from lumoe.errors import UserError
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.names import places
 from lumoe.moe.architectures.read import known_families
@@ -81,6 +82,9 @@ def of_config(architecture: Architecture, values: Mapping[str, Any], source: str
     Weights have 16 bits, or 32 where the configuration says so. Where it has a `quantization_config`, the matrices that
     such files quantise have the bits and scales of that format: fp8, GPTQ and AWQ those of attention, of experts and of
     dense layers, MXFP4 those of routed experts, in each case without the modules that it names as left out.
+
+    Raises:
+        UserError: the `quantization_config` has something else than groups of weights, or names of modules.
     """
     coding = _Coding(architecture, values)
     sums: dict[str, _Sum] = defaultdict(_Sum)
@@ -188,6 +192,12 @@ class _Coding:
         dtype = str(values.get("dtype") or values.get("torch_dtype") or text.get("dtype") or "").removeprefix("torch.")
         self._plain = {"float32": (4, "fp32"), "float16": (2, "fp16")}.get(dtype, (2, "bf16"))
         left_out = settings.get("modules_to_not_convert") or settings.get("ignored_layers") or []
+        if not isinstance(left_out, list):
+            raise UserError(f"'modules_to_not_convert' must be a list of names, not {str(left_out)[:80]!r}")
+        self._group = settings.get("group_size", settings.get("q_group_size", 128))
+        grouped = self.method in ("gptq", "awq")
+        if grouped and (type(self._group) is not int or (self._group < 1 and self._group != -1)):
+            raise UserError(f"'group_size' must be a number of weights or -1, not {str(self._group)[:80]!r}")
         # GPTQ's are regular expressions; the few that there are say no more than a pattern does.
         rules = [str(rule)[2:] for rule in settings.get("dynamic") or () if str(rule).startswith("-:")]
         self._left_out = [*map(str, left_out), *(rule.replace("\\.", ".").replace(".*", "*") for rule in rules)]
@@ -205,8 +215,7 @@ class _Coding:
         if self.method == "fp8":
             high, wide = self._settings.get("weight_block_size") or (128, 128)
             return rows * inputs + 4 * math.ceil(rows / high) * math.ceil(inputs / wide), "fp8"
-        group = self._settings.get("group_size", self._settings.get("q_group_size", 128))
-        groups = 1 if group == -1 else inputs // group
+        groups = 1 if self._group == -1 else inputs // self._group
         order = 4 * inputs if self.method == "gptq" else 0
         return rows * inputs // 2 + rows * groups * 2 + rows * groups // 2 + order, self.method
 
