@@ -45,7 +45,13 @@ def test_profile_has_what_the_cost_model_needs_and_measuring_fills_the_table(
     engine = Engine.load(model_bf16, quantized[4], Plan.uniform(3, 4, resident=False))
     hardware = measure_hardware(engine, [4, 16], "here", least_s=0.001)
     assert set(hardware.expert) == {4, 16}
-    assert (hardware.hidden, hardware.intermediate) == (64, 128)
+    assert (hardware.hidden, hardware.intermediate, hardware.layers) == (64, 128, 3)
+    # The head, two norms, a router and q, k, v, o of each of three layers, and the last norm.
+    assert hardware.outside == 96 * 64 + 3 * (2 * 64 + 4 * 64 + 2 * 64 * 64 + 2 * 64 * 32) + 64
+    # Experts of 448 times as many weights, on the same kernels.
+    assert set(hardware.large) == {4, 16}
+    for bits, times in hardware.large.items():
+        assert times.seconds[0] > 3 * hardware.expert[bits].seconds[0]
     plans = configurations((3, 4), [0, 12], [0.0, 1.0], engine.memory.expert, 4, seed=0)
     prompts = torch.randint(0, 96, (2, 5), generator=torch.Generator().manual_seed(0))
     table = measure(engine, plans, prompts, new_tokens=3, repeats=2, hardware=hardware)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from lumoe.errors import UserError
 from lumoe.files import read_yaml
 from lumoe.moe.architectures.read import read_shape
 from lumoe.moe.planning.inputs import Known
@@ -27,6 +28,10 @@ def test_latent_attention_keeps_one_vector_a_token() -> None:
     assert shape.kv_block_bytes() == pytest.approx(16 * 61 * (512 + 64) * 2, abs=4096)
 
 
-def test_a_name_keeps_its_dots() -> None:
-    with pytest.raises(UserError, match=r"results/moe/granite-3\.0-1b-a400m/machine\.json: no profile"):
-        Known.find("granite-3.0-1b-a400m")
+def test_a_name_keeps_its_dots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Known.find("granite-3.0-1b-a400m").hardware is None
+    machine = Path("results/moe/granite-3.0-1b-a400m/machine.json")
+    machine.parent.mkdir(parents=True)
+    machine.write_text("{}")
+    assert Known.find("granite-3.0-1b-a400m").hardware == str(machine)

@@ -18,9 +18,15 @@ GroupOption = Annotated[int, typer.Option(help="weights that share a scale")]
 BufferOption = Annotated[int, typer.Option(min=0, help="swap buffer, in 16-bit experts")]
 
 
+AnyModelOption = Annotated[
+    str,
+    typer.Option(help="a model folder, a GGUF file, a config.json, a shipped shape, or hub:ORG/NAME[@REVISION][:FILE]"),
+]
+
+
 @app.command()
 def plan(
-    model: ShapeOption,
+    model: AnyModelOption,
     budget: Annotated[str, typer.Option(help="bytes of the fast tier: 24GB, 22.5GiB, or a % of the 16-bit model")],
     prefer: Annotated[str, typer.Option(help="throughput or quality")],
     min_tokens_per_s: Annotated[float | None, typer.Option(min=0, help="new tokens/s that must be reached")] = None,
@@ -46,30 +52,36 @@ def plan(
 ) -> None:
     """Choose precision and place of every expert for a budget, and say what that will give.
 
+    Weights need not be there: sizes come from the headers of files, here or on the hub, or from config.json alone.
+
     Example: `lumoe moe plan --model mixtral-8x7b --hardware a100-80gb --budget 30GB --prefer quality`
     """
     import json
     from dataclasses import replace
 
     from lumoe.cli.tables import for_programs, one_format
+    from lumoe.errors import UserError
     from lumoe.files import write_json
-    from lumoe.moe.architectures.read import read_shape
+    from lumoe.moe.checkpoint.outline import read_outline
     from lumoe.moe.offload.file_experts import expert_bytes
     from lumoe.moe.planning.budget import parse_budget
     from lumoe.moe.planning.cost import Workload
-    from lumoe.moe.planning.inputs import Known, build_planner, describe
+    from lumoe.moe.planning.inputs import HUB, Known, build_planner, describe
     from lumoe.moe.planning.plan import FULL_BITS, parse_preference
     from lumoe.moe.planning.planner import Wish
     from lumoe.moe.quantization.folder import read_frequencies
 
     one_format(as_json, as_csv)
-    shape = read_shape(model)
-    amount, preference = parse_budget(budget, shape.bytes_full), parse_preference(prefer)
+    if quantized and model.startswith(HUB):
+        raise UserError(f"--quantized: experts of {model} need the model's files; fetch it and give its folder")
+    outline = read_outline(model)
+    shape, memory, frequencies = outline.architecture, outline.memory(bits, group_size), None
+    whole = memory.non_expert + shape.experts * memory.expert[FULL_BITS]
+    amount, preference = parse_budget(budget, whole), parse_preference(prefer)
     wish = Wish(amount, preference, min_tokens_per_s, max_perplexity_increase, shape.kv_bytes(context))
     known = Known.find(model, measurements, hardware, quantized, perplexity)
-    memory, frequencies = shape.memory([bits], group_size), None
     if quantized:
-        memory = shape.memory_of(expert_bytes(model, quantized, (bits, FULL_BITS)))
+        memory = replace(memory, expert=expert_bytes(model, quantized, (bits, FULL_BITS)))
         frequencies = read_frequencies(quantized, shape.plan_shape)
     memory = replace(memory, swap_buffers=buffer_experts)
     planner = build_planner(shape, memory, known, Workload(prompt_tokens, new_tokens), bits, frequencies, seed)
@@ -77,14 +89,17 @@ def plan(
     result = {
         "model": model,
         "hardware": planner.costs.hardware.name if planner.costs else None,
+        "predicted_from_another_model": bool(planner.costs and planner.costs.scaled_from),
         "budget_bytes": wish.budget_bytes,
+        **outline.parts.to_dict(),
+        "experts_computed_from": memory.stored or None,
     } | proposal.to_dict()
     if output:
         write_json(output, result)
     if as_csv:
         for_programs(proposal.table(), as_json, as_csv)
     else:
-        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))
+        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known, outline.parts))
 
 
 @app.command("enumerate")

@@ -218,6 +218,12 @@ class Architecture(ModelShape):
         return total
 
     @property
+    def outside_parameters_per_token(self) -> int:
+        biases = self.hidden_size + 2 * self.intermediate_size if self.expert_bias else 0
+        idle = len(self.moe_layers) * (self.num_local_experts - self.num_experts_per_tok)
+        return super().outside_parameters_per_token - idle * biases
+
+    @property
     def kv_layout(self) -> tuple[int, int, int]:
         latent = self.attention.latent
         return super().kv_layout if latent is None else (1, 1, latent.rank + latent.turned)

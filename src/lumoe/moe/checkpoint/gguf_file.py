@@ -28,7 +28,7 @@ LISTING = "gguf.json"
 _FORMAT = 1
 # Of llama.cpp's formats, those that are read here.
 KINDS = (*DTYPES, *FORMATS)
-_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def model_folder(path: str | Path) -> Path:
         if (found / "config.json").is_file():
             return found
         first = sorted(file for file in found.glob("*.gguf") if "mmproj" not in file.name)
-        whole = [file for file in first if not (shard := _SHARD.fullmatch(file.name)) or int(shard[2]) == 1]
+        whole = [file for file in first if not (shard := SHARD.fullmatch(file.name)) or int(shard[2]) == 1]
         if len(whole) != 1:
             if whole:
                 raise UserError(f"{found}: several GGUF files; name one: {', '.join(file.name for file in whole)}")
@@ -102,7 +102,7 @@ def model_folder(path: str | Path) -> Path:
     beside = [file for name in _BESIDE if (file := found.resolve().parent / name).is_file()]
     state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in (*files, *beside)]
     key = hashlib.sha256(repr((_FORMAT, state)).encode()).hexdigest()[:16]
-    folder = _cache() / "gguf" / key / (_SHARD.sub(r"\1", found.name).removesuffix(".gguf") or "model")
+    folder = _cache() / "gguf" / key / (SHARD.sub(r"\1", found.name).removesuffix(".gguf") or "model")
     if not (folder / LISTING).is_file():
         _unpack(files, folder)
     return folder
@@ -118,7 +118,7 @@ def _cache() -> Path:
 
 
 def _shards(path: Path) -> list[Path]:
-    matched = _SHARD.fullmatch(path.name)
+    matched = SHARD.fullmatch(path.name)
     if matched is None:
         return [path]
     count = int(matched[3])
@@ -130,16 +130,7 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _unpack(files: list[Path], folder: Path) -> None:
-    values: dict[str, Any] = {}
-    listed: dict[str, Any] = {}
-    for file in files:
-        metadata, tensors = _read(file)
-        values = {**metadata, **values}
-        listed |= tensors
-    shapes = {name: tuple(place["shape"]) for name, place in listed.items()}
-    if "token_embd.weight" not in shapes:
-        raise UserError(f"{files[0]}: the tensor 'token_embd.weight' is missing")
-    config = config_of(Metadata(str(files[0]), values, shapes))
+    values, listed, config = _described(files)
     beside = [files[0].parent / name for name in _BESIDE]
     folder.mkdir(parents=True, exist_ok=True)
     if all(file.is_file() for file in beside):
@@ -153,6 +144,31 @@ def _unpack(files: list[Path], folder: Path) -> None:
         write_json(folder / "tokenizer_config.json", settings)
     write_json(folder / "config.json", config)
     write_json(folder / LISTING, listed)
+
+
+def unpack_weights(files: list[Path], folder: Path) -> None:
+    """Make `folder` stand for the model in `files`, without its tokenizer.
+
+    Raises:
+        UserError: a file is no GGUF, is damaged, or is of an architecture that is not known.
+    """
+    _, listed, config = _described(files)
+    write_json(folder / "config.json", config)
+    write_json(folder / LISTING, listed)
+
+
+def _described(files: list[Path]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the metadata of a model's files, where its tensors lie, and its configuration."""
+    values: dict[str, Any] = {}
+    listed: dict[str, Any] = {}
+    for file in files:
+        metadata, tensors = _read(file)
+        values = {**metadata, **values}
+        listed |= tensors
+    shapes = {name: tuple(place["shape"]) for name, place in listed.items()}
+    if "token_embd.weight" not in shapes:
+        raise UserError(f"{files[0]}: the tensor 'token_embd.weight' is missing")
+    return values, listed, config_of(Metadata(str(files[0]), values, shapes))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -124,7 +124,7 @@ class OpenedModel:
         sizes = {bits: self.source.nbytes(bits) for bits in self.source.precisions}
         block = self.decoder.architecture.kv_block_bytes(self.config.dtype.itemsize, self.config.kv_bits)
         buffers = max(self.config.swap_buffers, 1)
-        return Memory(sizes, self.decoder.nbytes, swap_buffers=buffers, kv_block=block)
+        return Memory(sizes, self.decoder.nbytes, swap_buffers=buffers, kv_block=block, stored=self.source.stored_as)
 
     @property
     def whole_bytes(self) -> int:

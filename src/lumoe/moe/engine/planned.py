@@ -13,6 +13,7 @@ from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.inputs import Known, build_planner
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.planner import Planner
+from lumoe.moe.planning.scaling import is_of
 from lumoe.moe.quantization.folder import read_frequencies
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ def planner_for(
     frequencies = read_frequencies(quantized, shape.plan_shape) if quantized else None
     if known.hardware is not None:
         try:
-            costs = CostModel(read_hardware(known.hardware), shape, model.memory.expert)
-            costs.check((bits, FULL_BITS))
+            hardware = read_hardware(known.hardware)
+            CostModel(hardware, shape, model.memory.expert).check((bits, FULL_BITS))
+            if not is_of(hardware, shape, model.memory.stored):
+                raise UserError(f"{known.hardware}: the profile was measured on another model")
         except UserError as error:
             if measurements is not None:
                 raise

@@ -15,8 +15,11 @@ import torch
 
 from lumoe.machine import cpu_name
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.kernels.affine import nearest
 from lumoe.moe.model.activation import Gated, swiglu
-from lumoe.moe.model.expert import Expert
+from lumoe.moe.model.expert import DenseExpert, Expert, NativeExpert
+from lumoe.moe.model.linear import GROUP
+from lumoe.moe.offload.file_experts import ExpertSource, banded
 from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced, Transfer
 from lumoe.moe.planning.plan import FULL_BITS, Plan
 from lumoe.progress import track
@@ -27,6 +30,8 @@ CPU = torch.device("cpu")
 # Experts that are timed in turn: at least so many, and so many bytes where a model has them.
 _EXPERTS_IN_TURN = 4
 _TURN_BYTES = 256 << 20
+# Hidden and intermediate width of an expert that every machine is timed on, beside those of the model.
+LARGE = (1024, 3584)
 _BY = "measured by `lumoe moe calibrate`"
 
 
@@ -46,9 +51,12 @@ def measure_hardware(
         tokens, step_tokens: numbers of tokens that experts, and everything outside the experts, are timed over.
     """
     source, shape = engine.store.source, engine.decoder.architecture
-    expert, sizes, reads = {}, [], []
+    expert, large, sizes, reads = {}, {}, [], []
     for value in track(sorted(bits), "precisions timed"):
-        expert[value] = _seconds(tokens, time_experts(engine, value, tokens, least_s))
+        expert[value] = _seconds(tokens, time_experts(engine, some_experts(engine, value), tokens, least_s))
+        if others := large_experts(engine, value):
+            large[value] = _seconds(tokens, time_experts(engine, others, tokens, least_s, LARGE[0]))
+            del others  # room for the next precision's
         sizes.append(source.nbytes(value))
         reads.append(time_misses(engine, value, expert[value].seconds[0], least_s))
     latency, rate = fit_line(sizes, reads)
@@ -69,6 +77,11 @@ def measure_hardware(
         expert=expert,
         hidden=shape.hidden_size,
         intermediate=shape.intermediate_size,
+        outside=shape.outside_parameters_per_token,
+        stored=source.stored_as,
+        layers=shape.num_hidden_layers,
+        large=large,
+        large_weights=3 * LARGE[0] * LARGE[1] if large else None,
     )
 
 
@@ -87,19 +100,47 @@ def some_experts(engine: Engine, bits: int) -> list[Expert]:
     return experts
 
 
+def large_experts(engine: Engine, bits: int) -> list[Expert]:
+    """Make random experts of the widths LARGE for the kernel that the model's experts at `bits` run on.
+
+    They are together larger than a cache. On a GPU, and for other kernels than those of 16 and 4 bits, there are none.
+    """
+    source = engine.store.source
+    if not isinstance(source, ExpertSource) or source.kernel(bits) not in ("dense", "native"):
+        return []
+    hidden, wide = LARGE
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"w1": (wide, hidden), "w2": (hidden, wide), "w3": (wide, hidden)}
+    made = {name: torch.randn(shape, generator=generator) / hidden**0.5 for name, shape in shapes.items()}
+    native = source.kernel(bits) == "native"
+    if native:
+        group = source.quantized[bits].group_size if bits in source.quantized else GROUP
+        tensors = banded(*(nearest(weight, 4, group) for weight in made.values()))
+    else:
+        tensors = {name: weight.to(engine.decoder.dtype) for name, weight in made.items()}
+    copies = -(-_TURN_BYTES // sum(tensor.nbytes for tensor in tensors.values()))
+    each = [{name: tensor.clone() for name, tensor in tensors.items()} for _ in range(copies)]
+    return [NativeExpert(copy) if native else DenseExpert(copy) for copy in each]
+
+
 @torch.inference_mode()
-def time_experts(engine: Engine, bits: int, tokens: Sequence[int], least_s: float) -> list[float]:
-    """Return the median seconds of one expert at `bits` for each number of tokens.
+def time_experts(
+    engine: Engine, experts: Sequence[Expert], tokens: Sequence[int], least_s: float, width: int | None = None
+) -> list[float]:
+    """Return the median seconds of one of `experts` for each number of tokens.
 
     As many as a token needs in a layer are timed together, others each time; between them what surrounds the experts
     runs, untimed: in a generation it is that which the caches hold then.
+
+    Args:
+        width: of the experts' input; that of the model if None.
     """
     shape = engine.decoder.architecture
-    experts, k = some_experts(engine, bits), shape.num_experts_per_tok
+    k, width = shape.num_experts_per_tok, width or shape.hidden_size
     order = cycle(np.random.default_rng(0).permutation(len(experts)).tolist())
     surroundings, results = _surroundings(engine), []
     for count in tokens:
-        hidden = torch.randn(count, shape.hidden_size).to(engine.device, engine.decoder.dtype)
+        hidden = torch.randn(count, width).to(engine.device, engine.decoder.dtype)
 
         def run(hidden: torch.Tensor = hidden) -> None:
             for index in islice(order, k):

@@ -12,13 +12,13 @@ from threading import Lock
 import torch
 
 from lumoe.errors import UserError
+from lumoe.moe.checkpoint.part_sizes import codes_of, held_bits
 from lumoe.moe.checkpoint.safetensors import Entry, read_once
 from lumoe.moe.checkpoint.stored import Affine, Coded, Stored
 from lumoe.moe.checkpoint.weights import Checkpoint, check_finite
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, pack_nibbles
-from lumoe.moe.kernels.blocks import FORMATS
 from lumoe.moe.kernels.codes import finite
 from lumoe.moe.model.expert import (
     MATRICES,
@@ -93,16 +93,15 @@ class ExpertSource:
     @cached_property
     def stored_bits(self) -> float:
         """Bits per weight of the experts in the checkpoint's own format, the most of any."""
-        return max(_bits_of(stored) for matrices in self._stored.values() for stored in matrices)
+        return max(held_bits(stored) for matrices in self._stored.values() for stored in matrices)
 
     @cached_property
     def stored_as(self) -> str:
         """What the codes are called that experts compute from at 16 bits, such as MXFP4; empty for weights."""
         if self.kernel(FULL_BITS) == "dense":
             return ""
-        every = [stored for matrices in self._stored.values() for stored in matrices]
-        names = {stored.kind for stored in every if isinstance(stored, Coded)}
-        return " and ".join(sorted(names | {"int4" for stored in every if isinstance(stored, Affine)}))
+        every = {codes_of(stored) for matrices in self._stored.values() for stored in matrices}
+        return " and ".join(sorted(every - {""}))
 
     @cached_property
     def _stored(self) -> dict[tuple[int, int], list[Stored]]:
@@ -175,7 +174,7 @@ class ExpertSource:
             if entries := self._direct(layer, expert, bits):
                 sizes.add(self._span(entries).nbytes)
             elif (layer, expert) in self._coded:
-                sizes.add(_sum_of([int(_bits_of(stored) * math.prod(stored.shape)) // 8 for stored in matrices]))
+                sizes.add(_sum_of([int(held_bits(stored) * math.prod(stored.shape)) // 8 for stored in matrices]))
             else:
                 sizes.add(self._laid_out(bits, "dense"))
         return max(sizes)
@@ -292,17 +291,10 @@ def _sum_of(parts: Sequence[int]) -> int:
     return aligned(sum(aligned(part, 64) for part in parts[:-1]) + parts[-1])
 
 
-def _bits_of(stored: Stored) -> float:
-    """Bits per weight in the checkpoint's own format."""
-    if isinstance(stored, Coded):
-        return FORMATS[stored.kind].bits_per_weight
-    return 4 + 32 / stored.group if isinstance(stored, Affine) else FULL_BITS
-
-
 def _laid_out(matrices: Sequence[AffineMatrix], kernel: str) -> dict[str, torch.Tensor]:
     w1, w2, w3 = matrices
     if kernel == "native":
-        return _banded(w1, w2, w3)
+        return banded(w1, w2, w3)
     return _packed(w1, w2, w3) if kernel == "int4" else _side_by_side(w1, w2, w3)
 
 
@@ -320,7 +312,8 @@ def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, t
     return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
 
 
-def _banded(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+def banded(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    """Return the tensors of a `NativeExpert`."""
     matrices = {"w13": native.banded(kernels.stack_rows(w1, w3)), "w2": native.banded(w2)}
     return {
         name + part: tensor

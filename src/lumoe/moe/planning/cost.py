@@ -145,6 +145,7 @@ class CostModel:
         bytes_of: bits per weight -> bytes of one expert.
         workload: the request whose generation `predict` times.
         frequencies: `[L, E]`, chance that a token is routed to the expert (rows sum to top-k); balanced if None.
+        scaled_from: widths of the model that the profile was measured on, where it was another one.
     """
 
     hardware: Hardware
@@ -152,6 +153,7 @@ class CostModel:
     bytes_of: Mapping[int, int]
     workload: Workload = Workload()
     frequencies: ArrayLike | None = None
+    scaled_from: tuple[int, int] | None = None
 
     def check(self, precisions: Iterable[int]) -> None:
         """Raise unless experts of these precisions can be timed.

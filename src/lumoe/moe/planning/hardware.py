@@ -68,7 +68,12 @@ class Hardware(Record):
             speed of a whole model).
         host: bits per weight -> time of one expert computed in host memory by a machine with a GPU, the way there and
             back included; empty where that is not done.
-        hidden, intermediate: widths of the model that was timed; the profile predicts no other.
+        hidden, intermediate: widths of the model that was timed.
+        outside: weights outside its experts that the computation of a token uses; None in profiles that do not say.
+        stored: codes of its files that its experts "at 16 bits" were computed from; empty for weights.
+        layers: of the model that was timed; None in profiles that do not say.
+        large: bits per weight -> time of one expert of `large_weights` weights on the same kernels, whatever model was
+            timed: what weights cost is told apart by it from what a call costs. Empty where there is none.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
@@ -80,11 +85,18 @@ class Hardware(Record):
     host: dict[int, Seconds] = {}
     hidden: int = Field(ge=1)
     intermediate: int = Field(ge=1)
+    outside: int | None = Field(default=None, ge=1)
+    stored: str = ""
+    layers: int | None = Field(default=None, ge=1)
+    large: dict[int, Seconds] = {}
+    large_weights: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Hardware:
         if self.transfer.bytes_per_s.value <= 0:
             raise ValueError("'transfer.bytes_per_s' must be above 0")
+        if self.large and self.large_weights is None:
+            raise ValueError("'large_weights' must say what 'large' was timed on")
         return self
 
 

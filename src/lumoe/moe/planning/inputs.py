@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from lumoe.errors import UserError
 from lumoe.files import read_csv, read_yaml
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
+from lumoe.moe.planning.parts import Parts, amount, number
 from lumoe.moe.planning.perplexities import PERPLEXITY_COLUMNS
 from lumoe.moe.planning.placement import PaperRules, random_order
-from lumoe.moe.planning.plan import Memory
+from lumoe.moe.planning.plan import FULL_BITS, Memory
 from lumoe.moe.planning.planner import (
     Increase,
     Planner,
@@ -24,11 +26,13 @@ from lumoe.moe.planning.planner import (
     summed_increase,
     unknown_increase,
 )
+from lumoe.moe.planning.scaling import scaled
 from lumoe.moe.planning.sensitivity import COLUMNS, cheapest_first, cost_table
 from lumoe.moe.planning.shape import ModelShape
 from lumoe.resources import data_path
 
 MACHINE = "machine.json"
+HUB = "hub:"  # what the names of models on the Hugging Face hub begin with here
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,15 @@ class Known:
         A shipped shape has its published profile and perplexities.
 
         Raises:
-            UserError: there is no hardware profile.
+            UserError: the folder of measurements that is given has no hardware profile, and none is given beside it.
         """
         found = cls.measured(model, measurements, quantized)
         name = _name(model)
         hardware = hardware or found.hardware or _published_hardware(name)
-        if hardware is None:
-            machine = (measurements or _measurements(model)) / MACHINE
+        if hardware is None and measurements is not None:
             raise UserError(
-                f"{machine}: no profile of this machine; measure one with `lumoe moe calibrate` or give --hardware"
+                f"{measurements / MACHINE}: no profile of this machine; measure one with `lumoe moe calibrate` or give "
+                "--hardware"
             )
         published = _if_there(data_path("measurements", f"{name}-perplexity.csv"))
         return replace(found, hardware=hardware, perplexity=perplexity or found.perplexity or published)
@@ -107,22 +111,29 @@ def build_planner(
     rules = PaperRules(memory, shape.plan_shape, order, bits, frequencies)
     if known.hardware is None:
         return Planner(rules, increase)
-    hardware = read_hardware(known.hardware)
-    return Planner(rules, increase, CostModel(hardware, shape, memory.expert, workload, frequencies))
+    measured = read_hardware(known.hardware)
+    hardware = scaled(measured, shape, memory.stored)
+    other = None if hardware is measured else (measured.hidden, measured.intermediate)
+    return Planner(rules, increase, CostModel(hardware, shape, memory.expert, workload, frequencies, other))
 
 
-def describe(model: str, planner: Planner, wish: Wish, proposal: Proposal, known: Known) -> str:
-    """Return the proposal in words."""
+def describe(
+    model: str, planner: Planner, wish: Wish, proposal: Proposal, known: Known, parts: Parts | None = None
+) -> str:
+    """Return the proposal in words, after a table of the model's parts where these are given."""
     plan, memory = proposal.plan, planner.rules.memory
-    precisions = ", ".join(f"{(plan.bits == bits).sum()} at {bits} bits" for bits in np.unique(plan.bits).tolist())
+    precisions = ", ".join(
+        f"{(plan.bits == bits).sum()} {_precision(bits, memory)}" for bits in np.unique(plan.bits).tolist()
+    )
     quality = "not known" if np.isnan(proposal.increase) else f"{proposal.increase:+.2%} ({_quality_basis(known)})"
     residents = plan.bytes_resident(memory.expert)
     buffer = proposal.bytes_fast - memory.non_expert - residents
     lines = [
-        f"{model}{_on(planner)}, {_bytes(wish.budget_bytes)}, prefers {wish.preference}",
+        f"{model}{_on(planner)}, {amount(wish.budget_bytes)}, prefers {wish.preference}",
+        *([] if parts is None else [f"  sizes       {parts.source}", *parts.lines()]),
         f"  experts     {precisions}; {plan.resident_experts} of {plan.bits.size} resident",
-        f"  memory      {_bytes(proposal.bytes_fast)}: {_bytes(memory.non_expert)} outside the experts, "
-        f"{_bytes(residents)} resident experts, {_bytes(buffer)} swap buffer",
+        f"  memory      {amount(proposal.bytes_fast)}: {amount(memory.non_expert)} outside the experts, "
+        f"{amount(residents)} resident experts, {amount(buffer)} swap buffer",
         *_context(proposal),
         f"  speed       {_speed(planner, proposal)}",
         f"  perplexity  {quality}",
@@ -141,19 +152,29 @@ def _on(planner: Planner) -> str:
     return f" on {planner.costs.hardware.name}" if planner.costs else ""
 
 
+def _precision(bits: int, memory: Memory) -> str:
+    return f"as {memory.stored}" if memory.stored and bits == FULL_BITS else f"at {bits} bits"
+
+
 def _speed(planner: Planner, proposal: Proposal) -> str:
-    predicted = proposal.prediction
-    if planner.costs is None or predicted is None:
-        return "not known without a profile of this machine"
-    work = planner.costs.workload
+    predicted, costs = proposal.prediction, planner.costs
+    if costs is None or predicted is None:
+        return "not known: measure a profile of this machine with `lumoe moe calibrate`"
+    other = ""
+    if costs.scaled_from is not None:
+        timed, here = 3 * costs.scaled_from[0] * costs.scaled_from[1], costs.shape.expert_parameters
+        other = f" from another model's profile (an expert of {number(timed)} weights there, {number(here)} here)"
+    work = costs.workload
     return (
-        f"{predicted.tokens_per_s:.4g} new tokens/s predicted ({work.prompt_tokens} in, {work.new_tokens} out: prefill "
-        f"{predicted.prefill_s:.4g} s, then {predicted.decode_s:.4g} s a token)"
+        f"{predicted.tokens_per_s:.4g} new tokens/s predicted{other} ({work.prompt_tokens} in, {work.new_tokens} out: "
+        f"prefill {predicted.prefill_s:.4g} s, then {predicted.decode_s:.4g} s a token)"
     )
 
 
 def _name(model: str) -> str:
     """Return a model's name; the dots of a shipped shape's are its own, not what an ending begins with."""
+    if model.startswith(HUB):
+        return re.split("[@:]", model.removeprefix(HUB))[0].rpartition("/")[2]
     path = Path(model)
     if path.is_dir():
         return path.resolve().name
@@ -174,14 +195,9 @@ def _quality_basis(known: Known) -> str:
         return "modelled: sum of the experts' measured divergences"
     if known.perplexity and known.perplexity.is_relative_to(data_path("measurements")):
         return "published, interpolated over the number of quantised experts"
+    if not known.perplexity:
+        return "nothing is quantised"
     return "measured, interpolated over the number of quantised experts"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.2f} {unit}"
-    return f"{count} B"
 
 
 def _if_there(path: Path) -> Path | None:

@@ -127,6 +127,7 @@ class Memory:
         buffer: swap buffer that missed experts pass through; needed unless every expert is resident.
         swap_buffers: how many buffers there are instead, each as large as the plan's largest missed expert.
         kv_block: keys and values of KV_BLOCK tokens; 0 if not known.
+        stored: codes of the model's files that experts "at 16 bits" are really computed from; empty for weights.
     """
 
     expert: Mapping[int, int]
@@ -134,6 +135,7 @@ class Memory:
     buffer: int = 0
     swap_buffers: int = 0
     kv_block: int = 0
+    stored: str = ""
 
     def fast(self, plan: Plan) -> int:
         """Bytes in the fast tier: non-expert weights, resident experts and, unless all are resident, the buffer."""

@@ -69,6 +69,12 @@ class ModelShape(BaseModel):
         return self.num_hidden_layers * layer + embeddings + self.hidden_size
 
     @property
+    def outside_parameters_per_token(self) -> int:
+        """Weights outside the experts that the computation of one token uses: all but the others' embeddings."""
+        looked_up = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
+        return self.non_expert_parameters - looked_up
+
+    @property
     def bytes_full(self) -> int:
         """Bytes of the whole model at 16 bits."""
         return BYTES_FULL * (self.non_expert_parameters + self.experts * self.expert_parameters)
