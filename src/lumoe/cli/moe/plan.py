@@ -84,7 +84,7 @@ def plan(
     if as_csv:
         for_programs(proposal.table(), as_json, as_csv)
     else:
-        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known))
+        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal))
 
 
 @app.command("enumerate")
