@@ -113,9 +113,7 @@ def quantize(
     """
     a = checkpoint.architecture
     a.check_context(tokens.shape[1], checkpoint.folder)
-    for width in (a.hidden_size, a.intermediate_size):
-        if width % recipe.group_size:
-            raise UserError(f"groups of {recipe.group_size} do not divide the expert's width {width}")
+    _check_widths(checkpoint, recipe)
     made = {**asdict(recipe), "calibration": fingerprint(tokens), "weights": checkpoint.identity}
     if is_own(recipe.method):
         made["code"] = code_of(recipe.method)
@@ -140,6 +138,22 @@ def quantize(
     layout = "codebook" if recipe.method == "nf4" else "affine"
     write_manifest(folder, {**made, "layout": layout, "shape": shape, "key": key})
     return table
+
+
+def _check_widths(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    a = checkpoint.architecture
+    for width in (a.hidden_size, a.intermediate_size):
+        if width % 2 and recipe.bits <= 4:
+            raise UserError(
+                f"{checkpoint.folder}: two codes of {recipe.bits} bits share a byte, and the expert's width {width} is "
+                "odd; quantise to 8 bits"
+            )
+        if width % recipe.group_size:
+            largest = max(size for size in range(1, 129) if a.hidden_size % size == a.intermediate_size % size == 0)
+            raise UserError(
+                f"{checkpoint.folder}: groups of {recipe.group_size} do not divide the expert's width {width}; "
+                f"the largest groups that do are of {largest}"
+            )
 
 
 def _outcomes(
