@@ -14,6 +14,7 @@ from transformers import MixtralForCausalLM
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.engine.open import EngineConfig, open_model
 from lumoe.moe.offload.file_experts import ExpertSource
 from lumoe.moe.offload.storage import PageBuffer, fill
 from lumoe.moe.planning.plan import Plan
@@ -116,3 +117,9 @@ def test_odd_widths_work_at_8_bits(tmp_path: Path) -> None:
     exact = Engine.load(model, dtype=torch.float32).logits(TOKENS)
     found = Engine.load(model, tmp_path / "q", Plan.uniform(2, 4, 8), dtype=torch.float32).logits(TOKENS)
     assert 0 < (found - exact).norm() < 0.02 * exact.norm()
+
+
+def test_projections_that_groups_do_not_divide_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", 72, 40)
+    with pytest.raises(UserError, match="a matrix of 72 inputs cannot be rounded to 4 bits in groups of 64"):
+        open_model(model, None, EngineConfig(non_expert_bits=4))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import CorpusOption, ModelOption, ThreadsOption, use_threads
+from lumoe.cli.options import CorpusOption, ForceOption, ModelOption, ThreadsOption, check_free, use_threads
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -69,6 +69,7 @@ def quantizers(
     bootstrap: Annotated[int, typer.Option(min=100, help="resamples for the paired interval")] = 2000,
     seed: int = 0,
     threads: ThreadsOption = 0,
+    force: ForceOption = False,
 ) -> None:
     """Compare quantisers: perplexity, bytes and seconds with all experts quantised.
 
@@ -81,6 +82,7 @@ def quantizers(
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.evaluation.quantizers import COLUMNS, compare_quantizers
 
+    check_free(output, force)
     use_threads(threads)
     scored = {}
     for folder in corpus:
