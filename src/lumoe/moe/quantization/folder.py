@@ -58,7 +58,7 @@ def codebook_tensors(
 
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
-    """Say that the folder is complete, and how its experts were made."""
+    """Say that the folder is complete, how its experts were made and of which weights (`Checkpoint.identity`)."""
     write_sealed_json(folder / MANIFEST, {"format": FORMAT, **values})
 
 
