@@ -177,6 +177,14 @@ def test_a_folder_of_something_else_is_never_written_to(model_bf16: Path, tmp_pa
         assert content(model) == before
 
 
+def test_an_output_that_is_a_file_is_left_alone(model_bf16: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("kept")
+    for output in (tmp_path / "notes", tmp_path / "notes" / "q"):
+        with pytest.raises(UserError, match=f"{output}: no folder can be made there"):
+            quantize(Checkpoint(model_bf16), TOKENS, output, RECIPE, force=True)
+    assert (tmp_path / "notes").read_text() == "kept"
+
+
 def test_an_own_quantiser_that_was_edited_is_another(
     model_bf16: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

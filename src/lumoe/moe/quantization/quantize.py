@@ -118,7 +118,10 @@ def quantize(
     if is_own(recipe.method):
         made["code"] = code_of(recipe.method)
     key = json.dumps(made, sort_keys=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: no folder can be made there ({error.strerror}); choose another --output") from None
     make_room(folder, key, force)
     rows = _all_finished(folder, a.plan_shape, key)
     if rows and (folder / MANIFEST).is_file() and (folder / TABLE).is_file():
