@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from lumoe.files import write_csv, write_json
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.checkpoint.safetensors import INDEX
-from lumoe.moe.checkpoint.weights import expected_shapes
+from lumoe.moe.checkpoint.weights import Checkpoint, expected_shapes
 from lumoe.moe.kernels.affine import pack_nibbles
 from lumoe.moe.quantization.folder import TABLE, save_expert, write_manifest
 
@@ -50,7 +50,7 @@ def build(folder: Path, **changes: object) -> tuple[Path, Path]:
         quantized.mkdir(exist_ok=True)
         _write_checkpoint(model, architecture)
         write_json(model / "config.json", values)
-        _write_experts(quantized, architecture)
+        _write_experts(quantized, Checkpoint(model))
     return model, quantized
 
 
@@ -74,10 +74,10 @@ def _write_checkpoint(folder: Path, architecture: Architecture) -> None:
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": placed}))
 
 
-def _write_experts(folder: Path, architecture: Architecture) -> None:
+def _write_experts(folder: Path, checkpoint: Checkpoint) -> None:
     import pandas as pd
 
-    a, generator = architecture, torch.Generator().manual_seed(1)
+    a, generator = checkpoint.architecture, torch.Generator().manual_seed(1)
     shapes = dict.fromkeys(("w1", "w3"), (a.intermediate_size, a.hidden_size))
     shapes["w2"] = (a.hidden_size, a.intermediate_size)
     tensors = {}
@@ -98,4 +98,4 @@ def _write_experts(folder: Path, architecture: Architecture) -> None:
         for name in ("num_hidden_layers", "num_local_experts", "hidden_size", "intermediate_size")
     }
     made = {"method": "rtn", "bits": 4, "group_size": GROUP, "layout": "affine", "shape": shape, "key": "random"}
-    write_manifest(folder, made)
+    write_manifest(folder, {**made, "weights": checkpoint.identity})

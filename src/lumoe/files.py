@@ -32,10 +32,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary name beside `path` (same suffix) that becomes `path` on success and vanishes on failure.
 
-    The temporary may be made a file or a directory by the caller; an existing `path` is replaced.
+    The temporary may be made a file or a directory by the caller; an existing `path` is replaced, but no folder by a
+    file.
 
     Raises:
-        UserError: the folder cannot be written to, or the file system is full.
+        UserError: the folder cannot be written to, the file system is full, or `path` is a folder and is to be a file.
     """
     target = Path(path)
     try:
@@ -53,7 +54,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 with file.open("rb") as content:
                     os.fsync(content.fileno())
         if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
+            if not temporary.is_dir():
+                raise UserError(f"{target}: is a folder; name a file to write")
+            # Moved aside and removed last: to remove a large folder takes a while, in which a kill would leave neither.
+            target.replace(scratch / f"{target.name}.replaced")
         temporary.replace(target)
     except OSError as error:
         if error.errno not in FULL:

@@ -46,6 +46,19 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of what `save_tensors` wrote, from the head of the file; its tensors are not verified.
+
+    Raises:
+        UserError: there is no such file, or it does not begin as one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # as in `load_tensors`
+        raise UserError(f"{path}: not a whole safetensors file ({error}); delete it and make it again") from None
+
+
 def digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """Return the hexadecimal SHA-256 over metadata and tensors (name, type, shape, bytes), whatever their order."""
     total = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())

@@ -85,6 +85,7 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / name).write_text(name, encoding="utf-8")
     assert [path.name for path in target.iterdir()] == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_csv_round_trip_and_column_order(tmp_path: Path) -> None:
@@ -153,3 +154,13 @@ def test_a_checkout_that_is_not_installed_finds_and_checks_its_data() -> None:
     run = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {paths!r}\n{code}"]
     done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.returncode) == ("8\n", 0), done.stderr
+
+
+def test_a_folder_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "kept").write_text("work")
+    with pytest.raises(UserError, match=f"{folder}: is a folder; name a file"):
+        write_text(folder, "a table")
+    assert (folder / "kept").read_text() == "work"
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]

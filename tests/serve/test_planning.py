@@ -108,3 +108,20 @@ def test_a_budget_beyond_memory_is_warned_of(
     monkeypatch.setattr(run, "available_bytes", lambda: 1000)
     load(Setup(model, budget="100%", measurements=tmp_path), LIMITS).governor.close()
     assert "memory holds no more than" in caplog.text
+
+
+def test_perplexities_of_other_precisions_leave_the_quality_unknown(model: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "machine.json").write_bytes((folder / "machine.json").read_bytes())
+    (tmp_path / "perplexity.csv").write_text("corpus,bits,quantized_experts,perplexity\na,4,0,3\na,4,8,4\n")
+    server = load(Setup(model, measurements=tmp_path), LIMITS)
+    try:
+        governor = server.governor
+        proposal = governor.propose(round(0.8 * governor.whole_bytes), "quality")
+        assert proposal.plan.quantized_experts == 0
+        assert "no expert quantised, for what 8 bits cost in quality is not known" in proposal.why
+        fast = governor.propose(round(0.7 * governor.whole_bytes), "throughput")
+        assert fast.plan.quantized_experts > 0
+        assert np.isnan(fast.increase)
+        assert governor.planner.basis == f"{tmp_path / 'perplexity.csv'} has 4 bits, not 8"
+    finally:
+        governor.close()

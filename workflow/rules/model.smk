@@ -40,8 +40,9 @@ rule train_model:
             checkpoint=f"{TRAINED}.checkpoint",
             output=TRAINED,
         ),
+    # The folder is the pipeline's own.
     shell:
-        "lumoe model train {params} --threads {threads} 2> {log}"
+        "lumoe model train {params} --force --threads {threads} 2> {log}"
 
 
 rule fetch_model:
@@ -56,7 +57,7 @@ rule fetch_model:
         repository=SOURCE_PLACE,
         flags=flags(output=FETCHED),
     shell:
-        "lumoe model fetch {params.repository:q} {params.flags} 2> {log}"
+        "lumoe model fetch {params.repository:q} {params.flags} --force 2> {log}"
 
 
 rule check_model:

@@ -34,8 +34,9 @@ rule quantize_experts:
             seed=SEED,
             output=QUANTIZED,
         ),
+    # The folder is the pipeline's own: where settings, corpora or the model changed, its experts are made anew.
     shell:
-        "lumoe moe quantize {params} --threads {threads} 2> {log}"
+        "lumoe moe quantize {params} --force --threads {threads} 2> {log}"
 
 
 rule compare_quantizers:

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from lumoe.cli.options import CsvOption, JsonOption
+from lumoe.cli.options import CsvOption, ForceOption, JsonOption, check_free
 from lumoe.cli.tables import for_programs, show
 from lumoe.pipeline.settings import Training
 
@@ -45,6 +45,7 @@ def train(
     seed: int = typer.Option(0, min=0),
     threads: int = typer.Option(1, min=1),
     checkpoint: Path | None = typer.Option(None, help="state of training: a killed run resumes from it"),
+    force: ForceOption = False,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
@@ -66,6 +67,7 @@ def train(
             f"heads {heads}, key-value heads {key_value_heads}: hidden ({hidden}) must be a multiple of heads, "
             "and heads of key-value heads"
         )
+    check_free(output, force, "config.json")
     torch.set_num_threads(threads)
 
     def report(progress: Progress) -> None:
@@ -142,6 +144,7 @@ def _print_held_out(record: Mapping[str, Any], as_json: bool, as_csv: bool) -> N
 def fetch(
     repository: str = typer.Argument(help="OWNER/NAME on the Hugging Face hub"),
     output: Path = typer.Option(help="model folder to write"),
+    force: ForceOption = False,
 ) -> None:
     """Download a Mixtral checkpoint (safetensors, configuration, tokenizer) and record its files' SHA-256.
 
@@ -153,6 +156,7 @@ def fetch(
     from lumoe.files import atomic_path
     from lumoe.moe.checkpoint.manifest import write_manifest
 
+    check_free(output, force, "config.json")
     with atomic_path(output) as folder:
         try:
             snapshot_download(repository, local_dir=folder, allow_patterns=["*.json", "*.safetensors", "tokenizer*"])

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from lumoe.errors import UserError
+
 # Tables and figures.
 JsonOption = Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="rows as CSV, for programs")]
@@ -20,6 +22,9 @@ def _folder(model: Path) -> Path:
 
     return model_folder(model)
 
+
+# What takes hours to make is not replaced unasked.
+ForceOption = Annotated[bool, typer.Option("--force", help="replace what is there")]
 
 # Running a model.
 ModelOption = Annotated[Path, typer.Option(callback=_folder, help="folder of a checkpoint, or a GGUF file")]
@@ -38,6 +43,25 @@ NewOption = Annotated[int, typer.Option(min=1, help="tokens out")]
 NetworkOption = Annotated[str, typer.Option(help="a shipped network, your own MODULE:FACTORY, or a traced .json")]
 ImageOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
 DevicesOption = Annotated[str, typer.Option(help="a device set, or a .yaml file of your own")]
+
+
+def check_free(output: Path, force: bool, mark: str | None = None) -> None:
+    """Make sure before hours of work that its output does not replace what took as long.
+
+    Args:
+        mark: a file that folders of this kind have, where a folder is to be written; None for a file.
+
+    Raises:
+        UserError: there is something and it is not to be replaced, or it is of another kind.
+    """
+    if not output.exists() or (mark is not None and output.is_dir() and not any(output.iterdir())):
+        return
+    if mark is None and output.is_dir():
+        raise UserError(f"{output}: is a folder; name a file to write")
+    if mark is not None and not (output / mark).is_file():
+        raise UserError(f"{output}: is there already, but not a folder with {mark}; choose another --output")
+    if not force:
+        raise UserError(f"{output}: is there already; choose another --output, or replace it with --force")
 
 
 def use_threads(threads: int) -> None:

@@ -124,8 +124,8 @@ def test_windows_are_scored_on_either_device(corpus: Path, rounded: Path, gpu: l
     words += ["--window", 32, "--windows", 4, "--activations", "bfloat16"]
     tables = {}
     for name in ("cpu", "cuda:1"):
-        lumoe(*words, "--device", name, "--output", tmp_path / "windows.csv")
-        tables[name] = read_csv(tmp_path / "windows.csv")
+        lumoe(*words, "--device", name, "--output", tmp_path / f"{name}.csv")
+        tables[name] = read_csv(tmp_path / f"{name}.csv")
     assert gpu == ["cuda:1"]
     one, other = tables.values()
     assert len(one) == 8  # none and all of the experts quantised

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -198,3 +199,62 @@ def test_where_quantising_frees_nothing_only_the_16_bit_plan_is_tried():
     (plan,) = Planner(rules, unknown_increase).candidates(500)
     assert (plan.quantized_experts, plan.resident_experts) == (0, 4)
     assert rules.plan(500, "throughput") == plan
+
+
+def planned(*arguments: str) -> str:
+    return CliRunner().invoke(app, ["plan", "--model", "mixtral-8x7b", *arguments], catch_exceptions=False).output
+
+
+@pytest.mark.parametrize("bits", ["2", "3", "8"])
+def test_precisions_whose_perplexity_is_not_known_are_planned_and_it_is_said(bits):
+    shipped = data_path("measurements", "mixtral-8x7b-perplexity.csv")
+    fast = planned("--budget", "30GB", "--prefer", "throughput", "--bits", bits)
+    assert f"perplexity  not known ({shipped} has 4 bits, not {bits})" in fast
+    careful = planned("--budget", "30GB", "--prefer", "quality", "--bits", bits)
+    assert f"no expert quantised, for what {bits} bits cost in quality is not known" in careful
+    limited = json.loads(
+        planned("--budget", "30GB", "--prefer", "quality", "--bits", bits, "--min-tokens-per-s", "1.2", "--json")
+    )
+    count = limited["quantized_experts"]
+    assert f"{count} quantised, the fewest that reach 1.2 tokens/s" in limited["why"]
+    assert limited["perplexity_increase"] is None
+    memory = replace(MIXTRAL.memory([int(bits)], 64), swap_buffers=2)
+    costs = CostModel(read_hardware("a100-80gb"), MIXTRAL, memory.expert)
+    rules = PaperRules(memory, MIXTRAL.plan_shape, ORDER, int(bits))
+    assert costs.predict(rules.quality(30 * 10**9, count - 1)).tokens_per_s < 1.2 <= limited["predicted_tokens_per_s"]
+
+
+def test_at_16_bits_nothing_is_quantised_and_the_reason_is_true():
+    for preference in ("throughput", "quality"):
+        words = planned("--budget", "30GB", "--prefer", preference, "--bits", "16")
+        assert "256 at 16 bits" in words
+        assert "16 bits save no memory, so no expert is quantised" in words
+
+
+def test_perplexities_stand_in_where_sensitivities_are_of_other_bits(tmp_path):
+    experts = pd.MultiIndex.from_product([range(32), range(8)], names=["layer", "expert"]).to_frame(index=False)
+    experts.assign(bits=3, divergence=0.01, tokens=100).to_csv(tmp_path / "sensitivity.csv", index=False)
+    common = ["--hardware", "a100-80gb", "--measurements", str(tmp_path), "--budget", "30GB", "--prefer", "throughput"]
+    assert "published, interpolated" in planned(*common, "--bits", "4")
+    modelled = planned(*common, "--bits", "3")
+    assert "modelled: sum" in modelled
+    assert f"not known ({tmp_path / 'sensitivity.csv'} has 3 bits, not 8)" in planned(*common, "--bits", "8")
+
+
+def test_perplexities_without_the_model_as_it_is_are_refused(tmp_path):
+    table = tmp_path / "perplexity.csv"
+    table.write_text("corpus,bits,quantized_experts,perplexity\na,4,128,4.0\na,4,256,5.0\n")
+    with pytest.raises(UserError, match=f"{table}: no perplexity of 0 quantised experts at 4 bits"):
+        planned("--perplexity", str(table), "--budget", "30GB", "--prefer", "quality")
+
+
+def test_configurations_are_enumerated_without_perplexities_at_their_bits(tmp_path):
+    files = {name: str(tmp_path / f"{name}.csv") for name in ("configurations", "pareto", "sweep")}
+    shipped = str(data_path("measurements", "mixtral-8x7b-perplexity.csv"))
+    options = ["--hardware", "a100-80gb", "--perplexity", shipped, "--budget", "30GB", "--bits", "8"]
+    options += [word for name, path in files.items() for word in (f"--{name}", path)]
+    CliRunner().invoke(app, ["enumerate", "--model", "mixtral-8x7b", *options], catch_exceptions=False)
+    table = pd.read_csv(files["configurations"])
+    assert len(table) == 3 * 257**2
+    assert table["perplexity"].isna().all()
+    assert table["perplexity_basis"].isna().all()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import DeviceOption, ExactThreadsOption, ModelOption
+from lumoe.cli.options import DeviceOption, ExactThreadsOption, ForceOption, ModelOption, check_free
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -30,6 +30,7 @@ def perplexity(
     activations: ActivationsOption = "float32",
     device: DeviceOption = "cpu",
     threads: ExactThreadsOption = 1,
+    force: ForceOption = False,
 ) -> None:
     """Score a corpus with more and more experts quantised.
 
@@ -49,6 +50,7 @@ def perplexity(
     from lumoe.moe.planning.sensitivity import COLUMNS
     from lumoe.moe.quantization.folder import QuantizedExperts
 
+    check_free(output, force)
     torch.set_num_threads(threads)
     shape, experts = read_shape(model), QuantizedExperts(quantized)
     tokens, prefix = tokenize(model, read_text(corpus, "test"))
@@ -76,6 +78,7 @@ def sensitivity(
     activations: ActivationsOption = "float32",
     device: DeviceOption = "cpu",
     threads: ExactThreadsOption = 1,
+    force: ForceOption = False,
 ) -> None:
     """Measure what quantising each expert alone does to the model's predictions.
 
@@ -94,6 +97,7 @@ def sensitivity(
     from lumoe.moe.planning.sensitivity import COLUMNS
     from lumoe.moe.quantization.folder import QuantizedExperts
 
+    check_free(output, force)
     torch.set_num_threads(threads)
     pieces = []
     for folder in corpus:
@@ -139,6 +143,7 @@ def cross_check(
     documents: Annotated[int, typer.Option(min=1, help="documents per corpus")] = 16,
     window: WindowOption = 256,
     threads: ExactThreadsOption = 1,
+    force: ForceOption = False,
 ) -> None:
     """Score the same documents at 16 bits with the engine and with lm-eval.
 
@@ -149,5 +154,6 @@ def cross_check(
     from lumoe.files import write_csv
     from lumoe.moe.evaluation import lm_eval
 
+    check_free(output, force)
     torch.set_num_threads(threads)
     write_csv(output, lm_eval.per_corpus(lm_eval.cross_check(model, corpus, documents, window)))

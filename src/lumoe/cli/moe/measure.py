@@ -156,12 +156,14 @@ def residency(
     import torch
 
     from lumoe.files import write_csv
+    from lumoe.moe.checkpoint.weights import Checkpoint
     from lumoe.moe.corpora.sequences import draw_sequences
     from lumoe.moe.engine.engine import Engine
     from lumoe.moe.measurement.residency import COLUMNS, compare, record_trace
-    from lumoe.moe.quantization.folder import read_frequencies
+    from lumoe.moe.quantization.folder import QuantizedExperts, read_frequencies
 
     use_threads(threads)
+    QuantizedExperts(quantized).check_fits(Checkpoint(model))
     engine = Engine.load(model, dtype=torch.float32)
     usage = read_frequencies(quantized)
     slots = range(usage.shape[1] + 1)

@@ -99,7 +99,7 @@ def plan(
     if as_csv:
         for_programs(proposal.table(), as_json, as_csv)
     else:
-        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, known, outline.parts))
+        typer.echo(json.dumps(result) if as_json else describe(model, planner, wish, proposal, outline.parts))
 
 
 @app.command("enumerate")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import CorpusOption, ModelOption, ThreadsOption, use_threads
+from lumoe.cli.options import CorpusOption, ForceOption, ModelOption, ThreadsOption, check_free, use_threads
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,9 +24,14 @@ def quantize(
     sequence: Annotated[int, typer.Option(min=16, help="tokens per calibration sequence")] = 256,
     least_tokens: Annotated[int, typer.Option(min=1, help="experts that see fewer are rounded to nearest")] = 128,
     seed: int = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="replace experts in the folder that were made another way")
+    ] = False,
     threads: ThreadsOption = 0,
 ) -> None:
     """Quantise all experts one by one; run again after an interruption, it goes on where it stopped.
+
+    Experts that were made in the same way, of the same weights, are kept; a folder of others is refused.
 
     Example: `lumoe moe quantize --model data/models/mini-mixtral --corpus corpora/scipy --method gptq --bits 4
     --output quantized`
@@ -45,7 +50,7 @@ def quantize(
     checkpoint = Checkpoint(model)
     ids = draw_sequences(model, corpus, tokens, sequence, seed)
     say = (lambda line: None) if quiet() else partial(typer.echo, err=True)
-    table = quantize(checkpoint, ids, output, recipe, progress=say)
+    table = quantize(checkpoint, ids, output, recipe, say, force)
     rounded = table[table["method"] != method]
     typer.echo(
         f"{len(table)} experts at {bits} bits in {output}: mean output error {table['relative_error'].mean():.4f}, "
@@ -64,6 +69,7 @@ def quantizers(
     bootstrap: Annotated[int, typer.Option(min=100, help="resamples for the paired interval")] = 2000,
     seed: int = 0,
     threads: ThreadsOption = 0,
+    force: ForceOption = False,
 ) -> None:
     """Compare quantisers: perplexity, bytes and seconds with all experts quantised.
 
@@ -76,6 +82,7 @@ def quantizers(
     from lumoe.moe.evaluation.perplexity import whole_windows
     from lumoe.moe.evaluation.quantizers import COLUMNS, compare_quantizers
 
+    check_free(output, force)
     use_threads(threads)
     scored = {}
     for folder in corpus:

@@ -45,6 +45,11 @@ class Fp8:
         return self.entry.name, self.scales.name
 
     @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What of the files it is made of."""
+        return self.entry, self.scales
+
+    @property
     def shape(self) -> tuple[int, ...]:
         rows, inputs = self.entry.shape
         return (rows if self.part.half is None else rows // 2), inputs
@@ -81,6 +86,11 @@ class Mxfp4:
     def names(self) -> tuple[str, ...]:
         """Tensors of the file that it is made of."""
         return self.blocks.name, self.scales.name
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What of the files it is made of."""
+        return self.blocks, self.scales
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -149,6 +159,11 @@ class Int4:
         """Tensors of the file that it is made of."""
         base = self.weight.name.removesuffix("qweight")
         return self.weight.name, self.zeros.name, self.scales.name, f"{base}g_idx"
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What of the files it is made of."""
+        return self.weight, self.zeros, self.scales, *([self.order] if self.order else [])
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -57,6 +57,11 @@ class Blocks:
         rows = math.prod(self.shape[:-1])
         return Entry(self.path, self.name, torch.uint8, (rows, self.nbytes // rows), self.offset, self.nbytes)
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """What of the file it is made of."""
+        return (self.direct,)
+
     def codes(self) -> torch.Tensor:
         """Return the bytes of each row, uint8 `[rows, bytes]`.
 

@@ -116,25 +116,30 @@ class Made:
     """A tensor that is computed of others in the file.
 
     Attributes:
+        sources: the others.
         make: from their values, float32, to its own.
     """
 
-    entries: tuple[Entry | Blocks, ...]
+    sources: tuple[Entry | Blocks, ...]
     shape: tuple[int, ...]
     make: Callable[..., torch.Tensor]
 
     @property
     def path(self) -> Path:
-        return self.entries[0].path
+        return self.sources[0].path
 
     @property
     def name(self) -> str:
-        return self.entries[0].name
+        return self.sources[0].name
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(entry for source in self.sources for entry in source.entries)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Tensors of the file that it is made of."""
-        return tuple(entry.name for entry in self.entries)
+        return tuple(source.name for source in self.sources)
 
     def read(self) -> torch.Tensor:
         """Return the values, float32.
@@ -142,7 +147,7 @@ class Made:
         Raises:
             UserError: the file ends too early.
         """
-        return self.make(*(entry.read().float() for entry in self.entries)).reshape(self.shape).contiguous()
+        return self.make(*(source.read().float() for source in self.sources)).reshape(self.shape).contiguous()
 
 
 def made_of_others(entries: Entries, name: str, architecture: Architecture) -> Stored | None:

@@ -44,6 +44,11 @@ class Entry:
     offset: int
     nbytes: int
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """This alone."""
+        return (self,)
+
     def part(self, index: int, of: int, shape: tuple[int, ...]) -> Entry:
         """Return one of `of` equal pieces that follow one another, as a tensor of `shape`."""
         size = self.nbytes // of

@@ -21,6 +21,7 @@ class Stored(Protocol):
     Attributes:
         name: of the tensor in its file, for messages.
         shape: as the model has it.
+        entries: what of its files it is made of.
     """
 
     @property
@@ -31,6 +32,9 @@ class Stored(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def entries(self) -> tuple[Entry, ...]: ...
 
     def read(self) -> torch.Tensor:
         """Return its values, in a float type.
@@ -99,6 +103,10 @@ class Rearranged:
     @property
     def name(self) -> str:
         return self.entry.name
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return (self.entry,)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from lumoe.moe.architectures.read import known_families, read_architecture
 from lumoe.moe.checkpoint.formats import Format
 from lumoe.moe.checkpoint.gguf_file import Blocks, model_folder, read_listing
 from lumoe.moe.checkpoint.gguf_places import find_in_gguf, gguf_places, made_of_others
+from lumoe.moe.checkpoint.identity import identity
 from lumoe.moe.checkpoint.manifest import verify_recorded
 from lumoe.moe.checkpoint.safetensors import Entry, read_entries, read_once
 from lumoe.moe.checkpoint.stored import Stored, find
@@ -102,6 +103,15 @@ class Checkpoint:
     def files(self) -> list[Path]:
         """Every file of weights."""
         return sorted({entry.path for entry in self.entries.values()})
+
+    @cached_property
+    def identity(self) -> str:
+        """What tells these weights from others of the same shape, see `lumoe.moe.checkpoint.identity`.
+
+        Raises:
+            UserError: a file cannot be read or ends too early.
+        """
+        return identity((name, shape, self.stored(name).entries) for name, shape in self.architecture.tensors())
 
     def _check_tensors(self) -> None:
         # One by one: a configuration that asks for a billion layers fails at the first that is not there.

@@ -10,7 +10,7 @@ from lumoe.errors import UserError
 from lumoe.moe.engine.open import OpenedModel
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
-from lumoe.moe.planning.inputs import Known, build_planner
+from lumoe.moe.planning.inputs import MODELLED, Known, build_planner
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.planner import Planner
 from lumoe.moe.planning.scaling import is_of
@@ -57,9 +57,10 @@ def planner_for(
             known = replace(known, hardware=None)
     planner = build_planner(shape, model.memory, known, Workload(), bits, frequencies, seed)
     log.info(
-        "plans with %s experts by %s, %s first",
+        "plans with %s experts by %s, %s first; quality: %s",
         f"{bits}-bit",
         f"the speeds that {known.hardware} predicts" if planner.costs else "the paper's rules",
-        f"those of least cost in {known.sensitivity}" if known.sensitivity else f"random ones (seed {seed})",
+        f"those of least cost in {known.sensitivity}" if planner.basis == MODELLED else f"random ones (seed {seed})",
+        planner.basis,
     )
     return planner

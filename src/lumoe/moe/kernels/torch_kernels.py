@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from torch.nn import functional
 
 from lumoe.moe.kernels.affine import AffineMatrix, centre
 
@@ -16,13 +17,13 @@ CPU = torch.device("cpu")
 GROUPS = (32, 64, 128, 256)
 # Rows are packed in blocks of 16, 32 or 64 according to the processor's vector width; this is a multiple of each.
 _ROWS_AT_ONCE = 1024
+# Inputs that torch's int8 kernel takes at once; beyond the last whole ones it reads whatever lies there.
+_INT8_INPUTS = 16
 # Tiles of 16 inputs that CUDA's kernel reads at once; the most that the inputs are a multiple of.
 _INNER_TILES = (8, 4, 2)
 _TILE = 16
 
 Int4Matmul = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor], torch.Tensor]
-Int8Matmul = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-int8_matmul: Int8Matmul = torch.ops.aten._weight_int8pack_mm.default
 
 
 class Packed(NamedTuple):
@@ -100,8 +101,27 @@ def stack_rows(first: AffineMatrix, second: AffineMatrix) -> AffineMatrix:
     )
 
 
+def int8_inputs(inputs: int) -> int:
+    """Return how many inputs a matrix of `int8_matmul` has in memory, those that are zeros among them."""
+    return -(-inputs // _INT8_INPUTS) * _INT8_INPUTS
+
+
+def int8_packed(codes: torch.Tensor) -> torch.Tensor:
+    """Fill codes int8 `[outputs, inputs]` up with zeros to the inputs that `int8_matmul` takes."""
+    return functional.pad(codes, (0, int8_inputs(codes.shape[1]) - codes.shape[1]))
+
+
+def int8_matmul(hidden: torch.Tensor, packed: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Multiply bfloat16 `hidden [tokens, inputs]` by the transpose of what `int8_packed` returned."""
+    missing = packed.shape[1] - hidden.shape[1]
+    found: torch.Tensor = torch.ops.aten._weight_int8pack_mm.default(
+        functional.pad(hidden, (0, missing)) if missing else hidden, packed, scales
+    )
+    return found
+
+
 def int8_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round to int8 `[outputs, inputs]` with one symmetric bfloat16 scale a row, for `int8_matmul`."""
+    """Round to int8 `[outputs, inputs]` with one symmetric bfloat16 scale a row, for `int8_packed`."""
     scales = (weight.abs().amax(dim=1).float() / (centre(8) - 1)).to(torch.bfloat16)
     scales[scales == 0] = 1.0
     codes = (weight.float() / scales.float().unsqueeze(1)).round_().clamp_(-127, 127).to(torch.int8)

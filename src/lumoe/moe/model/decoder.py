@@ -168,8 +168,8 @@ class _Reader:
 
     def rows(self, name: str) -> Rows:
         """Read a matrix, as codes where the checkpoint has such and they are to be kept."""
-        stored = self._checkpoint.stored(name)
-        if not (self._from_codes and isinstance(stored, Coded)):
+        stored = self._checkpoint.stored(name) if self._from_codes else None
+        if not isinstance(stored, Coded):
             return Rows(self.tensor(name))
         codes = stored.codes()
         if not finite(codes, stored.kind):

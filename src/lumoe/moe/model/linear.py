@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch.nn import functional
 
+from lumoe.errors import UserError
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels.affine import nearest
 from lumoe.moe.kernels.codes import CodedMatrix
@@ -117,7 +118,15 @@ def linear4(weight: torch.Tensor, use_native: bool = True) -> Linear:
     """Round `weight` `[outputs, inputs]` to 4 bits and return the product with it.
 
     Without this package's kernels, or for other activations than bfloat16, the rounded weights are expanded again.
+
+    Raises:
+        UserError: groups do not divide the inputs.
     """
+    if weight.shape[1] % GROUP:
+        raise UserError(
+            f"a matrix of {weight.shape[1]} inputs cannot be rounded to 4 bits in groups of {GROUP}; "
+            "leave the weights outside the experts at 16 bits"
+        )
     rounded = nearest(weight, 4, GROUP)
     if use_native and weight.dtype == torch.bfloat16 and native.supported(weight.shape[1]):
         return native.Int4Matrix(*native.banded(rounded), outputs=weight.shape[0])

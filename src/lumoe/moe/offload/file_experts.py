@@ -197,7 +197,8 @@ class ExpertSource:
                 folder.expert_bytes if folder else [hidden * wide // 2, *[hidden * wide // group * 2] * 2] * 3
             )
         if kernel == "int8":
-            return _sum_of([2 * wide * hidden, 2 * wide * 2, hidden * wide, hidden * 2])
+            first, second = kernels.int8_inputs(hidden), kernels.int8_inputs(wide)
+            return _sum_of([2 * wide * first, 2 * wide * 2, hidden * second, hidden * 2])
         return _sum_of([hidden * wide * self.dtype.itemsize] * 3)
 
     def record(self, layer: int, expert: int, bits: int) -> Record:
@@ -281,7 +282,8 @@ class ExpertSource:
         w13, w13_scales = kernels.int8_rows(torch.cat((full[0], full[2])))
         codes, w2_scales = kernels.int8_rows(full[1])
         if kernel == "int8":
-            return {"w13": w13, "w13_scales": w13_scales, "w2": codes, "w2_scales": w2_scales}
+            w13, w2 = kernels.int8_packed(w13), kernels.int8_packed(codes)
+            return {"w13": w13, "w13_scales": w13_scales, "w2": w2, "w2_scales": w2_scales}
         first, third = (w13.to(self.dtype) * w13_scales.to(self.dtype).unsqueeze(1)).chunk(2)
         return {"w1": first, "w2": codes.to(self.dtype) * w2_scales.to(self.dtype).unsqueeze(1), "w3": third}
 

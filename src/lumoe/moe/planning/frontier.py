@@ -93,7 +93,7 @@ def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None,
     """Return `configurations` with `perplexity` and `perplexity_basis` (measured, interpolated or empty).
 
     Between measured counts the logarithm is interpolated linearly. Residency does not change the perplexity. Without
-    measurements both stay empty.
+    measurements at `bits` both stay empty.
 
     Args:
         measured: rows of `perplexity.csv`.
@@ -102,6 +102,8 @@ def with_perplexity(configurations: pd.DataFrame, measured: pd.DataFrame | None,
     if measured is None:
         return result
     counts, nll = nll_by_count(measured, bits)
+    if not len(counts):
+        return result
     wanted = configurations["quantized_experts"].to_numpy()
     values = np.interp(wanted, counts, nll, left=np.nan, right=np.nan)
     basis = np.where(np.isnan(values), "", np.where(np.isin(wanted, counts), "measured", "interpolated"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lumoe.errors import UserError
+from lumoe.errors import UserError, about
 from lumoe.files import read_csv, read_yaml
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
@@ -33,6 +33,9 @@ from lumoe.resources import data_path
 
 MACHINE = "machine.json"
 HUB = "hub:"  # what the names of models on the Hugging Face hub begin with here
+UNMEASURED = "not measured"
+# What is known of quality where each expert's own cost is.
+MODELLED = "modelled: sum of the experts' measured divergences"
 
 
 @dataclass(frozen=True)
@@ -100,32 +103,48 @@ def build_planner(
     Raises:
         UserError: a table or profile is damaged or belongs to another model.
     """
-    order = random_order(*shape.plan_shape, seed)
-    increase: Increase = unknown_increase
-    if known.sensitivity:
+    order, (increase, basis) = random_order(*shape.plan_shape, seed), _by_count(known, bits)
+    if known.sensitivity and bits < FULL_BITS:
         costs = cost_table(read_csv(known.sensitivity, COLUMNS), shape.plan_shape)
         if bits in costs:
-            order, increase = cheapest_first(costs[bits]), summed_increase(costs)
-    elif known.perplexity:
-        increase = measured_increase(read_csv(known.perplexity, PERPLEXITY_COLUMNS), bits)
+            order, increase, basis = cheapest_first(costs[bits]), summed_increase(costs), MODELLED
+        elif increase is unknown_increase:
+            basis = _lacks(known.sensitivity, bits, {*costs} - {FULL_BITS})
     rules = PaperRules(memory, shape.plan_shape, order, bits, frequencies)
     if known.hardware is None:
-        return Planner(rules, increase)
+        return Planner(rules, increase, basis=basis)
     measured = read_hardware(known.hardware)
     hardware = scaled(measured, shape, memory.stored)
     other = None if hardware is measured else (measured.hidden, measured.intermediate)
-    return Planner(rules, increase, CostModel(hardware, shape, memory.expert, workload, frequencies, other))
+    return Planner(rules, increase, CostModel(hardware, shape, memory.expert, workload, frequencies, other), basis)
 
 
-def describe(
-    model: str, planner: Planner, wish: Wish, proposal: Proposal, known: Known, parts: Parts | None = None
-) -> str:
+def _by_count(known: Known, bits: int) -> tuple[Increase, str]:
+    """Return the increase by perplexities at numbers of quantised experts, and what it rests on."""
+    if known.perplexity is None or bits == FULL_BITS:
+        return unknown_increase, UNMEASURED
+    table = read_csv(known.perplexity, PERPLEXITY_COLUMNS)
+    if bits not in {*table["bits"]}:
+        return unknown_increase, _lacks(known.perplexity, bits, {*table["bits"]})
+    published = known.perplexity.is_relative_to(data_path("measurements"))
+    with about(known.perplexity):
+        increase = measured_increase(table, bits)
+    return increase, f"{'published' if published else 'measured'}, interpolated over the number of quantised experts"
+
+
+def _lacks(table: Path, bits: int, known: set[int]) -> str:
+    return f"{table} has {', '.join(map(str, sorted(known))) or 'no'} bits, not {bits}"
+
+
+def describe(model: str, planner: Planner, wish: Wish, proposal: Proposal, parts: Parts | None = None) -> str:
     """Return the proposal in words, after a table of the model's parts where these are given."""
     plan, memory = proposal.plan, planner.rules.memory
     precisions = ", ".join(
         f"{(plan.bits == bits).sum()} {_precision(bits, memory)}" for bits in np.unique(plan.bits).tolist()
     )
-    quality = "not known" if np.isnan(proposal.increase) else f"{proposal.increase:+.2%} ({_quality_basis(known)})"
+    quality = "not known" if np.isnan(proposal.increase) else f"{proposal.increase:+.2%}"
+    if plan.quantized_experts or (planner.basis != UNMEASURED and planner.knows_quality):
+        quality += f" ({planner.basis})"
     residents = plan.bytes_resident(memory.expert)
     buffer = proposal.bytes_fast - memory.non_expert - residents
     lines = [
@@ -188,16 +207,6 @@ def _measurements(model: str) -> Path:
 def _published_hardware(name: str) -> str | None:
     shape = data_path("shapes", f"{name}.yaml")
     return read_yaml(shape).get("hardware") if shape.is_file() else None
-
-
-def _quality_basis(known: Known) -> str:
-    if known.sensitivity:
-        return "modelled: sum of the experts' measured divergences"
-    if known.perplexity and known.perplexity.is_relative_to(data_path("measurements")):
-        return "published, interpolated over the number of quantised experts"
-    if not known.perplexity:
-        return "nothing is quantised"
-    return "measured, interpolated over the number of quantised experts"
 
 
 def _if_there(path: Path) -> Path | None:

@@ -101,11 +101,18 @@ class Planner:
         rules: the model's sizes, and the order in which its experts give up precision.
         increase: what precisions cost in quality.
         costs: what plans cost in time; without it the paper's two rules decide, and nothing is predicted.
+        basis: what `increase` rests on, or why it is not known, in words.
     """
 
     rules: PaperRules
     increase: Increase
     costs: CostModel | None = None
+    basis: str = "not measured"
+
+    @property
+    def knows_quality(self) -> bool:
+        """Whether it is known what quantising all experts costs in quality."""
+        return not np.isnan(self.increase(np.full(self.rules.shape, self.rules.bits)))
 
     def candidates(self, budget_bytes: int) -> list[Plan]:
         """Return plans within the budget for rising numbers of quantised experts, from best quality to smallest.
@@ -134,14 +141,24 @@ class Planner:
         speeds = np.array([prediction.tokens_per_s for prediction in predictions])
         increases = np.array([self.increase(plan.bits) for plan in plans])
         index, missing = choose(wish, speeds, increases)
-        why = _why(wish, plans[index], missing)
+        why = self._why(wish, plans[index], missing)
         return self._proposal(wish, plans[index], why, predictions[index], missing)
 
     def _by_rules(self, wish: Wish) -> Proposal:
         if wish.min_tokens_per_s is not None or wish.max_perplexity_increase is not None:
             raise UserError("limits on speed or perplexity need a profile of this machine: `lumoe moe calibrate`")
         plan = self.rules.plan(wish.weight_bytes, wish.preference)
-        return self._proposal(wish, plan, _why(wish, plan, {}), None, {})
+        return self._proposal(wish, plan, self._why(wish, plan, {}), None, {})
+
+    def _why(self, wish: Wish, plan: Plan, missing: Mapping[str, float]) -> str:
+        if not missing and not self.rules.saves:
+            return f"{self.rules.bits} bits save no memory, so no expert is quantised; memory buys residency"
+        if missing or wish.preference != "quality" or self.knows_quality:
+            return _why(wish, plan, missing)
+        fewest = "no expert quantised"
+        if wish.min_tokens_per_s is not None:
+            fewest = f"{plan.quantized_experts} quantised, the fewest that reach {wish.min_tokens_per_s:g} tokens/s"
+        return f"{fewest}, for what {self.rules.bits} bits cost in quality is not known; memory then buys residency"
 
     def _proposal(
         self, wish: Wish, plan: Plan, why: str, prediction: Prediction | None, missing: Mapping[str, float]
@@ -219,8 +236,13 @@ def measured_increase(perplexities: pd.DataFrame, bits: int) -> Increase:
 
     Args:
         perplexities: columns PERPLEXITY_COLUMNS; for each corpus a count of 0.
+
+    Raises:
+        UserError: there are none at `bits`, or none of the model at 16 bits beside them.
     """
     counts, values = nll_by_count(perplexities, bits)
+    if 0 not in counts:
+        raise UserError(f"no perplexity of 0 quantised experts at {bits} bits, to which those of others are compared")
 
     def increase(bits: IntArray) -> float:
         count = int((bits < FULL_BITS).sum())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from lumoe.errors import UserError
+from lumoe.files import sha256
 from lumoe.moe.kernels.affine import AffineMatrix
 from lumoe.named import named_function, users_code
 
@@ -17,6 +20,16 @@ Quantizer = Callable[[torch.Tensor, torch.Tensor, int, int], AffineMatrix | None
 def is_own(method: str) -> bool:
     """Whether a method names a function instead of one of the quantisers that come with the package."""
     return ":" in method
+
+
+def code_of(method: str) -> str:
+    """Return the SHA-256, hexadecimal, of the file that defines the function; empty where there is none.
+
+    Raises:
+        UserError: as `load_quantizer`.
+    """
+    file = inspect.getsourcefile(inspect.unwrap(named_function(method, "function")))
+    return sha256(file) if file and Path(file).is_file() else ""
 
 
 def load_quantizer(method: str) -> Quantizer:

@@ -7,25 +7,26 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from lumoe.errors import UserError
-from lumoe.files import sha256, write_csv
-from lumoe.moe.checkpoint import manifest
+from lumoe.files import write_csv
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, nearest
 from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.quantization.calibration import LayerInputs, fingerprint, walk
-from lumoe.moe.quantization.custom import Quantizer, is_own, load_quantizer
+from lumoe.moe.quantization.custom import Quantizer, code_of, is_own, load_quantizer
 from lumoe.moe.quantization.folder import (
     MANIFEST,
     TABLE,
     affine_tensors,
     codebook_tensors,
     expert_path,
+    make_room,
     save_expert,
     write_manifest,
 )
@@ -93,30 +94,42 @@ def quantize(
     folder: Path,
     recipe: Recipe,
     progress: Callable[[str], None] = log.info,
+    force: bool = False,
 ) -> pd.DataFrame:
     """Quantise every expert into `folder`; experts that are there already, made the same way, are kept.
 
+    In a finished folder each is verified, and none is made.
+
     Args:
         tokens: calibration tokens int64 `[sequences, sequence]`.
+        force: remove experts that are there and were made another way, or of other weights.
 
     Returns:
         One row per expert (`Outcome`); also written as `experts.csv` before the manifest, which comes last.
 
     Raises:
-        UserError: a group does not divide the expert's widths, the sequences are longer than the model was made for, or
-            a tensor of the checkpoint is damaged.
+        UserError: a group does not divide the expert's widths, the sequences are longer than the model was made for, a
+            tensor of the checkpoint is damaged, or the folder holds something else.
     """
     a = checkpoint.architecture
     a.check_context(tokens.shape[1], checkpoint.folder)
-    for width in (a.hidden_size, a.intermediate_size):
-        if width % recipe.group_size:
-            raise UserError(f"groups of {recipe.group_size} do not divide the expert's width {width}")
-    key = json.dumps([asdict(recipe), fingerprint(tokens), _identity(checkpoint)])
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_widths(checkpoint, recipe)
+    made = {**asdict(recipe), "calibration": fingerprint(tokens), "weights": checkpoint.identity}
+    if is_own(recipe.method):
+        made["code"] = code_of(recipe.method)
+    key = json.dumps(made, sort_keys=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: no folder can be made there ({error.strerror}); choose another --output") from None
+    make_room(folder, key, force)
+    rows = _all_finished(folder, a.plan_shape, key)
+    if rows and (folder / MANIFEST).is_file() and (folder / TABLE).is_file():
+        progress(f"{folder}: finished already, in the same way; nothing to do")
+        return pd.DataFrame([asdict(row) for row in rows])
     # Until the new experts are all there, nothing may say that the folder is whole.
     (folder / MANIFEST).unlink(missing_ok=True)
-    rows: list[Outcome] = []
-    for outcome in _outcomes(checkpoint, tokens, folder, recipe, key):
+    for outcome in () if rows else _outcomes(checkpoint, tokens, folder, recipe, key):
         rows.append(outcome)
         progress(_progress(rows, a.experts))
     table = pd.DataFrame([asdict(row) for row in rows])
@@ -126,9 +139,24 @@ def quantize(
         for name in ("num_hidden_layers", "num_local_experts", "hidden_size", "intermediate_size")
     }
     layout = "codebook" if recipe.method == "nf4" else "affine"
-    made = {**asdict(recipe), "layout": layout, "shape": shape, "calibration": fingerprint(tokens), "key": key}
-    write_manifest(folder, made)
+    write_manifest(folder, {**made, "layout": layout, "shape": shape, "key": key})
     return table
+
+
+def _check_widths(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    a = checkpoint.architecture
+    for width in (a.hidden_size, a.intermediate_size):
+        if width % 2 and recipe.bits <= 4:
+            raise UserError(
+                f"{checkpoint.folder}: two codes of {recipe.bits} bits share a byte, and the expert's width {width} is "
+                "odd; quantise to 8 bits"
+            )
+        if width % recipe.group_size:
+            largest = max(size for size in range(1, 129) if a.hidden_size % size == a.intermediate_size % size == 0)
+            raise UserError(
+                f"{checkpoint.folder}: groups of {recipe.group_size} do not divide the expert's width {width}; "
+                f"the largest groups that do are of {largest}"
+            )
 
 
 def _outcomes(
@@ -260,12 +288,15 @@ def _finished(folder: Path, layer: int, expert: int, key: str) -> Outcome | None
     return Outcome(**json.loads(metadata["outcome"])) if metadata.get("key") == key else None
 
 
-def _identity(checkpoint: Checkpoint) -> list[object]:
-    """What tells one checkpoint from another, not read whole: its manifest, else its files' sizes and times."""
-    recorded = checkpoint.folder / manifest.NAME
-    if recorded.exists():
-        return [sha256(recorded)]
-    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.files]
+def _all_finished(folder: Path, shape: tuple[int, int], key: str) -> list[Outcome]:
+    """Return the outcomes of all experts; none if one is not there, or damaged."""
+    rows: list[Outcome] = []
+    for layer, expert in product(*map(range, shape)):
+        done = _finished(folder, layer, expert, key)
+        if done is None:
+            return []
+        rows.append(done)
+    return rows
 
 
 def _progress(rows: list[Outcome], total: int) -> str:
