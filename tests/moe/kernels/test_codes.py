@@ -94,6 +94,21 @@ def test_an_expert_is_its_three_products(kinds: tuple[str, str, str], instructio
         assert (doubled - 2 * expected).norm() < 2**-6 * expected.norm()
 
 
+def test_experts_together_are_the_same_bits_as_one_by_one(instructions: str) -> None:
+    if instructions == "0":
+        pytest.skip("one by one without the kernels")
+    shapes, experts = {"w1": (256, 512), "w2": (512, 256), "w3": (256, 512)}, []
+    for seed, kinds in enumerate([("Q4_0", "Q8_0", "Q4_0"), ("Q4_K", "Q6_K", "Q4_K"), ("Q4_0", "Q4_0", "Q5_1")]):
+        named = dict(zip(shapes, kinds, strict=True))
+        experts.append(CodedExpert({n: random_codes(kind, *shapes[n], seed) for n, kind in named.items()}, named))
+    ends = [0, 1, 7, 12]
+    hidden = torch.randn((12, 512), generator=torch.Generator().manual_seed(1)).bfloat16()
+    output = torch.empty_like(hidden)
+    kernels.run_together(experts, ends, hidden, output)
+    parts = hidden.split([1, 6, 5])
+    assert torch.equal(output, torch.cat([one(part) for one, part in zip(experts, parts, strict=True)]))
+
+
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_scale_that_is_no_number_is_found(kind: str) -> None:
     codes = random_codes(kind, 4, 512)

@@ -5,13 +5,14 @@ Without the compiled kernels some rows at a time are expanded by the package `gg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
 from lumoe.moe.kernels.blocks import FORMATS
-from lumoe.moe.kernels.library import codes_library, expands
+from lumoe.moe.kernels.library import calls, codes_library, expands
 
 Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # From this many tokens on, codes are expanded piece by piece for torch's bfloat16 product, where that is fast.
@@ -55,7 +56,7 @@ class CodedMatrix:
         """Multiply `[..., inputs]` by the transposed weights."""
         found = codes_library()
         tokens = hidden.numel() // self.inputs
-        if found is None or (tokens >= MANY_TOKENS and expands()):
+        if found is None or by_pieces(tokens):
             return self._piecewise(hidden)
         hidden = hidden.contiguous()
         result = torch.empty((*hidden.shape[:-1], self.outputs), dtype=torch.bfloat16)
@@ -92,28 +93,47 @@ class CodedMatrix:
 class CodedExpert:
     """An expert whose matrices have a format each: w1 and w3 `[wide, hidden]`, w2 `[hidden, wide]`."""
 
-    __slots__ = ("_arguments", "_widths", "w1", "w2", "w3")
+    __slots__ = ("arguments", "w1", "w2", "w3", "widths")
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], kinds: Mapping[str, str]) -> None:
         self.w1, self.w2, self.w3 = (CodedMatrix(tensors[name], kinds[name]) for name in ("w1", "w2", "w3"))
-        self._widths = (self.w1.inputs, self.w2.inputs)
+        self.widths = (self.w1.inputs, self.w2.inputs)
         matrices = (self.w1, self.w2, self.w3)
-        self._arguments = tuple(value for matrix in matrices for value in (matrix.number, matrix.codes.data_ptr()))
+        self.arguments = tuple(value for matrix in matrices for value in (matrix.number, matrix.codes.data_ptr()))
 
     def __call__(self, hidden: torch.Tensor, activation: Gated | None = None) -> torch.Tensor:
         """Map `[tokens, hidden]` to the same shape; another activation than silu(gate) · up takes three calls."""
-        found, tokens = codes_library(), hidden.shape[0]
-        if activation is None and found is not None and not (tokens >= MANY_TOKENS and expands()):
-            hidden = hidden.contiguous()
-            output = torch.empty_like(hidden)
-            scratch = torch.empty(found.lumoe_coded_expert_scratch(tokens, *self._widths), dtype=torch.uint8)
-            found.lumoe_coded_expert(
-                hidden.data_ptr(), output.data_ptr(), tokens, *self._widths, *self._arguments, scratch.data_ptr()
-            )
+        if activation is None and not by_pieces(hidden.shape[0]):
+            output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+            run_together([self], [0, hidden.shape[0]], hidden, output)
             return output
         gate, up = self.w1(hidden), self.w3(hidden)
         gated = functional.silu(gate) * up if activation is None else activation(gate, up)
         return self.w2(gated)
+
+
+def by_pieces(tokens: int) -> bool:
+    """Whether an expert of so many tokens is computed matrix by matrix, of expanded weights."""
+    return codes_library() is None or (tokens >= MANY_TOKENS and expands())
+
+
+def run_together(
+    experts: Sequence[CodedExpert], ends: Sequence[int], hidden: torch.Tensor, output: torch.Tensor
+) -> None:
+    """Compute several experts of the same widths in one call; fewer tokens each than go `by_pieces`.
+
+    Args:
+        ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
+        hidden: bfloat16 `[tokens, hidden]`.
+        output: of the same shape, contiguous; it is written to.
+    """
+    found, widths = codes_library(), experts[0].widths
+    assert found is not None
+    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output), 0
+    for begin, end in pairwise(ends):
+        nbytes += found.lumoe_coded_expert_scratch(end - begin, *widths)
+    scratch = torch.empty(nbytes, dtype=torch.uint8)
+    found.lumoe_coded_experts(len(experts), given.buffer_info()[0], *widths, scratch.data_ptr())
 
 
 def expanded(codes: torch.Tensor, kind: str) -> torch.Tensor:

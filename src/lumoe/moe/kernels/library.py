@@ -10,15 +10,21 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+from array import array
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
+from typing import Protocol
+
+import torch
 
 from lumoe import compiled
 from lumoe.machine import cpu_flags
 from lumoe.resources import package_path
 
 _SOURCES = {
-    "experts": ("experts.cpp", "activations.h", "layout.h", "simd_avx2.h", "simd_avx512.h"),
-    "codes": ("codes.cpp", "activations.h", "layout.h"),
+    "experts": ("experts.cpp", "activations.h", "layout.h", "together.h", "simd_avx2.h", "simd_avx512.h"),
+    "codes": ("codes.cpp", "activations.h", "layout.h", "together.h"),
     "attention": ("attention.cpp", "layout.h"),
 }
 _NEEDED = ("avx2", "fma", "f16c")
@@ -62,7 +68,7 @@ def codes_library() -> ctypes.CDLL | None:
         function.argtypes, function.restype = [number] * 3, number
     for name, arguments in {
         "lumoe_coded_linear": [pointer] * 2 + [number] * 4 + [pointer] * 2,
-        "lumoe_coded_expert": [pointer] * 2 + [number] * 3 + [number, pointer] * 3 + [pointer],
+        "lumoe_coded_experts": [number, pointer] + [number] * 2 + [pointer],
         "lumoe_coded_expand": [pointer] + [number] * 3 + [pointer],
     }.items():
         function = getattr(found, name)
@@ -106,3 +112,23 @@ def _declare_experts(found: ctypes.CDLL) -> ctypes.CDLL:
         function = getattr(found, name)
         function.argtypes, function.restype = arguments, None
     return found
+
+
+class Weights(Protocol):
+    """What a kernel is told of one expert, as whole numbers."""
+
+    @property
+    def arguments(self) -> tuple[int, ...]: ...
+
+
+def calls(experts: Sequence[Weights], ends: Sequence[int], hidden: torch.Tensor, output: torch.Tensor) -> array[int]:
+    """Return what a kernel is told of experts that it computes together: their weights, and where their rows lie.
+
+    Args:
+        ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
+        hidden, output: contiguous, bfloat16 `[tokens, hidden]`.
+    """
+    row, given = hidden.shape[1] * hidden.element_size(), array("q")
+    for expert, (begin, end) in zip(experts, pairwise(ends), strict=True):
+        given.extend((*expert.arguments, hidden.data_ptr() + begin * row, output.data_ptr() + begin * row, end - begin))
+    return given

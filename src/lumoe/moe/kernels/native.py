@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from array import array
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
 from lumoe.moe.kernels.affine import AffineMatrix
-from lumoe.moe.kernels.library import expands, library
+from lumoe.moe.kernels.library import calls, expands, library
 
 BLOCK = 64
 BAND = 16  # outputs whose weights stand together
@@ -169,11 +169,8 @@ def run_together(
         output: of the same shape, contiguous; it is written to.
     """
     found, widths = kernels(), experts[0].widths
-    hidden = hidden.contiguous()
-    row, given, nbytes = hidden.shape[1] * hidden.element_size(), array("q"), 0
-    begin_in, begin_out = hidden.data_ptr(), output.data_ptr()
-    for expert, begin, end in zip(experts, ends, ends[1:], strict=False):
-        given.extend((*expert.arguments, begin_in + begin * row, begin_out + begin * row, end - begin))
+    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output), 0
+    for begin, end in pairwise(ends):
         nbytes += found.lumoe_expert_scratch(end - begin, *widths)
     scratch = torch.empty(nbytes, dtype=torch.uint8)
     found.lumoe_experts(len(experts), given.buffer_info()[0], *widths, scratch.data_ptr())

@@ -64,26 +64,32 @@ def run_together(
     """
     if activation is not swiglu:
         return None
-    found = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
-    if len(found) < len(experts) or len({expert.widths for expert in found}) > 1:
-        return None  # other formats, or scales for groups of other sizes
-    if any(native.expanded(end - begin) for begin, end in pairwise(ends)):
-        return None
+    shares = [end - begin for begin, end in pairwise(ends)]
     output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    native.run_together(found, ends, hidden, output)
+    # Experts of other widths differ in the groups that share a scale.
+    int4 = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
+    if len(int4) == len(experts) and len({expert.widths for expert in int4}) == 1:
+        if any(map(native.expanded, shares)):
+            return None
+        native.run_together(int4, ends, hidden, output)
+        return output
+    coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
+    if len(coded) < len(experts) or any(map(codes.by_pieces, shares)):
+        return None
+    codes.run_together(coded, ends, hidden, output)
     return output
 
 
 class CodedExpert:
     """Weights in the codes of a checkpoint's own format (ggml's), one for each matrix."""
 
-    __slots__ = ("_expert",)
+    __slots__ = ("coded",)
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], kinds: Mapping[str, str]) -> None:
-        self._expert = codes.CodedExpert(tensors, kinds)
+        self.coded = codes.CodedExpert(tensors, kinds)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
-        return self._expert(hidden, None if activation is swiglu else activation)
+        return self.coded(hidden, None if activation is swiglu else activation)
 
 
 class Int4Expert:

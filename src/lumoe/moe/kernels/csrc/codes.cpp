@@ -10,11 +10,13 @@
 
 #include "activations.h"
 #include "layout.h"
+#include "together.h"
 
 namespace {
 
 constexpr int kGroup = 32;               // codes that are handled together
 constexpr int kTokens = 4;               // tokens that share one reading of the weights
+constexpr int kPrefetch = 2048;          // bytes read ahead of use: the processor's own prefetching stops short
 constexpr int kRowsInCache = 16;         // rows that stay in cache while all tokens pass by
 constexpr int64_t kLeastWork = 1 << 18;  // multiply-adds below which starting threads costs more than it saves
 
@@ -239,16 +241,15 @@ struct Rounded {
         sums(steps + tokens * (width / kGroup)),
         inputs(int(width)) {}
 
-  static int64_t bytes(int64_t tokens, int64_t width) { return tokens * (width * 2 + width / kGroup * 12); }
+  static int64_t bytes(int64_t tokens, int64_t width) {
+    return (tokens * (width * 2 + width / kGroup * 12) + 63) & ~int64_t(63);
+  }
 
-  void take(const uint16_t* from, int64_t tokens) {
-#pragma omp parallel for schedule(static) if (tokens > 8)
-    for (int64_t t = 0; t < tokens; ++t) {
-      for (int64_t g = 0; g < inputs / kGroup; ++g) {
-        float values[kGroup];
-        for (int k = 0; k < kGroup; k += 8) _mm256_storeu_ps(values + k, widen(from + t * inputs + g * kGroup + k));
-        round_group(t, g, values);
-      }
+  void take(const uint16_t* from, int64_t t) {
+    for (int64_t g = 0; g < inputs / kGroup; ++g) {
+      float values[kGroup];
+      for (int k = 0; k < kGroup; k += 8) _mm256_storeu_ps(values + k, widen(from + t * inputs + g * kGroup + k));
+      round_group(t, g, values);
     }
   }
 
@@ -284,7 +285,10 @@ inline void dot_row(const uint8_t* row, const Rounded& x, int64_t t, float* y, i
     for (int c = 0; c < kChains; ++c) total[i][c] = _mm256_setzero_ps();
   int g = 0;
   for (int b = 0; b < inputs / F::weights; ++b) {
-    const F block(row + int64_t(b) * F::bytes);
+    const uint8_t* at = row + int64_t(b) * F::bytes;
+    if (F::bytes > 64 || b % 2 == 0)
+      for (int p = 0; p < F::bytes; p += 64) _mm_prefetch((const char*)at + kPrefetch + p, _MM_HINT_T0);
+    const F block(at);
     for (int j = 0; j < F::weights / kGroup; ++j, ++g) {
       const __m256i codes = block.codes(j);
       const __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
@@ -315,20 +319,15 @@ inline void dot_row(const uint8_t* row, const Rounded& x, int64_t t, float* y, i
   }
 }
 
-// y [tokens, stride] float: its first `outputs` columns = activations times the transposed weights.
+// Rows begin .. end-1 of the outputs, for all tokens: y [tokens, stride] float.
 template <class F>
-void multiply_as(const uint8_t* codes, int64_t outputs, const Rounded& x, int64_t tokens, float* y, int64_t stride) {
-  const int64_t bytes = x.inputs / F::weights * F::bytes, blocks = (outputs + kRowsInCache - 1) / kRowsInCache;
-#pragma omp parallel for schedule(static) if (outputs * x.inputs * tokens > kLeastWork)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t begin = block * kRowsInCache;
-    const int64_t end = begin + kRowsInCache < outputs ? begin + kRowsInCache : outputs;
-    int64_t t = 0;
-    for (; t + kTokens <= tokens; t += kTokens)
-      for (int64_t n = begin; n < end; ++n) dot_row<F, kTokens>(codes + n * bytes, x, t, y + t * stride + n, stride);
-    for (; t < tokens; ++t)
-      for (int64_t n = begin; n < end; ++n) dot_row<F, 1>(codes + n * bytes, x, t, y + t * stride + n, stride);
-  }
+void rows_as(const uint8_t* codes, int64_t begin, int64_t end, const Rounded& x, int64_t tokens, float* y, int64_t stride) {
+  const int64_t bytes = x.inputs / F::weights * F::bytes;
+  int64_t t = 0;
+  for (; t + kTokens <= tokens; t += kTokens)
+    for (int64_t n = begin; n < end; ++n) dot_row<F, kTokens>(codes + n * bytes, x, t, y + t * stride + n, stride);
+  for (; t < tokens; ++t)
+    for (int64_t n = begin; n < end; ++n) dot_row<F, 1>(codes + n * bytes, x, t, y + t * stride + n, stride);
 }
 
 template <class F>
@@ -361,12 +360,60 @@ struct Coded {
   int64_t format, outputs;
 };
 
-void multiply(const Coded& w, const Rounded& x, int64_t tokens, float* y, int64_t stride) {
+inline int64_t pieces(const Coded& w) { return (w.outputs + kRowsInCache - 1) / kRowsInCache; }
+
+// Piece `piece` of the outputs, for all tokens.
+void multiply(const Coded& w, int64_t piece, const Rounded& x, int64_t tokens, float* y, int64_t stride) {
+  const int64_t begin = piece * kRowsInCache, end = begin + kRowsInCache < w.outputs ? begin + kRowsInCache : w.outputs;
   switch (w.format) {
-#define DO(number, F) case number: return multiply_as<F>(w.codes, w.outputs, x, tokens, y, stride);
+#define DO(number, F) case number: return rows_as<F>(w.codes, begin, end, x, tokens, y, stride);
     EACH_FORMAT(DO)
 #undef DO
   }
+}
+
+void store_bfloat16(const float* from, uint16_t* to, const Coded& w, int64_t piece, int64_t tokens) {
+  const int64_t begin = piece * kRowsInCache, end = begin + kRowsInCache < w.outputs ? begin + kRowsInCache : w.outputs;
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t n = begin; n < end; ++n) to[t * w.outputs + n] = to_bfloat16(from[t * w.outputs + n]);
+}
+
+// One expert's weights, tokens and scratch.
+struct Call {
+  Coded w1, w2, w3;
+  const uint16_t* from;
+  uint16_t* to;
+  int64_t tokens;
+  float *both, *out;  // [tokens, 2 wide]; [tokens, hidden or wide, whichever is more]
+  Rounded in, middle;
+
+  static int64_t floats(int64_t tokens, int64_t hidden, int64_t wide) {
+    return (tokens * (2 * wide + (hidden > wide ? hidden : wide)) * 4 + 63) & ~int64_t(63);
+  }
+  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide) {
+    return floats(tokens, hidden, wide) + Rounded::bytes(tokens, hidden) + Rounded::bytes(tokens, wide);
+  }
+};
+
+// What callers hand over of each expert, in this order.
+enum Field { kFormat1, kCodes1, kFormat2, kCodes2, kFormat3, kCodes3, kFrom, kTo, kCount, kFields };
+
+Call make_call(const int64_t* given, int64_t hidden, int64_t wide, uint8_t* scratch) {
+  const int64_t tokens = given[kCount];
+  float* both = (float*)scratch;
+  uint8_t* rest = scratch + Call::floats(tokens, hidden, wide);
+  return {
+      {(const uint8_t*)given[kCodes1], given[kFormat1], wide},
+      {(const uint8_t*)given[kCodes2], given[kFormat2], hidden},
+      {(const uint8_t*)given[kCodes3], given[kFormat3], wide},
+      (const uint16_t*)given[kFrom],
+      (uint16_t*)given[kTo],
+      tokens,
+      both,
+      both + tokens * 2 * wide,
+      Rounded(rest, tokens, hidden),
+      Rounded(rest + Rounded::bytes(tokens, hidden), tokens, wide),
+  };
 }
 
 }  // namespace
@@ -375,46 +422,71 @@ extern "C" {
 
 // Bytes of scratch that `lumoe_coded_linear` needs.
 int64_t lumoe_coded_linear_scratch(int64_t tokens, int64_t outputs, int64_t inputs) {
-  return tokens * outputs * 4 + Rounded::bytes(tokens, inputs) + 256;
+  return ((tokens * outputs * 4 + 63) & ~int64_t(63)) + Rounded::bytes(tokens, inputs);
 }
 
 // y [tokens, outputs] = x [tokens, inputs] times the transposed weights, bfloat16 in and out.
 void lumoe_coded_linear(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs, int64_t format,
                         const uint8_t* codes, uint8_t* scratch) {
   float* out = (float*)scratch;
-  Rounded in(scratch + tokens * outputs * 4, tokens, inputs);
-  in.take(x, tokens);
-  multiply({codes, format, outputs}, in, tokens, out, outputs);
-  for (int64_t i = 0; i < tokens * outputs; ++i) y[i] = to_bfloat16(out[i]);
-}
-
-// Bytes of scratch that `lumoe_coded_expert` needs.
-int64_t lumoe_coded_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide) {
-  const int64_t widest = hidden > wide ? hidden : wide;
-  return tokens * (2 * wide + widest) * 4 + Rounded::bytes(tokens, widest) + 256;
-}
-
-// hidden_in, hidden_out: bfloat16 [tokens, hidden]; w1, w3: [wide, hidden]; w2: [hidden, wide].
-void lumoe_coded_expert(const uint16_t* hidden_in, uint16_t* hidden_out, int64_t tokens, int64_t hidden, int64_t wide,
-                        int64_t format1, const uint8_t* w1, int64_t format2, const uint8_t* w2, int64_t format3,
-                        const uint8_t* w3, uint8_t* scratch) {
-  const int64_t widest = hidden > wide ? hidden : wide;
-  float *both = (float*)scratch, *out = both + tokens * 2 * wide;
-  uint8_t* rest = (uint8_t*)(out + tokens * widest);
-  Rounded in(rest, tokens, hidden);
-  in.take(hidden_in, tokens);
-  multiply({w1, format1, wide}, in, tokens, both, 2 * wide);
-  multiply({w3, format3, wide}, in, tokens, both + wide, 2 * wide);
-  Rounded middle(rest, tokens, wide);
-#pragma omp parallel for schedule(static) if (tokens > 8)
-  for (int64_t t = 0; t < tokens; ++t) {
-    const float *gate = both + t * 2 * wide, *up = gate + wide;
-    float* product = out + t * wide;
-    for (int64_t k = 0; k < wide; ++k) product[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
-    for (int64_t g = 0; g < wide / kGroup; ++g) middle.round_group(t, g, product + g * kGroup);
+  Rounded in(scratch + ((tokens * outputs * 4 + 63) & ~int64_t(63)), tokens, inputs);
+  const Coded w{codes, format, outputs};
+#pragma omp parallel if (outputs * inputs * tokens > kLeastWork)
+  {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; ++t) in.take(x, t);
+#pragma omp for schedule(static)
+    for (int64_t piece = 0; piece < pieces(w); ++piece) {
+      multiply(w, piece, in, tokens, out, outputs);
+      store_bfloat16(out, y, w, piece, tokens);
+    }
   }
-  multiply({w2, format2, hidden}, middle, tokens, out, hidden);
-  for (int64_t i = 0; i < tokens * hidden; ++i) hidden_out[i] = to_bfloat16(out[i]);
+}
+
+// Bytes of scratch that one expert of `lumoe_coded_experts` needs.
+int64_t lumoe_coded_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide) { return Call::bytes(tokens, hidden, wide); }
+
+// Several experts of the same widths, each with tokens of its own: bfloat16 [tokens, hidden] in and out. Of each `given`
+// has the nine numbers of `Field`; w1, w3: [wide, hidden]; w2: [hidden, wide].
+void lumoe_coded_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, uint8_t* scratch) {
+  std::vector<Call> calls;
+  for (int64_t i = 0; i < count; ++i) {
+    calls.push_back(make_call(given + i * kFields, hidden, wide, scratch));
+    scratch += Call::bytes(calls.back().tokens, hidden, wide);
+  }
+  const auto tokens = begins(calls, [](const Call& call) { return call.tokens; });
+  const auto first = begins(calls, [](const Call& call) { return pieces(call.w1); });
+  const auto second = begins(calls, [](const Call& call) { return pieces(call.w2); });
+  // One team of threads for all of it; each loop ends with a barrier, for the next one reads what all have written.
+#pragma omp parallel if (tokens.back() * hidden * wide * 3 > kLeastWork)
+  {
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < tokens.back(); ++i) {
+      const int64_t c = holder(tokens, i);
+      calls[c].in.take(calls[c].from, i - tokens[c]);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < 2 * first.back(); ++i) {
+      const int64_t c = holder(first, i / 2), piece = i / 2 - first[c], third = i % 2;
+      const Call& call = calls[c];
+      multiply(third ? call.w3 : call.w1, piece, call.in, call.tokens, call.both + third * wide, 2 * wide);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < tokens.back(); ++i) {
+      const int64_t c = holder(tokens, i), t = i - tokens[c];
+      Call& call = calls[c];
+      const float *gate = call.both + t * 2 * wide, *up = gate + wide;
+      float* product = call.out + t * wide;
+      for (int64_t k = 0; k < wide; ++k) product[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
+      for (int64_t g = 0; g < wide / kGroup; ++g) call.middle.round_group(t, g, product + g * kGroup);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < second.back(); ++i) {
+      const int64_t c = holder(second, i), piece = i - second[c];
+      multiply(calls[c].w2, piece, calls[c].middle, calls[c].tokens, calls[c].out, hidden);
+      store_bfloat16(calls[c].out, calls[c].to, calls[c].w2, piece, calls[c].tokens);
+    }
+  }
 }
 
 // Rows of coded weights as bfloat16 [rows, inputs].

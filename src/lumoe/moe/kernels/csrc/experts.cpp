@@ -17,6 +17,7 @@
 
 #include "activations.h"
 #include "layout.h"
+#include "together.h"
 #ifdef LUMOE_AVX512
 #include "simd_avx512.h"
 #else
@@ -145,20 +146,6 @@ Call make_call(const int64_t* given, int64_t hidden, int64_t wide, int64_t group
       Scratch(rest, tokens, hidden, group),
       Scratch(rest + Scratch::bytes(tokens, hidden, group), tokens, wide, group),
   };
-}
-
-// Where the part of each call begins, if part i has `size(call)` of a whole that all calls share.
-template <class Size>
-std::vector<int64_t> begins(const std::vector<Call>& calls, Size size) {
-  std::vector<int64_t> found{0};
-  for (const Call& call : calls) found.push_back(found.back() + size(call));
-  return found;
-}
-
-inline int64_t holder(const std::vector<int64_t>& begins, int64_t at) {
-  int64_t call = 0;
-  while (begins[call + 1] <= at) ++call;
-  return call;
 }
 
 }  // namespace
