@@ -1,0 +1,280 @@
+"""One GGUF file, two programs: decoding and prefill by this engine and by llama.cpp, taking turns.
+
+    python -m venv build/llama && build/llama/bin/pip install xllamacpp
+    python benchmarks/against_llama.py --folder build/against-llama --llama-python build/llama/bin/python \\
+        --output results/benchmarks/against_llama.csv
+
+The file is a Mixtral in Q4_0 throughout, of true widths and few layers, its codes drawn at random: speed does not
+depend on them. `mixtral` has two layers of Mixtral 8x7B's widths, `fine` eight layers of 64 small experts, 8 of them a
+token, as OLMoE's. This engine computes from the file's codes, and with `--own` from its own 4-bit format as well, made
+of them.
+
+Contenders are processes of their own that are in memory together and take turns; ratios are of medians over rounds. The
+floor of decoding is the bytes that a token needs over what a bare read reaches here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pandas as pd
+import torch
+from gguf_mixtral import add_placeholder
+
+from lumoe.files import atomic_path, write_csv
+
+STEPS, PROMPT = 16, 16
+SHAPES = {
+    "mixtral": {"hidden": 4096, "wide": 14336, "experts": 8, "chosen": 2, "layers": 2, "heads": 32, "groups": 8},
+    "fine": {"hidden": 2048, "wide": 1024, "experts": 64, "chosen": 8, "layers": 8, "heads": 16, "groups": 16},
+}
+VOCABULARY = 32000
+COLUMNS = (
+    "shape", "contender", "task", "ms", "ms_min", "ms_max", "times_of_llama", "floor_ms", "rounds", "threads", "device",
+    "versions", "basis",
+)  # fmt: skip
+
+
+def write_model(path: Path, shape: dict[str, int]) -> None:
+    """Write a Mixtral with random codes."""
+    if path.is_file():
+        return
+    draw = np.random.default_rng(0)
+    stored = gguf.GGMLQuantizationType.Q4_0
+
+    def codes(*size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        blocks = draw.integers(0, 256, (*size[:-1], size[-1] // 32, 18), dtype=np.uint8)
+        blocks[..., :2] = np.array([0.2 / size[-1] ** 0.5], dtype=np.float16).view(np.uint8)
+        return blocks.reshape(*size[:-1], -1)
+
+    hidden, wide, experts = shape["hidden"], shape["wide"], shape["experts"]
+    width = hidden // shape["heads"]
+    with atomic_path(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, "llama")
+        writer.add_context_length(4096)
+        writer.add_embedding_length(hidden)
+        writer.add_block_count(shape["layers"])
+        writer.add_feed_forward_length(wide)
+        writer.add_head_count(shape["heads"])
+        writer.add_head_count_kv(shape["groups"])
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_rope_freq_base(1e6)
+        writer.add_rope_dimension_count(width)
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(shape["chosen"])
+        add_placeholder(writer, VOCABULARY)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
+        matrices = {"token_embd": (VOCABULARY, hidden), "output": (VOCABULARY, hidden)}
+        for layer in range(shape["layers"]):
+            matrices |= {
+                f"blk.{layer}.attn_q": (hidden, hidden),
+                f"blk.{layer}.attn_k": (shape["groups"] * width, hidden),
+                f"blk.{layer}.attn_v": (shape["groups"] * width, hidden),
+                f"blk.{layer}.attn_output": (hidden, hidden),
+                f"blk.{layer}.ffn_gate_exps": (experts, wide, hidden),
+                f"blk.{layer}.ffn_up_exps": (experts, wide, hidden),
+                f"blk.{layer}.ffn_down_exps": (experts, hidden, wide),
+            }
+            router = draw.standard_normal((experts, hidden)).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight", router)
+            for norm in ("attn_norm", "ffn_norm"):
+                writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(hidden, np.float32))
+        writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
+        for name, size in matrices.items():
+            writer.add_tensor(f"{name}.weight", codes(*size), raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def bytes_of_a_token(shape: dict[str, int]) -> int:
+    """Bytes of weights that decoding a token reads, in Q4_0."""
+    hidden, width = shape["hidden"], shape["hidden"] // shape["heads"]
+    attention = 2 * hidden * hidden + 2 * shape["groups"] * width * hidden
+    weights = shape["layers"] * (attention + shape["chosen"] * 3 * hidden * shape["wide"]) + VOCABULARY * hidden
+    return weights * 18 // 32
+
+
+LLAMA = """
+import json, os, socket, sys, urllib.request, xllamacpp
+path, threads = sys.argv[1], int(sys.argv[2])
+params = xllamacpp.CommonParams()
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    params.port = free.getsockname()[1]
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, 1024, 1, True
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+server = xllamacpp.Server(params)
+out = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+print("ready", xllamacpp.__version__, file=out, flush=True)
+for line in sys.stdin:
+    task = json.loads(line)
+    body = {"prompt": task["ids"], "n_predict": task["steps"] + 1, "temperature": -1.0, "samplers": [],
+            "cache_prompt": False, "ignore_eos": True}
+    request = urllib.request.Request(server.listening_address + "/completion", json.dumps(body).encode(),
+                                     {"Content-Type": "application/json"})
+    timings = json.load(urllib.request.urlopen(request))["timings"]
+    ms = timings["predicted_ms"] / timings["predicted_n"] if task["steps"] else timings["prompt_ms"]
+    print(json.dumps(ms), file=out, flush=True)
+os._exit(0)
+"""
+
+
+class Contender:
+    """A process that has the model and times what it is asked."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        self.name = name
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+        ready = self._line().split()
+        if ready[:1] != ["ready"]:
+            raise SystemExit(f"{name}: did not start: {' '.join(command[:2])}")
+        self.version = ready[1]
+
+    def ask(self, ids: list[int], steps: int) -> float:
+        """Return the milliseconds of a prompt, or of each of `steps` tokens after it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"ids": ids, "steps": steps}) + "\n")
+        self._process.stdin.flush()
+        return float(self._line())
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+def answer(options: argparse.Namespace) -> None:
+    """Be a contender: this engine."""
+    import lumoe
+    from lumoe.moe.engine.engine import Engine
+    from lumoe.moe.planning.plan import Plan
+
+    torch.set_num_threads(options.threads)
+    if options.quantized:
+        import numpy as np
+
+        from lumoe.moe.architectures.read import read_architecture
+        from lumoe.moe.checkpoint.gguf_file import model_folder
+
+        shape = read_architecture(model_folder(options.model)).plan_shape
+        plan = Plan(np.full(shape, 4), np.ones(shape, dtype=bool))
+        engine = Engine.load(options.model, options.quantized, plan, non_expert_bits=4)
+    else:
+        engine = Engine.load(options.model)
+    print("ready", lumoe.__version__, flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        ids, steps = torch.tensor([task["ids"]]), task["steps"]
+        cache = engine.cache(1, ids.shape[1] + steps)
+        began = time.perf_counter()
+        token = engine.step(ids, cache)[:, -1].argmax(-1, keepdim=True)
+        if steps:
+            began = time.perf_counter()
+            for _ in range(steps):
+                token = engine.step(token, cache)[:, -1].argmax(-1, keepdim=True)
+        print(json.dumps(1e3 * (time.perf_counter() - began) / max(steps, 1)), flush=True)
+
+
+def quantized(model: Path, output: Path) -> Path:
+    """Return a folder of the file's experts in this package's own 4-bit format."""
+    from lumoe.moe.checkpoint.weights import Checkpoint
+    from lumoe.moe.quantization.folder import MANIFEST
+    from lumoe.moe.quantization.quantize import Recipe, quantize
+
+    if not (output / MANIFEST).is_file():
+        quantize(Checkpoint(model), torch.zeros((1, 16), dtype=torch.int64), output, Recipe("rtn", 4, 64))
+    return output
+
+
+def compare(options: argparse.Namespace) -> pd.DataFrame:
+    """Return COLUMNS."""
+    from kernels import read_gb_per_s
+
+    from lumoe.moe.measurement.profile import describe_device
+
+    device, rows, memory = describe_device().rsplit(",", 1)[0], [], torch.zeros(100 << 20)
+    for name in options.shape:
+        shape, model = SHAPES[name], options.folder / f"{name}-q4_0.gguf"
+        options.folder.mkdir(parents=True, exist_ok=True)
+        write_model(model, shape)
+        ours = [sys.executable, __file__, "--run", "--model", str(model), "--threads", str(options.threads)]
+        commands = {
+            "llama.cpp Q4_0": [str(options.llama_python), "-c", LLAMA, str(model), str(options.threads)],
+            "lumoe, the file's codes": ours,
+        }
+        if options.own:
+            folder = quantized(model, options.folder / f"{name}-int4")
+            commands["lumoe, int4"] = [*ours, "--quantized", str(folder)]
+        running = [Contender(each, command) for each, command in commands.items()]
+        draw = torch.Generator().manual_seed(0)
+        tasks = {"decode": (PROMPT, STEPS), **{f"prefill {size}": (size, 0) for size in options.prefill}}
+        found: dict[tuple[str, str], list[float]] = {}
+        reads = []
+        for repeat in range(options.repeats + 1):
+            reads.append(read_gb_per_s(memory))
+            for task, (size, steps) in tasks.items():
+                ids = torch.randint(3, VOCABULARY, (size,), generator=draw).tolist()
+                for contender in running:
+                    ms = contender.ask(ids, steps)
+                    if repeat:  # the first round warms up
+                        found.setdefault((task, contender.name), []).append(ms)
+        floor = bytes_of_a_token(shape) / statistics.median(reads) / 1e6
+        versions = ", ".join(
+            f"{contender.name.split(',')[0].split()[0]} {contender.version}" for contender in running[:2]
+        )
+        for contender in running:
+            contender.close()
+        for (task, contender), times in found.items():
+            middle, peer = statistics.median(times), statistics.median(found[task, "llama.cpp Q4_0"])
+            print(
+                f"{name:8} {contender:24} {task:12} {middle:8.2f} ms ({min(times):.2f} .. {max(times):.2f})  "
+                f"{middle / peer:5.2f} of llama.cpp" + (f"  floor {floor:.2f}" if task == "decode" else ""),
+                flush=True,
+            )
+            spread = (middle, min(times), max(times), middle / peer, floor if task == "decode" else np.nan)
+            rows.append((name, contender, task, *spread, len(times), options.threads, device, versions, "measured"))
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, help="where the files are made (2 GB a shape, 4 with --own)")
+    parser.add_argument("--llama-python", type=Path, help="Python that has xllamacpp")
+    parser.add_argument("--output", type=Path, help="the table")
+    parser.add_argument("--shape", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--own", action="store_true", help="this package's own 4-bit format as well")
+    parser.add_argument("--prefill", type=int, nargs="*", default=[16, 256], help="tokens of the timed prefills")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--run", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--quantized", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        answer(options)
+        return
+    if not (options.folder and options.llama_python and options.output):
+        parser.error("give --folder, --llama-python and --output")
+    write_csv(options.output, compare(options), COLUMNS)
+
+
+if __name__ == "__main__":
+    main()
