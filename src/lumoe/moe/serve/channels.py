@@ -31,7 +31,8 @@ class ChannelReader(Reader):
     def __init__(self, manner: Manner) -> None:
         super().__init__(manner)
         self._text = manner.header or ""
-        self._header, self._kind = "", type[Text | Thought](Text)
+        self._header = ""
+        self._kind: type[Text | Thought] = Text
         self._kinds = set[type[Text | Thought]]()
         self._step = self._between
 
@@ -44,12 +45,13 @@ class ChannelReader(Reader):
         begins = text.startswith(_BEFORE)
         header, found, rest = text.partition(_MESSAGE)
         if begins and found:
-            self._begin_message(header.rpartition("<|start|>")[2], rest)
+            self._begin_message(header, rest)
             return True
         if not done and (begins or any(mark.startswith(text) for mark in (*_BEFORE, *_ENDS))):
             return False
-        if done and _HEADER.fullmatch(text):
+        if done and begins:
             # A header that was cut off says nothing.
+            self._put(Text("" if _HEADER.fullmatch(text) else self._text))
             self._text = ""
             return False
         # A model that writes no header says something nevertheless.
@@ -57,9 +59,8 @@ class ChannelReader(Reader):
         return True
 
     def _begin_message(self, header: str, rest: str) -> None:
-        header = (
-            header[max(header.find("<|channel|>"), 0) :] if "to=" not in header.partition("<|channel|>")[0] else header
-        )
+        _, started, header = header.rpartition("<|start|>")
+        header = (re.sub(r"^\s*\w+", "", header) if started else header).strip()
         self._header, self._text = header, rest
         thought = re.search(r"<\|channel\|>\s*analysis\b", header) is not None
         to = HARMONY.recipient(header)
@@ -94,19 +95,19 @@ class ChannelReader(Reader):
 
     def _called(self, done: bool) -> bool:
         ends = sorted(found.start() for found in re.finditer("|".join(map(re.escape, _BEHIND)), self._text))
-        for end in ends if ends or not done else [len(self._text)]:
+        for end in ends or [len(self._text)] * done:
             body = self._text[:end]
             try:
-                if self._form is None:
-                    raise ValueError("no tools")
-                read = self._form.read(self._header, body, self._manner.parameters or {}, True)
+                form, parameters = self._form, self._manner.parameters or {}
+                read = None if form is None else form.read(self._header, body, parameters, done=True)
             except ValueError:
                 # A mark within a string of JSON is part of it.
-                if self._form is not None and within_string(body) and end < len(self._text):
+                if within_string(body) and end < len(self._text):
                     continue
+                read = None
+            if read is None:
                 return self._no_call(end)
-            if read is not None:
-                self._parts += read.calls
+            self._parts += read.calls
             self._end_message(end)
             return True
         return self._no_call(ends[0]) if done else False

@@ -136,10 +136,10 @@ class Prompts:
     def _freedom(self, manner: Manner) -> Freedom:
         ids = self.backend.token_to_id
         if manner.header is not None:
-            marks = (ids("<|channel|>"), ids("<|message|>"))
-            if None in marks or "<|message|>" in manner.header:
+            header, message = ids("<|channel|>"), ids("<|message|>")
+            if header is None or message is None or "<|message|>" in manner.header:
                 return Freedom()
-            return Freedom(thinking=True, final=(marks[0], *self.ids("final", special=False), marks[1]))
+            return Freedom(thinking=True, final=(header, *self.ids("final", special=False), message))
         thought = (ids(manner.tags[0]), ids(manner.tags[1])) if manner.tags else (None, None)
         begin, end = thought
         marks = {ids(word) for word in manner.form.beginnings} if manner.form else set()

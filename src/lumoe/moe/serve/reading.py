@@ -70,6 +70,7 @@ class Reader:
         # What may stand before the answer, in this order, and what ends it then.
         lead = manner.form.lead if manner.form else ""
         self._leads = [word for word in ((manner.around or ("",))[0], lead) if word]
+        self._led = False
         self._closing: str | None = None
         self._step = self._thought if manner.thinking else self._begin if manner.tags else self._open
 
@@ -115,16 +116,22 @@ class Reader:
         return True
 
     def _open(self, done: bool) -> bool:
-        begin = self._text.lstrip() if self._leads else ""
+        begin = self._text.lstrip()
         while self._leads:
             lead = self._leads[0]
             if begin.startswith(lead):
                 self._text = begin = begin[len(lead) :].lstrip()
+                self._led = True
                 if self._manner.around and lead == self._manner.around[0]:
                     self._closing = self._manner.around[1]
             elif lead.startswith(begin) and not done:
                 return False
             self._leads.pop(0)
+        if self._led:
+            # Spaces behind a mark are of it.
+            self._text = begin
+            if not begin and not done:
+                return False
         self._step = self._say
         return True
 

@@ -305,7 +305,8 @@ class Invoked(Format):
         if calls and rest.startswith(closing):
             return Read(len(body) - len(rest) + len(closing), tuple(calls))
         # A closing mark within an argument is part of it.
-        if not done and rest.startswith("<invoke") and "<parameter" in rest:
+        may_go_on = rest.startswith("<invoke") or any(word.startswith(rest) for word in ("<invoke", closing))
+        if not done and may_go_on and (closing not in rest or "<parameter" in rest):
             return None
         if not calls:
             raise ValueError("nothing that is a call")
@@ -462,7 +463,7 @@ class Answering(Tagged):
 
     around = ("<answer>", "</answer>")
     # "Assistant: ", which the template asks for where nothing is called.
-    lead = "助手："  # noqa: RUF001 - as the template writes it
+    lead = "助手："
 
 
 class Marked(Format):
@@ -560,7 +561,7 @@ BARE = Bare()
 
 # The first entry whose words are all in the chat template, or else among the tokens, is how the model writes calls.
 FORMATS: tuple[tuple[tuple[str, ...], Format], ...] = (
-    (("<|channel|>", "<|message|>"), HARMONY),
+    (("<|channel|>",), HARMONY),
     (("<minimax:tool_call>",), MINIMAX),
     (("<tool_calls>",), HUNYUAN),
     # Its template shows no calls where it is given no tools.
