@@ -61,7 +61,7 @@ class ChannelReader(Reader):
     def _begin_message(self, header: str, rest: str) -> None:
         _, started, header = header.rpartition("<|start|>")
         header = (re.sub(r"^\s*\w+", "", header) if started else header).strip()
-        self._header, self._text = header, rest
+        self._header, self._text, self._seen = header, rest, 0
         thought = re.search(r"<\|channel\|>\s*analysis\b", header) is not None
         to = HARMONY.recipient(header)
         # Tools of its own, which nobody runs here, it asks for in its thoughts.
@@ -94,6 +94,9 @@ class ChannelReader(Reader):
         self._text, self._header, self._step = self._text[end:], "", self._between
 
     def _called(self, done: bool) -> bool:
+        seen, self._seen = max(self._seen - 1, 0), len(self._text)
+        if not done and self._text.find("|>", seen) < 0:
+            return False
         ends = sorted(found.start() for found in re.finditer("|".join(map(re.escape, _BEHIND)), self._text))
         for end in ends or [len(self._text)] * done:
             body = self._text[:end]

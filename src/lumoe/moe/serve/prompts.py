@@ -109,7 +109,7 @@ class Prompts:
         """
         if not self.has_chat_template:
             raise ApiError(400, "this model has no chat template; use /v1/completions", "messages", "no_chat_template")
-        text = self._rendered(conversation, [tool.flat() for tool in conversation.tools] or None)
+        text = self._rendered(conversation, self.form.tools([tool.flat() for tool in conversation.tools]) or None)
         if conversation.tools and text == self._rendered(conversation, None):
             text = "this model's chat template has no place for tools: the model would not see them"
             raise ApiError(400, text, "tools", "unsupported_parameter")

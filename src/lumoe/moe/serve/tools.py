@@ -132,6 +132,10 @@ class Format(ABC):
         """Return the turns of a conversation as the template can show them all."""
         return turns
 
+    def tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return tools as the template can show them all."""
+        return tools
+
     def new_id(self) -> str:
         """Return the name of a call in a conversation."""
         return "call_" + "".join(secrets.choice(_LETTERS) for _ in range(24))
@@ -400,6 +404,10 @@ class Channels(Format):
                 ]
                 found += [{**alone, "tool_calls": [call]}, *mine]
         return found
+
+    def tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the tools with a description each: the template refuses one without."""
+        return [{**tool, "function": {"description": "", **tool["function"]}} for tool in tools]
 
     @staticmethod
     def _named(result: dict[str, Any], calls: list[dict[str, Any]]) -> int | None:
