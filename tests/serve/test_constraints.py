@@ -437,6 +437,27 @@ def test_a_thought_may_come_first_and_a_call_instead() -> None:
     assert after(a) == {a}
 
 
+def test_the_form_is_of_the_message_that_the_answer_ends_with() -> None:
+    spellings, grammars, end = spelled("byte-level")
+    header, message, f, i, x = (spellings.index(letter) for letter in (b"[", b"]", b"f", b"i", b"x"))
+    grammar, ends = grammars.compile(Constraint("regex", "y")), frozenset({end})
+    y = spellings.index(b"y")
+
+    def after(*tokens: int) -> set[int]:
+        follower = grammar.follow(ends, Freedom(thinking=True, final=(header, f, i, message)))
+        for token in tokens:
+            follower.take(token)
+        return set(follower.allowed().nonzero().flatten().tolist())
+
+    free = set(range(len(spellings))) - {end}
+    for thought in ((), (header, x, message), (header, f, message, x), (message, f, i), (header, x, f, i, message),
+                    (header, f, i), (f, i, message)):  # fmt: skip
+        assert after(*thought) == free
+        assert after(*thought, header, f, i, message) == {y}
+        assert after(*thought, header, f, i, x, message) == {y}
+    assert after(header, f, i, message, y) == {end}
+
+
 def test_draws_among_what_may_come_are_those_of_the_model() -> None:
     spellings, grammars, _ = spelled("byte-level")
     form = Form(grammars.compile(Constraint("regex", "[ab]")))

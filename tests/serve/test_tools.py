@@ -231,9 +231,13 @@ def test_templates_see_arguments_as_objects_and_names_of_calls(client: openai.Op
         ('<|tool_call|>[{"name": "weather", "arguments": {"city": "Rome"}}]', ["<|tool_call|>"]),
         ("<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>",
          ["<tool_call>", "</tool_call>"]),
+        ('<minimax:tool_call>\n<invoke name="weather">\n<parameter name="city">Rome</parameter>\n</invoke>\n'
+         "</minimax:tool_call>", ["<minimax:tool_call>", "</minimax:tool_call>"]),
+        ('<tool_calls>[{"name": "weather", "arguments": {"city": "Rome"}}]</tool_calls>',
+         ["<tool_calls>", "</tool_calls>"]),
         ('{"name": "weather", "parameters": {"city": "Rome"}}', []),
     ],
-    ids=["Mistral", "Mistral with names", "Granite", "Qwen3-Coder", "JSON"],
+    ids=["Mistral", "Mistral with names", "Granite", "Qwen3-Coder", "MiniMax-M2", "Hunyuan", "JSON"],
 )  # fmt: skip
 def test_marks_that_are_special_tokens_are_read(tmp_path: Path, kind: str, text: str, special: list[str]) -> None:
     template = "{% if tools %}tools {% endif %}{{ messages[-1].content }}{# <function= #}"
@@ -251,6 +255,20 @@ def test_marks_that_are_special_tokens_are_read(tmp_path: Path, kind: str, text:
         for mark in special:
             text = text.replace(mark, "")
         assert plain == text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_answer_between_marks_is_told_without_them(tmp_path: Path, kind: str) -> None:
+    text = "<think>\nlet me see\n</think>\n<answer>\nIt rains.\n</answer>"
+    template = "{% if tools %}<tool_calls> {% endif %}{{ messages[-1].content }}{# </think> #}"
+    with telling(tmp_path, {"rain": text}, kind, template) as running:
+        client = openai.OpenAI(base_url=f"{running.url}/v1", api_key="unused", max_retries=0, timeout=60)
+        for choice in ("auto", "none"):
+            answer = client.chat.completions.create(**ask(running, "rain", tool_choice=choice)).choices[0]
+            thought = getattr(answer.message, "reasoning_content", None)
+            assert (thought, answer.message.content, answer.finish_reason) == ("let me see", "It rains.", "stop")
+            chunks = client.chat.completions.create(**ask(running, "rain", tool_choice=choice), stream=True)
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "It rains."
 
 
 FUNCTION = {"type": "function", "function": {"name": "weather"}}

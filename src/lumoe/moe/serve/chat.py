@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lumoe.moe.serve.answers import Answer
+from lumoe.moe.serve.channels import reader_of
 from lumoe.moe.serve.constraints import Constraint, Freedom
 from lumoe.moe.serve.errors import ApiError
 from lumoe.moe.serve.generation import Piece
@@ -49,7 +50,7 @@ class ChatAnswer(Answer):
         """Tell a piece apart; a choice that called something ends with "tool_calls"."""
         parts = list[Part]()
         if choice not in self._readers:
-            self._readers[choice] = Reader(self.prompt.manner)
+            self._readers[choice] = reader_of(self.prompt.manner)
             parts += self._readers[choice].push(self.prompt.begun)
         reader, finish = self._readers[choice], piece.finish
         parts += reader.push(piece.text)

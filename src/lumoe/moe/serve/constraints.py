@@ -83,11 +83,14 @@ class Freedom:
         thought: tokens that begin and end a thought, which may come first; None: no thought may.
         thinking: whether the answer begins within one.
         calls: tokens that begin a call of a tool. Behind one the answer is free.
+        final: where an answer is messages with headers: the token that every header begins with, what the header of
+            the message follows with that has the form, and the token that every header ends with. Until then it thinks.
     """
 
     thought: tuple[int, int] | None = None
     thinking: bool = False
     calls: frozenset[int] = frozenset()
+    final: tuple[int, ...] = ()
 
 
 class Grammar:
@@ -125,6 +128,7 @@ class Follower:
         self._bits = np.zeros(-(-(vocabulary + 1) // 32), dtype=np.int32)
         self._thinking, self._thought = freedom.thinking, freedom.thinking
         self._released, self._taken = False, 0
+        self._header: list[int] | None = None
         self.complete = False
 
     def allowed(self) -> torch.Tensor:
@@ -167,7 +171,7 @@ class Follower:
         """Take the next token. What the grammar does not know shows when the next one is asked for."""
         thought = self._freedom.thought
         if self._thinking:
-            self._thinking = thought is not None and token != thought[1]
+            self._thinking = not self._ends_thought(token)
         elif not self._taken and thought is not None and token == thought[0]:
             self._thinking = self._thought = True
         elif not self._taken and token in self._freedom.calls:
@@ -176,6 +180,19 @@ class Follower:
             self._taken += 1
             self._matcher.consume_token(token)
             self.complete = self._matcher.is_stopped() and not self._matcher.is_error()
+
+    def _ends_thought(self, token: int) -> bool:
+        if not self._freedom.final:
+            return self._freedom.thought is None or token == self._freedom.thought[1]
+        begin, *name, end = self._freedom.final
+        if token == begin:
+            self._header = []
+        elif token == end:
+            header, self._header = self._header, None
+            return header is not None and header[: len(name)] == name
+        elif self._header is not None:
+            self._header.append(token)
+        return False
 
     def _openers(self) -> Iterator[int]:
         yield from self._freedom.calls

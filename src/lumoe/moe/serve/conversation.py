@@ -98,6 +98,7 @@ class Message(Returned):
     tool_call_id: str | None = Field(default=None, max_length=256)
     function_call: CalledFunction | None = Field(default=None, description="deprecated: a call without an id")
     reasoning_content: str | None = Field(default=None, description="shown to templates that place it")
+    thinking: str | None = Field(default=None, description="another name of `reasoning_content`")
     refusal: str | None = None
 
     @field_validator("content", mode="before")
@@ -123,8 +124,9 @@ class Message(Returned):
             calls.append({"id": None, "type": "function", "function": self.function_call.flat()})
         if calls:
             flat["tool_calls"] = calls
-        if self.reasoning_content:
-            flat["reasoning_content"] = self.reasoning_content
+        if thought := self.reasoning_content or self.thinking:
+            # Templates know it by one name or the other.
+            flat["reasoning_content"] = flat["thinking"] = thought
         if flat["role"] == "tool":
             flat |= {key: value for key in ("name", "tool_call_id") if (value := getattr(self, key)) is not None}
         return flat

@@ -17,7 +17,7 @@ from lumoe.moe.serve.conversation import Conversation
 from lumoe.moe.serve.detokenizer import TokenBytes
 from lumoe.moe.serve.errors import ApiError
 from lumoe.moe.serve.reading import THINKING, Manner
-from lumoe.moe.serve.tools import Format, format_of
+from lumoe.moe.serve.tools import HARMONY, Format, format_of
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ class Prompts:
 
     def __init__(self, tokenizer: ChatTokenizer, vocabulary: int, context: int, end_tokens: frozenset[int]) -> None:
         self._tokenizer, self._vocabulary, self._context = tokenizer, vocabulary, context
-        self.end_tokens = end_tokens
         self.backend: Tokenizer = tokenizer.backend_tokenizer
+        self.end_tokens = end_tokens = _ends(self.backend, end_tokens)
         # Limits that a tokenizer's file may set would cut prompts silently.
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -109,7 +109,7 @@ class Prompts:
         """
         if not self.has_chat_template:
             raise ApiError(400, "this model has no chat template; use /v1/completions", "messages", "no_chat_template")
-        text = self._rendered(conversation, [tool.flat() for tool in conversation.tools] or None)
+        text = self._rendered(conversation, self.form.tools([tool.flat() for tool in conversation.tools]) or None)
         if conversation.tools and text == self._rendered(conversation, None):
             text = "this model's chat template has no place for tools: the model would not see them"
             raise ApiError(400, text, "tools", "unsupported_parameter")
@@ -120,16 +120,26 @@ class Prompts:
             # Parameters that are not strict may have keywords that nothing here can hold a call to.
             lenient = not all(tool.function.strict for tool in conversation.tools)
             call = None if schema is None else constraint_for_schema(schema, "tools", lenient)
-            begun = self.form.opening(conversation.only) if schema is None else self.form.before_json
+            begun = (
+                self.form.opening(conversation.only)
+                if schema is None
+                else self.form.before_json(conversation.parameters(), conversation.only)
+            )
             if thinking and self.tags is not None:
                 begun = f"{self.tags[1]}\n\n{begun}"
         ids = self.ids(text + begun, special)
         form = self.form if conversation.tools else None
-        manner = Manner(form, conversation.parameters(), self.tags, thinking)
+        header = HARMONY.header(text) if self.form.channels else None
+        manner = Manner(form, conversation.parameters(), self.tags, thinking, self.form.around, header)
         return ChatPrompt(ids, begun, manner, conversation.must_call, call, self._freedom(manner))
 
     def _freedom(self, manner: Manner) -> Freedom:
         ids = self.backend.token_to_id
+        if manner.header is not None:
+            header, message = ids("<|channel|>"), ids("<|message|>")
+            if header is None or message is None or "<|message|>" in manner.header:
+                return Freedom()
+            return Freedom(thinking=True, final=(header, *self.ids("final", special=False), message))
         thought = (ids(manner.tags[0]), ids(manner.tags[1])) if manner.tags else (None, None)
         begin, end = thought
         marks = {ids(word) for word in manner.form.beginnings} if manner.form else set()
@@ -139,7 +149,11 @@ class Prompts:
 
     def shown_by(self, manner: Manner) -> TokenBytes:
         """Return the tokens, those as text that a reader of `manner` must see."""
-        names = (manner.form.names if manner.form else frozenset[str]()) | {*(manner.tags or ())}
+        names = (manner.form.names if manner.form else frozenset[str]()) | {
+            *(manner.tags or ()),
+            *(manner.around or ()),
+        }
+        names |= HARMONY.names if manner.header is not None else frozenset()
         return self.tokens.showing(names)
 
     @property
@@ -156,6 +170,7 @@ class Prompts:
                 call["id"] = self.form.id_of(call["id"]) if call["id"] else self.form.new_id()
             if "tool_call_id" in turn:
                 turn["tool_call_id"] = self.form.id_of(turn["tool_call_id"])
+        turns = self.form.turns(turns)
         render: Any = self._tokenizer.apply_chat_template
         if taken := {*conversation.options} & {*RESERVED, *self._tokenizer.special_tokens_map}:
             text = f"'{min(taken)}' is not the template's own"
@@ -230,3 +245,11 @@ class Prompts:
     def _too_long(self, what: str, param: str) -> ApiError:
         text = f"the context holds {self._context} tokens, the request needs more: its prompt has {what}"
         return ApiError(400, text, param, "context_length_exceeded")
+
+
+def _ends(backend: Tokenizer, named: frozenset[int]) -> frozenset[int]:
+    """Return the tokens that end an answer: those that a model's files name, and what the marks of channels say."""
+    known = {name: token for name in HARMONY.names if (token := backend.token_to_id(name)) is not None}
+    if len(known) < len(HARMONY.names):
+        return named
+    return named - {known["<|end|>"]} | {known[name] for name in HARMONY.ends}

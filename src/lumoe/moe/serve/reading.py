@@ -5,6 +5,7 @@ However the text is cut into pieces, the parts are the same.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,12 +43,17 @@ class Manner:
         parameters: the schema of each function's arguments, by the function's name.
         tags: between what the model thinks; None if it does not.
         thinking: whether the prompt ended within a thought.
+        around: what the answer may stand between.
+        header: of an answer that is messages in channels: the header of the one that the prompt ended within, or
+            nothing; None where an answer is no such messages.
     """
 
     form: Format | None = None
     parameters: Mapping[str, Mapping[str, Any]] | None = None
     tags: tuple[str, str] | None = None
     thinking: bool = False
+    around: tuple[str, str] | None = None
+    header: str | None = None
 
 
 class Reader:
@@ -61,7 +67,12 @@ class Reader:
         self._after_call = self._said = False
         self._seen = 0
         self._parts = list[Part]()
-        self._step = self._thought if manner.thinking else self._begin if manner.tags else self._say
+        # What may stand before the answer, in this order, and what ends it then.
+        lead = manner.form.lead if manner.form else ""
+        self._leads = [word for word in ((manner.around or ("",))[0], lead) if word]
+        self._led = False
+        self._closing: str | None = None
+        self._step = self._thought if manner.thinking else self._begin if manner.tags else self._open
 
     def push(self, text: str) -> list[Part]:
         """Take more of the answer; return the parts that are certain now."""
@@ -101,6 +112,26 @@ class Reader:
             return True
         if opening.startswith(begin) and not done:
             return False
+        self._step = self._open
+        return True
+
+    def _open(self, done: bool) -> bool:
+        begin = self._text.lstrip()
+        while self._leads:
+            lead = self._leads[0]
+            if begin.startswith(lead):
+                self._text = begin = begin[len(lead) :].lstrip()
+                self._led = True
+                if self._manner.around and lead == self._manner.around[0]:
+                    self._closing = self._manner.around[1]
+            elif lead.startswith(begin) and not done:
+                return False
+            self._leads.pop(0)
+        if self._led:
+            # Spaces behind a mark are of it.
+            self._text = begin
+            if not begin and not done:
+                return False
         self._step = self._say
         return True
 
@@ -126,26 +157,31 @@ class Reader:
         self._text = self._text.lstrip()
         if not self._text and not done:
             return False
-        self._step = self._say
+        self._step = self._open
         return True
 
     def _say(self, done: bool) -> bool:
-        if self._form is None:
+        marks = (*self._form.marks, *self._form.dropped) if self._form else ()
+        marks = (*marks, self._closing) if self._closing else marks
+        if not marks:
             self._put(Text(self._spaces + self._text))
             self._text = self._spaces = ""
             return False
-        marks = (*self._form.marks, *self._form.dropped)
         found = [(begin, mark) for mark in marks if (begin := self._text.find(mark)) >= 0]
         if not found:
             keep = 0 if done else held_back(self._text, marks)
             said, self._text = self._text[: len(self._text) - keep], self._text[len(self._text) - keep :]
+            before = self._form
             self._hold(said)
             # What follows text is text where calls come first.
-            return self._form is None
+            return self._form is not before
         begin, mark = min(found)
         said, rest = self._text[:begin], self._text[begin + len(mark) :]
         self._hold(said)
-        if self._form is None:
+        if mark == self._closing:
+            # Spaces on either side are of the marks.
+            self._text, self._spaces, self._closing, self._step = rest, "", None, self._spoken
+        elif self._form is None:
             self._text = mark + rest
         else:
             self._text = rest
@@ -155,14 +191,13 @@ class Reader:
 
     def _hold(self, said: str) -> None:
         """Say a text but for the spaces at its end."""
-        assert self._form is not None
         text = self._spaces + said
-        sure = len(text.rstrip(self._form.spaces))
+        sure = len(text.rstrip(self._form.spaces if self._form else string.whitespace))
         self._put(Text(text[:sure]))
         self._spaces = text[sure:]
         if sure:
             self._after_call = False
-            self._form = None if self._form.first else self._form
+            self._form = None if self._form and self._form.first else self._form
 
     def _call(self, done: bool) -> bool:
         assert self._form is not None

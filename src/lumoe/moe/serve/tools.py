@@ -2,7 +2,8 @@
 
 Sources are the families' chat templates and the descriptions of their formats: Hermes and Qwen (`<tool_call>` around
 JSON), Qwen3-Coder and GLM-4.5 (the same tags around tags), Mistral (`[TOOL_CALLS]`), Granite (`<|tool_call|>`),
-DeepSeek-V3 and V3.1, and Llama 3 (JSON and nothing else).
+DeepSeek-V3 and V3.1, MiniMax-M2 (`<invoke>` between its own tags), Hunyuan (`<tool_calls>` around a list), gpt-oss
+(messages in channels), and Llama 3 (JSON and nothing else).
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Format(ABC):
         first: whether calls are read at the beginning of an answer only.
         key: the field of a call's arguments; None where calls are not written as JSON.
         listed: whether a mark opens a list of calls.
+        around: what an answer may stand between.
+        lead: what an answer may begin with and says nothing.
+        channels: whether an answer is a sequence of messages, each with a header that names its channel.
     """
 
     marks: tuple[str, ...] = ()
@@ -59,6 +63,9 @@ class Format(ABC):
     first = False
     key: str | None = None
     listed = False
+    around: tuple[str, str] | None = None
+    lead = ""
+    channels = False
 
     @property
     def names(self) -> frozenset[str]:
@@ -83,9 +90,8 @@ class Format(ABC):
     def opening(self, name: str | None) -> str:
         """Return how a call begins: of the function `name` up to its arguments, or of any up to its name."""
 
-    @property
-    def before_json(self) -> str:
-        """What a call begins with before its JSON."""
+    def before_json(self, parameters: Parameters, only: str | None) -> str:
+        """Return what a call begins with before the JSON that `schema` describes for the same functions."""
         opening = self.opening(None)
         mark = "" if self.first else self.marks[0]
         behind = opening.find(mark) + len(mark)
@@ -121,6 +127,14 @@ class Format(ABC):
             calls.append(call)
         call = calls[0] if len(calls) == 1 else {"anyOf": calls}
         return {"type": "array", "items": call, "minItems": 1} if self.listed else call
+
+    def turns(self, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the turns of a conversation as the template can show them all."""
+        return turns
+
+    def tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return tools as the template can show them all."""
+        return tools
 
     def new_id(self) -> str:
         """Return the name of a call in a conversation."""
@@ -200,13 +214,28 @@ def _typed(text: str, parameters: Parameters, function: str, name: str) -> Any:
     """Return an argument that was written without quotes: text where the schema has text or nothing."""
     schema = parameters.get(function, {}).get("properties")
     described = schema.get(name) if isinstance(schema, dict) else None
-    kind = described.get("type") if isinstance(described, dict) else None
-    if kind is None or kind == "string" or not text:
+    kinds = _kinds(described)
+    if text == "null" and "null" in kinds:
+        return None
+    if not kinds or "string" in kinds or not text:
         return text
     try:
         return loads(text)
     except ValueError:
         return text
+
+
+def _kinds(schema: Any) -> set[Any]:
+    """Return the types that a schema names, those of its alternatives among them."""
+    if not isinstance(schema, dict):
+        return set()
+    named = schema.get("type")
+    found = {kind for kind in (named if isinstance(named, list) else [named]) if isinstance(kind, str)}
+    for key in ("anyOf", "oneOf"):
+        parts = schema.get(key)
+        for part in parts if isinstance(parts, list) else ():
+            found |= _kinds(part)
+    return found
 
 
 def _json_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
@@ -247,6 +276,149 @@ def _separated_body(body: str, parameters: Parameters) -> tuple[Call, ...]:
     return (_call(name.strip(), rest),)
 
 
+_ARGUMENT = re.compile(
+    r"""\s*<parameter name=["']?([^"'>\n]+)["']?>(.*?)</parameter>(?=\s*(?:<parameter name=|</invoke>))""", re.DOTALL
+)
+_INVOKED = re.compile(r"""\s*<invoke name=["']?([^"'>\n]+)["']?>""")
+_INVOKED_END = re.compile(r"\s*</invoke>")
+
+
+class Invoked(Format):
+    """One pair of marks around calls, each an element with its arguments as elements, as MiniMax-M2 writes them."""
+
+    marks = ("<minimax:tool_call>",)
+    inner = ("</minimax:tool_call>",)
+
+    def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
+        """Read all calls up to the closing mark; of an answer that ends before it, those that are whole."""
+        closing = self.inner[0]
+        if not done and closing not in body:
+            return None
+        calls, end = list[Call](), 0
+        while found := _INVOKED.match(body, end):
+            name, values, place = found[1].strip(), dict[str, Any](), found.end()
+            while argument := _ARGUMENT.match(body, place):
+                key = argument[1].strip()
+                values[key], place = _typed(argument[2], parameters, name, key), argument.end()
+            closed = _INVOKED_END.match(body, place)
+            if closed is None:
+                break
+            calls.append(_call(name, values))
+            end = closed.end()
+        rest = body[end:].lstrip()
+        if calls and rest.startswith(closing):
+            return Read(len(body) - len(rest) + len(closing), tuple(calls))
+        # A closing mark within an argument is part of it.
+        may_go_on = rest.startswith("<invoke") or any(word.startswith(rest) for word in ("<invoke", closing))
+        if not done and may_go_on and (closing not in rest or "<parameter" in rest):
+            return None
+        if not calls:
+            raise ValueError("nothing that is a call")
+        return Read(end, tuple(calls))
+
+    def opening(self, name: str | None) -> str:
+        """Return the mark and the beginning of the first element."""
+        return f'{self.marks[0]}\n<invoke name="' + ("" if name is None else f'{name}">\n')
+
+
+class Channels(Format):
+    """Messages, each with a header that names its channel and, for a call, whom it is sent to: gpt-oss's "harmony"."""
+
+    marks = ("<|channel|>",)
+    inner = ("<|start|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
+    channels = True
+    # What ends an answer. The end of a message does not.
+    ends = ("<|call|>", "<|return|>")
+    _to = re.compile(r"\bto=([^\s<]+)")
+
+    def header(self, prompt: str) -> str:
+        """Return how a message begins that a prompt ends within, without what it says already; or nothing."""
+        _, found, last = prompt.rpartition("<|start|>")
+        header, message, said = re.sub(r"^\s*\w+", "", last).partition("<|message|>")
+        ended = any(mark in said for mark in ("<|end|>", *self.ends))
+        return header.lstrip() + message if found and not ended else ""
+
+    def recipient(self, header: str) -> str | None:
+        """Return whom a message with this header is sent to; None is the user."""
+        found = self._to.search(header)
+        return None if found is None or found[1] in ("user", "assistant", "all") else found[1]
+
+    def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
+        """Read the call that a message is: `mark` is its header, `body` what it says."""
+        name = self.recipient(mark)
+        if not done:
+            return None
+        if name is None or not body.strip():
+            raise ValueError("a call is sent to a function and has arguments")
+        return Read(len(body), (_call(name.removeprefix("functions."), body),))
+
+    def opening(self, name: str | None) -> str:
+        """Return a header; of a call of any function, what it has before the name."""
+        header = "<|channel|>commentary to=functions"
+        # The dot may be part of the token that the name begins with.
+        return header if name is None else f"{header}.{name} <|constrain|>json<|message|>"
+
+    @property
+    def beginnings(self) -> frozenset[str]:
+        """Nothing: every message begins with the same words."""
+        return frozenset()
+
+    def before_json(self, parameters: Parameters, only: str | None) -> str:
+        """Return the whole header: what follows it are arguments."""
+        return self.opening(self._only(parameters, only))
+
+    def schema(self, parameters: Parameters, only: str | None) -> dict[str, Any] | None:
+        """Return the schema of the arguments if only one function may be called; else the name comes first."""
+        name = self._only(parameters, only)
+        return None if name is None else {"type": "object", **parameters[name]}
+
+    def turns(self, turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the turns with one call each, what came of it behind it, and what was said before it as a thought.
+
+        The template shows no more than one call of a turn, names results by the call before them, and takes either a
+        thought or a text besides a call.
+        """
+        found, place = list[dict[str, Any]](), 0
+        while place < len(turns):
+            turn = turns[place]
+            place += 1
+            calls = turn.get("tool_calls")
+            if not calls:
+                found.append(turn)
+                continue
+            behind = place
+            while behind < len(turns) and turns[behind]["role"] == "tool":
+                behind += 1
+            results, place = turns[place:behind], behind
+            thought = "\n\n".join(text for text in (turn.get("thinking"), turn["content"]) if text)
+            for number, call in enumerate(calls):
+                first = {**turn, "content": "", **({"thinking": thought} if thought else {})}
+                alone = {"role": turn["role"], "content": ""} if number else first
+                # A result that names no call of these belongs to the one at its place, or to the last.
+                last = number == len(calls) - 1
+                mine = [
+                    result
+                    for index, result in enumerate(results)
+                    if (named := self._named(result, calls)) == number
+                    or (named is None and (index == number or (last and index > number)))
+                ]
+                found += [{**alone, "tool_calls": [call]}, *mine]
+        return found
+
+    def tools(self, tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the tools with a description each: the template refuses one without."""
+        return [{**tool, "function": {"description": "", **tool["function"]}} for tool in tools]
+
+    @staticmethod
+    def _named(result: dict[str, Any], calls: list[dict[str, Any]]) -> int | None:
+        wanted = result.get("tool_call_id")
+        return next((place for place, call in enumerate(calls) if wanted and call["id"] == wanted), None)
+
+    @staticmethod
+    def _only(parameters: Parameters, only: str | None) -> str | None:
+        return next(iter(parameters)) if only is None and len(parameters) == 1 else only
+
+
 class Tagged(Format):
     """Each call between a mark and another one; a model that ends instead of closing the last one is understood."""
 
@@ -257,18 +429,19 @@ class Tagged(Format):
         body: Callable[[str, Parameters], tuple[Call, ...]],
         named: str,
         unnamed: str,
-        around: tuple[str, ...] = (),
+        outside: tuple[str, ...] = (),
     ) -> None:
         """Describe a format.
 
         Args:
             named: how a call of NAME begins, behind the mark.
             unnamed: how a call of any function begins, behind the mark.
-            around: marks around all calls.
+            outside: marks around all calls.
         """
-        self.marks, self.dropped, self.inner = (mark,), around, (close,)
+        self.marks, self.dropped, self.inner = (mark,), outside, (close,)
         self._close, self._body, self._named, self._unnamed = close, body, named, unnamed
         self.key = "arguments" if '"arguments"' in named else None
+        self.listed = named.startswith("[")
 
     def read(self, mark: str, body: str, parameters: Parameters, done: bool) -> Read | None:
         """Read one call, up to the mark that closes it; within a string of JSON that is not the end."""
@@ -277,19 +450,28 @@ class Tagged(Format):
             try:
                 return Read(end + len(self._close), self._body(body[:end], parameters))
             except ValueError:
-                if not _within_string(body[:end]):
+                if not within_string(body[:end]):
                     raise
             end = body.find(self._close, end + 1)
         return Read(len(body), self._body(body, parameters)) if done else None
 
     def opening(self, name: str | None) -> str:
         """Return the mark and what comes behind it."""
-        around = self.dropped[0] if self.dropped else ""
-        return around + self.marks[0] + (self._unnamed if name is None else self._named.replace("NAME", name))
+        outside = self.dropped[0] if self.dropped else ""
+        return outside + self.marks[0] + (self._unnamed if name is None else self._named.replace("NAME", name))
 
 
-def _within_string(text: str) -> bool:
+def within_string(text: str) -> bool:
+    """Whether a beginning of JSON ends within a string."""
     return re.sub(r"\\.", "", text, flags=re.DOTALL).count('"') % 2 == 1
+
+
+class Answering(Tagged):
+    """Calls between marks, in an answer that may stand between marks itself."""
+
+    around = ("<answer>", "</answer>")
+    # "Assistant: ", which the template asks for where nothing is called.
+    lead = "助手："
 
 
 class Marked(Format):
@@ -380,10 +562,18 @@ DEEPSEEK_V31 = Tagged(*_DEEPSEEK, "NAME<｜tool▁sep｜>", "", _AROUND)
 MISTRAL = Marked("[TOOL_CALLS]", nine=True)
 MISTRAL_NAMED = Marked("[TOOL_CALLS]", inner=("[ARGS]", "[CALL_ID]"), nine=True)
 GRANITE = Marked("<|tool_call|>", dropped=("<|/tool_call|>",))
+HUNYUAN = Answering("<tool_calls>", "</tool_calls>", _json_body, '[{"name": "NAME", "arguments":', '[{"name":')
+MINIMAX = Invoked()
+HARMONY = Channels()
 BARE = Bare()
 
 # The first entry whose words are all in the chat template, or else among the tokens, is how the model writes calls.
 FORMATS: tuple[tuple[tuple[str, ...], Format], ...] = (
+    (("<|channel|>",), HARMONY),
+    (("<minimax:tool_call>",), MINIMAX),
+    (("<tool_calls>",), HUNYUAN),
+    # Its template shows no calls where it is given no tools.
+    (("<|extra_0|>", "<|extra_4|>"), HUNYUAN),
     (("[TOOL_CALLS]", "[ARGS]"), MISTRAL_NAMED),
     (("[TOOL_CALLS]",), MISTRAL),
     (("<｜tool▁call▁begin｜>", "```json"), DEEPSEEK_V3),

@@ -12,7 +12,7 @@ from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import Part, fused
 
 MODEL_TYPES = ("gpt_oss",)
-ABOUT = (About("gpt-oss-20b, gpt-oss-120b", "gpt-oss-20b", held_to=("transformers", "llama.cpp")),)
+ABOUT = (About("gpt-oss-20b, gpt-oss-120b", "gpt-oss-20b", calls="<|channel|>", held_to=("transformers", "llama.cpp")),)
 _EXPERTS = "block_sparse_moe.experts.{e}"
 _GATE_UP = Part("mlp.experts.gate_up_proj_bias", stacked=True, half=0, interleaved=True)
 NAMES = {

@@ -12,7 +12,7 @@ from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import QWEN, Part, network
 
 MODEL_TYPES = ("hunyuan_v1_moe",)
-ABOUT = (About("Hunyuan-A13B", "hunyuan-a13b", held_to=("transformers", "llama.cpp")),)
+ABOUT = (About("Hunyuan-A13B", "hunyuan-a13b", calls="<tool_calls>", held_to=("transformers", "llama.cpp")),)
 NAMES = {
     **QWEN,
     **network("block_sparse_moe.shared", "mlp.shared_mlp"),

@@ -11,7 +11,7 @@ from lumoe.moe.architectures.config import Config
 from lumoe.moe.architectures.names import MIXTRAL, Part
 
 MODEL_TYPES = ("minimax_m2",)
-ABOUT = (About("MiniMax-M2", "minimax-m2", held_to=("transformers", "llama.cpp")),)
+ABOUT = (About("MiniMax-M2", "minimax-m2", calls="<minimax:tool_call>", held_to=("transformers", "llama.cpp")),)
 NAMES = {
     **MIXTRAL,
     "block_sparse_moe.gate.correction": (
