@@ -11,10 +11,12 @@ import torch
 from torch.nn import functional
 
 from lumoe import compiled
+from lumoe.moe.architectures.architecture import Activation
 from lumoe.moe.kernels import codes as kernels
 from lumoe.moe.kernels import library
 from lumoe.moe.kernels.blocks import FORMATS
 from lumoe.moe.kernels.codes import CodedExpert, CodedMatrix, expanded, finite
+from lumoe.moe.model.activation import Clamped
 
 # Bytes of a block that hold its float16 scales.
 SCALES = {
@@ -92,6 +94,24 @@ def test_an_expert_is_its_three_products(kinds: tuple[str, str, str], instructio
         assert (expert(hidden).double() - expected).norm() < 2**-7 * expected.norm()
         doubled = expert(hidden, lambda gate, up: 2 * functional.silu(gate) * up).double()
         assert (doubled - 2 * expected).norm() < 2**-6 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", ["MXFP4", "Q8_0"])
+def test_a_clamped_gate_with_biases_is_what_torch_computes(kind: str, instructions: str) -> None:
+    shapes = {"w1": (96, 256), "w2": (256, 96), "w3": (96, 256)}
+    tensors = {name: random_codes(kind, *shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+    w1, w2, w3 = (expanded(tensors[name], kind).double() for name in shapes)
+    draw = torch.Generator().manual_seed(3)
+    gate_bias, up_bias = (torch.randn(96, generator=draw).bfloat16() for _ in range(2))
+    hidden = torch.randn((5, 256), generator=draw).bfloat16()
+    activation = Clamped(Activation(limit=1.5, alpha=1.702, offset=1.0), gate_bias, up_bias)
+    gate = (hidden.double() @ w1.t() + gate_bias).clamp(max=1.5)
+    up = (hidden.double() @ w3.t() + up_bias).clamp(-1.5, 1.5)
+    assert (gate == 1.5).any()
+    assert (up == -1.5).any()
+    expected = ((up + 1) * gate * torch.sigmoid(1.702 * gate)) @ w2.t()
+    found = CodedExpert(tensors, dict.fromkeys(shapes, kind))(hidden, activation, activation.gate)
+    assert (found.double() - expected).norm() < 2**-7 * expected.norm()
 
 
 def test_experts_together_are_the_same_bits_as_one_by_one(instructions: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.kernels.blocks import FORMATS
-from lumoe.moe.kernels.library import calls, codes_library, expands
+from lumoe.moe.kernels.library import SWIGLU, Gate, calls, codes_library, expands
 
 Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # From this many tokens on, codes are expanded piece by piece for torch's bfloat16 product, where that is fast.
@@ -101,15 +101,20 @@ class CodedExpert:
         matrices = (self.w1, self.w2, self.w3)
         self.arguments = tuple(value for matrix in matrices for value in (matrix.number, matrix.codes.data_ptr()))
 
-    def __call__(self, hidden: torch.Tensor, activation: Gated | None = None) -> torch.Tensor:
-        """Map `[tokens, hidden]` to the same shape; another activation than silu(gate) · up takes three calls."""
-        if activation is None and not by_pieces(hidden.shape[0]):
+    def __call__(self, hidden: torch.Tensor, activation: Gated | None = None, gate: Gate | None = None) -> torch.Tensor:
+        """Map `[tokens, hidden]` to the same shape.
+
+        Args:
+            activation: in place of silu(gate) · up.
+            gate: what the kernel computes that is the same; None: it has none, which takes three calls.
+        """
+        gate = SWIGLU if activation is None else gate
+        if gate is not None and not by_pieces(hidden.shape[0]):
             output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-            run_together([self], [0, hidden.shape[0]], hidden, output)
+            run_together([self], [0, hidden.shape[0]], hidden, output, [gate])
             return output
-        gate, up = self.w1(hidden), self.w3(hidden)
-        gated = functional.silu(gate) * up if activation is None else activation(gate, up)
-        return self.w2(gated)
+        first, third = self.w1(hidden), self.w3(hidden)
+        return self.w2(functional.silu(first) * third if activation is None else activation(first, third))
 
 
 def by_pieces(tokens: int) -> bool:
@@ -118,7 +123,11 @@ def by_pieces(tokens: int) -> bool:
 
 
 def run_together(
-    experts: Sequence[CodedExpert], ends: Sequence[int], hidden: torch.Tensor, output: torch.Tensor
+    experts: Sequence[CodedExpert],
+    ends: Sequence[int],
+    hidden: torch.Tensor,
+    output: torch.Tensor,
+    gates: Sequence[Gate] | None = None,
 ) -> None:
     """Compute several experts of the same widths in one call; fewer tokens each than go `by_pieces`.
 
@@ -126,14 +135,16 @@ def run_together(
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
         hidden: bfloat16 `[tokens, hidden]`.
         output: of the same shape, contiguous; it is written to.
+        gates: of each expert, all alike but for their biases; silu(gate) · up if None.
     """
+    gates = gates or [SWIGLU] * len(experts)
     found, widths = codes_library(), experts[0].widths
     assert found is not None
-    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output), 0
+    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output, gates), 0
     for begin, end in pairwise(ends):
         nbytes += found.lumoe_coded_expert_scratch(end - begin, *widths)
     scratch = torch.empty(nbytes, dtype=torch.uint8)
-    found.lumoe_coded_experts(len(experts), given.buffer_info()[0], *widths, scratch.data_ptr())
+    found.lumoe_coded_experts(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())
 
 
 def expanded(codes: torch.Tensor, kind: str) -> torch.Tensor:

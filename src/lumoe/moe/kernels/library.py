@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 from array import array
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -23,8 +24,8 @@ from lumoe.machine import cpu_flags
 from lumoe.resources import package_path
 
 _SOURCES = {
-    "experts": ("experts.cpp", "activations.h", "layout.h", "together.h", "simd_avx2.h", "simd_avx512.h"),
-    "codes": ("codes.cpp", "activations.h", "layout.h", "together.h"),
+    "experts": ("experts.cpp", "activations.h", "gate.h", "layout.h", "together.h", "simd_avx2.h", "simd_avx512.h"),
+    "codes": ("codes.cpp", "activations.h", "gate.h", "layout.h", "together.h"),
     "attention": ("attention.cpp", "layout.h"),
 }
 _NEEDED = ("avx2", "fma", "f16c")
@@ -62,13 +63,13 @@ def codes_library() -> ctypes.CDLL | None:
     found = _compiled("codes")
     if found is None:
         return None
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    number, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     for name in ("lumoe_coded_linear_scratch", "lumoe_coded_expert_scratch"):
         function = getattr(found, name)
         function.argtypes, function.restype = [number] * 3, number
     for name, arguments in {
         "lumoe_coded_linear": [pointer] * 2 + [number] * 4 + [pointer] * 2,
-        "lumoe_coded_experts": [number, pointer] + [number] * 2 + [pointer],
+        "lumoe_coded_experts": [number, pointer] + [number] * 2 + [real] * 3 + [pointer],
         "lumoe_coded_expand": [pointer] + [number] * 3 + [pointer],
     }.items():
         function = getattr(found, name)
@@ -98,13 +99,13 @@ def _compiled(name: str) -> ctypes.CDLL | None:
 
 
 def _declare_experts(found: ctypes.CDLL) -> ctypes.CDLL:
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    number, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
     found.lumoe_expands.argtypes, found.lumoe_expands.restype = [], number
     for name in ("lumoe_expert_scratch", "lumoe_linear4_scratch"):
         function = getattr(found, name)
         function.argtypes, function.restype = [number] * 4, number
     for name, arguments in {
-        "lumoe_experts": [number, pointer] + [number] * 3 + [pointer],
+        "lumoe_experts": [number, pointer] + [number] * 3 + [real] * 3 + [pointer],
         "lumoe_linear4": [pointer] * 2 + [number] * 4 + [pointer] * 4,
         "lumoe_linear16": [pointer] * 2 + [number] * 2 + [pointer],
         "lumoe_expand": [pointer] + [number] * 3 + [pointer] * 3,
@@ -114,6 +115,26 @@ def _declare_experts(found: ctypes.CDLL) -> ctypes.CDLL:
     return found
 
 
+class Gate(NamedTuple):
+    """What an expert makes of its first two products: silu(gate) · up by default, see `gate.h`.
+
+    Attributes:
+        limit: gate and up are kept within it.
+        alpha: the sigmoid's argument is this times gate.
+        offset: added to up.
+        gate_bias, up_bias: addresses of bfloat16 values that are added to the products; 0: there are none.
+    """
+
+    limit: float = math.inf
+    alpha: float = 1.0
+    offset: float = 0.0
+    gate_bias: int = 0
+    up_bias: int = 0
+
+
+SWIGLU = Gate()
+
+
 class Weights(Protocol):
     """What a kernel is told of one expert, as whole numbers."""
 
@@ -121,14 +142,22 @@ class Weights(Protocol):
     def arguments(self) -> tuple[int, ...]: ...
 
 
-def calls(experts: Sequence[Weights], ends: Sequence[int], hidden: torch.Tensor, output: torch.Tensor) -> array[int]:
+def calls(
+    experts: Sequence[Weights],
+    ends: Sequence[int],
+    hidden: torch.Tensor,
+    output: torch.Tensor,
+    gates: Sequence[Gate],
+) -> array[int]:
     """Return what a kernel is told of experts that it computes together: their weights, and where their rows lie.
 
     Args:
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
         hidden, output: contiguous, bfloat16 `[tokens, hidden]`.
+        gates: of each expert; only their biases differ.
     """
     row, given = hidden.shape[1] * hidden.element_size(), array("q")
-    for expert, (begin, end) in zip(experts, pairwise(ends), strict=True):
-        given.extend((*expert.arguments, hidden.data_ptr() + begin * row, output.data_ptr() + begin * row, end - begin))
+    for expert, gate, (begin, end) in zip(experts, gates, pairwise(ends), strict=True):
+        places = hidden.data_ptr() + begin * row, output.data_ptr() + begin * row
+        given.extend((*expert.arguments, gate.gate_bias, gate.up_bias, *places, end - begin))
     return given

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.kernels.affine import AffineMatrix
-from lumoe.moe.kernels.library import calls, expands, library
+from lumoe.moe.kernels.library import SWIGLU, Gate, calls, expands, library
 
 BLOCK = 64
 BAND = 16  # outputs whose weights stand together
@@ -124,14 +124,21 @@ class NativeInt4Expert:
         self.widths = (self.w13.inputs, self.w2.inputs, self.w13.group_size)
         self.arguments = (*self.w13.arguments, *self.w2.arguments)
 
-    def __call__(self, hidden: torch.Tensor, activation: Gated | None = None) -> torch.Tensor:
-        """Map `[tokens, hidden]` to the same shape; another activation than silu(gate) · up takes two calls."""
-        if activation is not None:
+    def __call__(self, hidden: torch.Tensor, activation: Gated | None = None, gate: Gate | None = None) -> torch.Tensor:
+        """Map `[tokens, hidden]` to the same shape.
+
+        Args:
+            activation: in place of silu(gate) · up.
+            gate: what the kernel computes that is the same; None: it has none, which takes two calls.
+        """
+        gate = SWIGLU if activation is None else gate
+        many = expanded(hidden.shape[0])
+        if activation is not None and (many or gate is None):
             return self.w2(activation(*self.w13(hidden).chunk(2, dim=-1)))
-        if expanded(hidden.shape[0]):
+        if many:
             return self._piecewise(hidden)
         output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-        run_together([self], [0, hidden.shape[0]], hidden, output)
+        run_together([self], [0, hidden.shape[0]], hidden, output, gate and [gate])
         return output
 
     def _piecewise(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -159,7 +166,11 @@ def expanded(tokens: int) -> bool:
 
 
 def run_together(
-    experts: Sequence[NativeInt4Expert], ends: Sequence[int], hidden: torch.Tensor, output: torch.Tensor
+    experts: Sequence[NativeInt4Expert],
+    ends: Sequence[int],
+    hidden: torch.Tensor,
+    output: torch.Tensor,
+    gates: Sequence[Gate] | None = None,
 ) -> None:
     """Compute several experts of the same widths in one call; fewer tokens each than are `expanded`.
 
@@ -167,13 +178,15 @@ def run_together(
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
         hidden: bfloat16 `[tokens, hidden]`.
         output: of the same shape, contiguous; it is written to.
+        gates: of each expert, all alike but for their biases; silu(gate) · up if None.
     """
+    gates = gates or [SWIGLU] * len(experts)
     found, widths = kernels(), experts[0].widths
-    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output), 0
+    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output, gates), 0
     for begin, end in pairwise(ends):
         nbytes += found.lumoe_expert_scratch(end - begin, *widths)
     scratch = torch.empty(nbytes, dtype=torch.uint8)
-    found.lumoe_experts(len(experts), given.buffer_info()[0], *widths, scratch.data_ptr())
+    found.lumoe_experts(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())
 
 
 def _whole_bands(rows: int) -> int:

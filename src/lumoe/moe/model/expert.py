@@ -13,7 +13,7 @@ from lumoe.moe.kernels import codes, native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
-from lumoe.moe.model.activation import Gated, swiglu
+from lumoe.moe.model.activation import Gated, gate_of, swiglu
 from lumoe.moe.model.linear import linear
 
 MATRICES = ("w1", "w2", "w3")
@@ -51,18 +51,20 @@ class NativeExpert:
         self.native = native.NativeInt4Expert(tensors)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
-        return self.native(hidden, None if activation is swiglu else activation)
+        return self.native(hidden, None if activation is swiglu else activation, gate_of(activation))
 
 
 def run_together(
-    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, activation: Gated
+    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, activations: Sequence[Gated]
 ) -> torch.Tensor | None:
     """Return what experts make of their tokens, `[tokens, hidden]`, computed in one call; None where none does that.
 
     Args:
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
+        activations: of each; only their biases differ.
     """
-    if activation is not swiglu:
+    gates = [gate for activation in activations if (gate := gate_of(activation)) is not None]
+    if len(gates) < len(experts):
         return None
     shares = [end - begin for begin, end in pairwise(ends)]
     output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
@@ -71,12 +73,12 @@ def run_together(
     if len(int4) == len(experts) and len({expert.widths for expert in int4}) == 1:
         if any(map(native.expanded, shares)):
             return None
-        native.run_together(int4, ends, hidden, output)
+        native.run_together(int4, ends, hidden, output, gates)
         return output
     coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
     if len(coded) < len(experts) or any(map(codes.by_pieces, shares)):
         return None
-    codes.run_together(coded, ends, hidden, output)
+    codes.run_together(coded, ends, hidden, output, gates)
     return output
 
 
@@ -89,7 +91,7 @@ class CodedExpert:
         self.coded = codes.CodedExpert(tensors, kinds)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
-        return self.coded(hidden, None if activation is swiglu else activation)
+        return self.coded(hidden, None if activation is swiglu else activation, gate_of(activation))
 
 
 class Int4Expert:

@@ -48,6 +48,11 @@ class ExpertBiases:
     def __init__(self, activations: Sequence[Gated], outputs: torch.Tensor, nbytes: int) -> None:
         self.activations, self.outputs, self.nbytes = activations, outputs, nbytes
 
+    def of_rows(self, experts: Sequence[int], ends: Sequence[int]) -> torch.Tensor:
+        """Return what is added to the third product of each row, where expert i has rows `ends[i] ... ends[i + 1]`."""
+        shares = torch.tensor([end - begin for begin, end in pairwise(ends)])
+        return self.outputs[torch.tensor(experts).repeat_interleave(shares)]
+
 
 class MoELayer:
     """One layer's router and experts, and the network beside them that every token passes, if there is one."""
@@ -120,10 +125,10 @@ class MoELayer:
         """Return what each of `wanted` makes of its rows, `ends[i] ... ends[i + 1]` of `[rows, hidden]`."""
         assert self.experts is not None
         at_hand = self.experts.at_hand(self.index, wanted)
-        if at_hand is not None and self.biases is None:
-            together = run_together(at_hand, ends, rows, self.activation)
+        if at_hand is not None:
+            together = run_together(at_hand, ends, rows, [self.activation_of(index) for index in wanted])
             if together is not None:
-                return together
+                return together if self.biases is None else together + self.biases.of_rows(wanted, ends)
         places = {index: slice(begin, end) for index, (begin, end) in zip(wanted, pairwise(ends), strict=True)}
         shares = [place.stop - place.start for place in places.values()]
         outputs = torch.empty_like(rows, memory_format=torch.contiguous_format)

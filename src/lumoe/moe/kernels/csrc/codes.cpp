@@ -6,9 +6,8 @@
 // sum_k w x = scale * step * sum_k code * integer + offset * sum_k x.
 //
 // Layouts: the formats' definition in ggml; the tests hold each against the package `gguf`.
-#include <cmath>
-
 #include "activations.h"
+#include "gate.h"
 #include "layout.h"
 #include "together.h"
 
@@ -396,7 +395,7 @@ struct Call {
 };
 
 // What callers hand over of each expert, in this order.
-enum Field { kFormat1, kCodes1, kFormat2, kCodes2, kFormat3, kCodes3, kFrom, kTo, kCount, kFields };
+enum Field { kFormat1, kCodes1, kFormat2, kCodes2, kFormat3, kCodes3, kGateBias, kUpBias, kFrom, kTo, kCount, kFields };
 
 Call make_call(const int64_t* given, int64_t hidden, int64_t wide, uint8_t* scratch) {
   const int64_t tokens = given[kCount];
@@ -447,8 +446,9 @@ void lumoe_coded_linear(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t 
 int64_t lumoe_coded_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide) { return Call::bytes(tokens, hidden, wide); }
 
 // Several experts of the same widths, each with tokens of its own: bfloat16 [tokens, hidden] in and out. Of each `given`
-// has the nine numbers of `Field`; w1, w3: [wide, hidden]; w2: [hidden, wide].
-void lumoe_coded_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, uint8_t* scratch) {
+// has the numbers of `Field`; w1, w3: [wide, hidden]; w2: [hidden, wide].
+void lumoe_coded_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, float limit, float alpha,
+                         float offset, uint8_t* scratch) {
   std::vector<Call> calls;
   for (int64_t i = 0; i < count; ++i) {
     calls.push_back(make_call(given + i * kFields, hidden, wide, scratch));
@@ -477,7 +477,8 @@ void lumoe_coded_experts(int64_t count, const int64_t* given, int64_t hidden, in
       Call& call = calls[c];
       const float *gate = call.both + t * 2 * wide, *up = gate + wide;
       float* product = call.out + t * wide;
-      for (int64_t k = 0; k < wide; ++k) product[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
+      const int64_t* of = given + c * kFields;
+      Gate{limit, alpha, offset, (const uint16_t*)of[kGateBias], (const uint16_t*)of[kUpBias]}.apply(gate, up, wide, product);
       for (int64_t g = 0; g < wide / kGroup; ++g) call.middle.round_group(t, g, product + g * kGroup);
     }
 #pragma omp for schedule(static)

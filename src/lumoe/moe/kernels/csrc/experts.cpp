@@ -12,10 +12,10 @@
 //
 // Compiled at run time with -fopenmp but linked without an OpenMP runtime: torch's own, already in the process, serves
 // both, and its threads are shared.
-#include <cmath>
 #include <vector>
 
 #include "activations.h"
+#include "gate.h"
 #include "layout.h"
 #include "together.h"
 #ifdef LUMOE_AVX512
@@ -126,7 +126,7 @@ struct Call {
 };
 
 // What callers hand over of each expert, in this order.
-enum Field { kW13, kW13Scales, kW13Zeros, kW2, kW2Scales, kW2Zeros, kFrom, kTo, kCount, kFields };
+enum Field { kW13, kW13Scales, kW13Zeros, kW2, kW2Scales, kW2Zeros, kGateBias, kUpBias, kFrom, kTo, kCount, kFields };
 
 Call make_call(const int64_t* given, int64_t hidden, int64_t wide, int64_t group, uint8_t* scratch) {
   const int64_t tokens = given[kCount];
@@ -161,8 +161,9 @@ int64_t lumoe_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide, int64
 }
 
 // Several experts of the same widths, each with tokens of its own: bfloat16 [tokens, hidden] in and out. Of each `given`
-// has the nine numbers of `Field`; w13 are rows of w1, then of w3, [2 wide, hidden]; w2 is [hidden, wide].
-void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, int64_t group, uint8_t* scratch) {
+// has the numbers of `Field`; w13 are rows of w1, then of w3, [2 wide, hidden]; w2 is [hidden, wide].
+void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, int64_t group,
+                   float limit, float alpha, float offset, uint8_t* scratch) {
   std::vector<Call> calls;
   for (int64_t i = 0; i < count; ++i) {
     calls.push_back(make_call(given + i * kFields, hidden, wide, group, scratch));
@@ -190,7 +191,8 @@ void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t 
       const int64_t t = i - tokens[&call - calls.data()];
       const float *gate = call.both + t * 2 * wide, *up = gate + wide;
       float* product = call.middle.values + t * wide;
-      for (int64_t k = 0; k < wide; ++k) product[k] = gate[k] / (1.0f + std::exp(-gate[k])) * up[k];
+      const int64_t* of = given + (&call - calls.data()) * kFields;
+      Gate{limit, alpha, offset, (const uint16_t*)of[kGateBias], (const uint16_t*)of[kUpBias]}.apply(gate, up, wide, product);
       call.middle.round(t);
     }
 #pragma omp for schedule(static)
