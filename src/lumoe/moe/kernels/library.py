@@ -27,6 +27,7 @@ _SOURCES = {
     "experts": ("experts.cpp", "activations.h", "gate.h", "layout.h", "together.h", "simd_avx2.h", "simd_avx512.h"),
     "codes": ("codes.cpp", "activations.h", "gate.h", "layout.h", "together.h"),
     "attention": ("attention.cpp", "layout.h"),
+    "norms": ("norms.cpp", "activations.h", "layout.h"),
 }
 _NEEDED = ("avx2", "fma", "f16c")
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", *("-m" + name for name in _NEEDED))
@@ -54,6 +55,18 @@ def attention_library() -> ctypes.CDLL | None:
         *([number] * 7),
     ]  # fmt: skip
     found.lumoe_attend.restype = None
+    return found
+
+
+@lru_cache(maxsize=1)
+def norms_library() -> ctypes.CDLL | None:
+    """Return the kernel of the root mean square's norm, or None where there is none."""
+    found = _compiled("norms")
+    if found is None:
+        return None
+    number, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+    found.lumoe_rms_norm.argtypes = [pointer, pointer, number, number, pointer, number, real]
+    found.lumoe_rms_norm.restype = None
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from lumoe.moe.kernels.library import norms_library
+
 
 class Norm:
     """Divides by the root mean square; with a bias, first takes the mean away (layer norm).
@@ -25,6 +27,14 @@ class Norm:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.bias is not None:
             return functional.layer_norm(hidden, self.weight.shape, self.weight, self.bias, self.epsilon)
+        if hidden.dtype == torch.bfloat16 and hidden.is_cpu and (library := norms_library()) is not None:
+            hidden = hidden.contiguous()
+            found, width = torch.empty_like(hidden), self.weight.numel()
+            library.lumoe_rms_norm(
+                hidden.data_ptr(), found.data_ptr(), hidden.numel() // width, width, self.weight.data_ptr(),
+                self.weight.dtype == torch.float32, self.epsilon,
+            )  # fmt: skip
+            return found
         if self.weight.dtype != hidden.dtype:
             wide = functional.rms_norm(hidden.to(self.weight.dtype), self.weight.shape, self.weight, self.epsilon)
             return wide.to(hidden.dtype)
