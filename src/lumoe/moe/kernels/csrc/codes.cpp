@@ -63,8 +63,44 @@ inline __m128i iq4_values() {
   return _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
 }
 
+// 32 codes as two vectors of 16-bit numbers.
+struct Words {
+  __m256i low, high;
+};
+
+inline Words widened(__m256i codes) {
+  return {_mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes)), _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1))};
+}
+
+// The nibbles of 16 bytes, low ones first, without a detour over bytes.
+inline Words nibble_words(const uint8_t* at) {
+  const __m256i bytes = _mm256_cvtepu8_epi16(load16(at));
+  return {_mm256_and_si256(bytes, _mm256_set1_epi16(15)), _mm256_srli_epi16(bytes, 4)};
+}
+
+// The nibbles of 32 bytes, low or high ones.
+inline Words nibble_words_of(const uint8_t* at, bool high) {
+  const __m256i first = _mm256_cvtepu8_epi16(load16(at)), second = _mm256_cvtepu8_epi16(load16(at + 16));
+  const __m256i mask = _mm256_set1_epi16(15);
+  if (high) return {_mm256_srli_epi16(first, 4), _mm256_srli_epi16(second, 4)};
+  return {_mm256_and_si256(first, mask), _mm256_and_si256(second, mask)};
+}
+
+inline Words less(Words words, int16_t offset) {
+  const __m256i all = _mm256_set1_epi16(offset);
+  return {_mm256_sub_epi16(words.low, all), _mm256_sub_epi16(words.high, all)};
+}
+
+// What a table says of the nibbles of 16 bytes.
+inline Words looked_up_words(__m128i table, const uint8_t* at) {
+  const __m128i bytes = load16(at), mask = _mm_set1_epi8(15);
+  const __m128i low = _mm_and_si128(bytes, mask), high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
+  return {_mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, low)), _mm256_cvtepi8_epi16(_mm_shuffle_epi8(table, high))};
+}
+
 // Every format: `weights` codes in `bytes` bytes, whether the two halves of 32 codes have scales of their own, whether
-// there are offsets; and of a block that was begun, the codes, scales and offsets of its 32-code group j.
+// there are offsets; and of a block that was begun, the codes (as bytes, and as words), scales and offsets
+// of its 32-code group j.
 struct Base {
   const uint8_t* at;
   static constexpr bool halves = false, offsets = false;
@@ -76,6 +112,7 @@ struct Q4_0 : Base {
   float d;
   explicit Q4_0(const uint8_t* block) : Base{block}, d(half(block)) {}
   __m256i codes(int) const { return _mm256_sub_epi8(nibbles(at + 2), _mm256_set1_epi8(8)); }
+  Words words(int) const { return less(nibble_words(at + 2), 8); }
   float scale(int, int) const { return d; }
 };
 
@@ -85,6 +122,7 @@ struct Q4_1 : Base {
   float d, m;
   explicit Q4_1(const uint8_t* block) : Base{block}, d(half(block)), m(half(block + 2)) {}
   __m256i codes(int) const { return nibbles(at + 4); }
+  Words words(int) const { return nibble_words(at + 4); }
   float scale(int, int) const { return d; }
   float offset(int, int) const { return m; }
 };
@@ -96,6 +134,7 @@ struct Q5_0 : Base {
   __m256i codes(int) const {
     return _mm256_sub_epi8(_mm256_or_si256(nibbles(at + 6), spread_bits(at + 2, 16)), _mm256_set1_epi8(16));
   }
+  Words words(int j) const { return widened(codes(j)); }
   float scale(int, int) const { return d; }
 };
 
@@ -105,6 +144,7 @@ struct Q5_1 : Base {
   float d, m;
   explicit Q5_1(const uint8_t* block) : Base{block}, d(half(block)), m(half(block + 2)) {}
   __m256i codes(int) const { return _mm256_or_si256(nibbles(at + 8), spread_bits(at + 4, 16)); }
+  Words words(int j) const { return widened(codes(j)); }
   float scale(int, int) const { return d; }
   float offset(int, int) const { return m; }
 };
@@ -114,6 +154,7 @@ struct Q8_0 : Base {
   float d;
   explicit Q8_0(const uint8_t* block) : Base{block}, d(half(block)) {}
   __m256i codes(int) const { return load32(at + 2); }
+  Words words(int) const { return {_mm256_cvtepi8_epi16(load16(at + 2)), _mm256_cvtepi8_epi16(load16(at + 18))}; }
   float scale(int, int) const { return d; }
 };
 
@@ -122,6 +163,7 @@ struct IQ4_NL : Base {
   float d;
   explicit IQ4_NL(const uint8_t* block) : Base{block}, d(half(block)) {}
   __m256i codes(int) const { return looked_up(iq4_values(), nibbles(at + 2)); }
+  Words words(int) const { return looked_up_words(iq4_values(), at + 2); }
   float scale(int, int) const { return d; }
 };
 
@@ -133,9 +175,9 @@ struct MXFP4 : Base {  // OCP Microscaling Formats: codes are twice the values, 
     const uint32_t bits = *block < 2 ? 0x00200000u << *block : uint32_t(*block - 1) << 23;
     std::memcpy(&d, &bits, 4);
   }
-  __m256i codes(int) const {
-    return looked_up(_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), nibbles(at + 1));
-  }
+  static __m128i values() { return _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12); }
+  __m256i codes(int) const { return looked_up(values(), nibbles(at + 1)); }
+  Words words(int) const { return looked_up_words(values(), at + 1); }
   float scale(int, int) const { return d; }
 };
 
@@ -148,6 +190,7 @@ struct Q2_K : Base {
     const __m256i bytes = load32(at + 16 + 32 * (j / 4));
     return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (j & 3))), _mm256_set1_epi8(3));
   }
+  Words words(int j) const { return widened(codes(j)); }
   float scale(int j, int h) const { return d * float(at[2 * j + h] & 15); }
   float offset(int j, int h) const { return -least * float(at[2 * j + h] >> 4); }
 };
@@ -162,6 +205,7 @@ struct Q3_K : Base {
     const __m256i low = _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (j & 3))), _mm256_set1_epi8(3));
     return _mm256_sub_epi8(_mm256_or_si256(low, bit_of(load32(at), j, 4)), _mm256_set1_epi8(4));
   }
+  Words words(int j) const { return widened(codes(j)); }
   float scale(int j, int h) const {
     const int i = 2 * j + h, low = i < 8 ? at[96 + i] & 15 : at[96 + i - 8] >> 4;
     return d * float((low | ((at[104 + i % 4] >> (2 * (i / 4))) & 3) << 4) - 32);
@@ -192,6 +236,7 @@ struct Q4_K : Sixes {
   static constexpr int weights = 256, bytes = 144;
   using Sixes::Sixes;
   __m256i codes(int j) const { return nibbles_of(load32(at + 16 + 32 * (j / 2)), j & 1); }
+  Words words(int j) const { return nibble_words_of(at + 16 + 32 * (j / 2), j & 1); }
 };
 
 struct Q5_K : Sixes {
@@ -200,6 +245,7 @@ struct Q5_K : Sixes {
   __m256i codes(int j) const {
     return _mm256_or_si256(nibbles_of(load32(at + 48 + 32 * (j / 2)), j & 1), bit_of(load32(at + 16), j, 16));
   }
+  Words words(int j) const { return widened(codes(j)); }
 };
 
 struct Q6_K : Base {
@@ -214,6 +260,7 @@ struct Q6_K : Base {
     const __m256i two = _mm256_slli_epi16(_mm256_and_si256(high, _mm256_set1_epi8(3)), 4);
     return _mm256_sub_epi8(_mm256_or_si256(low, two), _mm256_set1_epi8(32));
   }
+  Words words(int j) const { return widened(codes(j)); }
   float scale(int j, int h) const { return d * float(int8_t(at[192 + 2 * j + h])); }
 };
 
@@ -222,6 +269,7 @@ struct IQ4_XS : Base {
   float d;
   explicit IQ4_XS(const uint8_t* block) : Base{block}, d(half(block)) {}
   __m256i codes(int j) const { return looked_up(iq4_values(), nibbles(at + 8 + 16 * j)); }
+  Words words(int j) const { return looked_up_words(iq4_values(), at + 8 + 16 * j); }
   float scale(int j, int) const {
     const int low = (at[4 + j / 2] >> (4 * (j & 1))) & 15, high = ((at[2] | at[3] << 8) >> (2 * j)) & 3;
     return d * float((low | high << 4) - 32);
@@ -273,49 +321,83 @@ inline float sum(__m256 v) {
 // One row for tokens t .. t+T-1. Sums run in two chains, which do not wait for each other; their order is the same
 // however many tokens there are, so a token's result is.
 template <class F, int T>
-inline void dot_row(const uint8_t* row, const Rounded& x, int64_t t, float* y, int64_t stride) {
-  constexpr int kChains = 2;
-  const int inputs = x.inputs, groups = inputs / kGroup;
-  const int16_t* integers = x.integers + t * inputs;
-  const float *steps = x.steps + t * groups, *sums = x.sums + t * groups * 2;
-  __m256 total[T][kChains];
+struct Row {
+  static constexpr int kChains = 2;
+  const Rounded& x;
+  const int16_t* integers;
+  const float *steps, *sums;
+  __m256 total[kChains][T];
   float rest[T] = {};
-  for (int i = 0; i < T; ++i)
-    for (int c = 0; c < kChains; ++c) total[i][c] = _mm256_setzero_ps();
-  int g = 0;
-  for (int b = 0; b < inputs / F::weights; ++b) {
-    const uint8_t* at = row + int64_t(b) * F::bytes;
-    if (F::bytes > 64 || b % 2 == 0)
-      for (int p = 0; p < F::bytes; p += 64) _mm_prefetch((const char*)at + kPrefetch + p, _MM_HINT_T0);
-    const F block(at);
-    for (int j = 0; j < F::weights / kGroup; ++j, ++g) {
-      const __m256i codes = block.codes(j);
-      const __m256i low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(codes));
-      const __m256i high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(codes, 1));
-      const float first = block.scale(j, 0), second = F::halves ? block.scale(j, 1) : first;
-      for (int i = 0; i < T; ++i) {
-        const int16_t* values = integers + int64_t(i) * inputs + g * kGroup;
-        const __m256i p = _mm256_madd_epi16(low, _mm256_loadu_si256((const __m256i*)values));
-        const __m256i q = _mm256_madd_epi16(high, _mm256_loadu_si256((const __m256i*)(values + 16)));
-        const float step = steps[i * groups + g];
-        __m256& into = total[i][g % kChains];
-        if (F::halves) {
-          into = _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_set1_ps(first * step), into);
-          into = _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(second * step), into);
-        } else {
-          into = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(p, q)), _mm256_set1_ps(first * step), into);
-        }
-        if (F::offsets) {
-          const float* s = sums + (i * groups + g) * 2;
-          rest[i] += F::halves ? block.offset(j, 0) * s[0] + block.offset(j, 1) * s[1] : block.offset(j, 0) * (s[0] + s[1]);
-        }
+
+  Row(const Rounded& rounded, int64_t t)
+      : x(rounded),
+        integers(x.integers + t * x.inputs),
+        steps(x.steps + t * (x.inputs / kGroup)),
+        sums(x.sums + t * (x.inputs / kGroup) * 2) {
+    for (auto& chain : total)
+      for (__m256& each : chain) each = _mm256_setzero_ps();
+  }
+
+  // Group j of a block, which is group g of the row. The chain is known when this is compiled: sums stay in registers.
+  template <int kChain>
+  inline void add(const F& block, int j, int g) {
+    const int groups = x.inputs / kGroup;
+    const Words codes = block.words(j);
+    const float first = block.scale(j, 0), second = F::halves ? block.scale(j, 1) : first;
+    for (int i = 0; i < T; ++i) {
+      const int16_t* values = integers + int64_t(i) * x.inputs + g * kGroup;
+      const __m256i p = _mm256_madd_epi16(codes.low, _mm256_loadu_si256((const __m256i*)values));
+      const __m256i q = _mm256_madd_epi16(codes.high, _mm256_loadu_si256((const __m256i*)(values + 16)));
+      const float step = steps[i * groups + g];
+      __m256& into = total[kChain][i];
+      if (F::halves) {
+        into = _mm256_fmadd_ps(_mm256_cvtepi32_ps(p), _mm256_set1_ps(first * step), into);
+        into = _mm256_fmadd_ps(_mm256_cvtepi32_ps(q), _mm256_set1_ps(second * step), into);
+      } else {
+        into = _mm256_fmadd_ps(_mm256_cvtepi32_ps(_mm256_add_epi32(p, q)), _mm256_set1_ps(first * step), into);
+      }
+      if (F::offsets) {
+        const float* s = sums + (i * groups + g) * 2;
+        rest[i] += F::halves ? block.offset(j, 0) * s[0] + block.offset(j, 1) * s[1] : block.offset(j, 0) * (s[0] + s[1]);
       }
     }
   }
-  for (int i = 0; i < T; ++i) {
-    for (int c = 1; c < kChains; ++c) total[i][0] = _mm256_add_ps(total[i][0], total[i][c]);
-    y[i * stride] = sum(total[i][0]) + rest[i];
+
+  void store(float* y, int64_t stride) const {
+    for (int i = 0; i < T; ++i) y[i * stride] = sum(_mm256_add_ps(total[0][i], total[1][i])) + rest[i];
   }
+};
+
+inline void prefetch(const uint8_t* at, int bytes) {
+  for (int p = 0; p < bytes; p += 64) _mm_prefetch((const char*)at + kPrefetch + p, _MM_HINT_T0);
+}
+
+template <class F, int T>
+inline void dot_row(const uint8_t* row, const Rounded& x, int64_t t, float* y, int64_t stride) {
+  Row<F, T> sums(x, t);
+  const int blocks = x.inputs / F::weights;
+  if constexpr (F::weights == kGroup) {
+    int b = 0;
+    for (; b + 2 <= blocks; b += 2) {
+      const uint8_t* at = row + int64_t(b) * F::bytes;
+      prefetch(at, 2 * F::bytes);
+      sums.template add<0>(F(at), 0, b);
+      sums.template add<1>(F(at + F::bytes), 0, b + 1);
+    }
+    if (b < blocks) sums.template add<0>(F(row + int64_t(b) * F::bytes), 0, b);
+  } else {
+    for (int b = 0; b < blocks; ++b) {
+      const uint8_t* at = row + int64_t(b) * F::bytes;
+      prefetch(at, F::bytes);
+      const F block(at);
+#pragma GCC unroll 4
+      for (int j = 0; j < F::weights / kGroup; j += 2) {
+        sums.template add<0>(block, j, b * (F::weights / kGroup) + j);
+        sums.template add<1>(block, j + 1, b * (F::weights / kGroup) + j + 1);
+      }
+    }
+  }
+  sums.store(y, stride);
 }
 
 // Rows begin .. end-1 of the outputs, for all tokens: y [tokens, stride] float.
