@@ -40,8 +40,8 @@ SHAPES = {
 }
 VOCABULARY = 32000
 COLUMNS = (
-    "shape", "contender", "task", "ms", "ms_min", "ms_max", "times_of_llama", "floor_ms", "rounds", "threads", "device",
-    "versions", "basis",
+    "shape", "contender", "task", "ms", "ms_min", "ms_max", "times_of_llama", "floor_ms", "rounds", "threads",
+    "instructions", "device", "versions", "basis",
 )  # fmt: skip
 
 
@@ -250,7 +250,8 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
                 flush=True,
             )
             spread = (middle, min(times), max(times), middle / peer, floor if task == "decode" else np.nan)
-            rows.append((name, contender, task, *spread, len(times), options.threads, device, versions, "measured"))
+            machine = (options.threads, os.environ.get("LUMOE_NATIVE") or "all", device, versions)
+            rows.append((name, contender, task, *spread, len(times), *machine, "measured"))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
