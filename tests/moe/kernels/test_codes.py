@@ -143,7 +143,7 @@ def test_a_scale_that_is_no_number_is_found(kind: str) -> None:
 def test_many_tokens_are_multiplied_by_expanded_pieces_where_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     if library.codes_library() is None:
         pytest.skip("needs AVX2 and a C++ compiler")
-    codes, hidden = random_codes("Q4_K", 4100, 256), torch.randn(16, 256).bfloat16()
+    codes, hidden = random_codes("Q4_K", 4100, 256), torch.randn(kernels.MANY_TOKENS, 256).bfloat16()
     monkeypatch.setattr(kernels, "expands", lambda: True)
     expected = functional.linear(hidden, expanded(codes, "Q4_K").bfloat16())
     torch.testing.assert_close(CodedMatrix(codes, "Q4_K")(hidden), expected)

@@ -16,7 +16,7 @@ from lumoe.moe.kernels.library import SWIGLU, Gate, calls, codes_library, expand
 
 Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # From this many tokens on, codes are expanded piece by piece for torch's bfloat16 product, where that is fast.
-MANY_TOKENS = 16
+MANY_TOKENS = 32  # measured: at 16 the kernels take two thirds of the time, at 48 one and a half times as much
 _PIECE = 1 << 20  # weights that are expanded together: they stay in the processor's cache
 
 
