@@ -40,11 +40,6 @@ class Fp8:
         return self.entry.name
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Tensors of the file that it is made of."""
-        return self.entry.name, self.scales.name
-
-    @property
     def entries(self) -> tuple[Entry, ...]:
         """What of the files it is made of."""
         return self.entry, self.scales
@@ -81,11 +76,6 @@ class Mxfp4:
     @property
     def name(self) -> str:
         return self.blocks.name
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Tensors of the file that it is made of."""
-        return self.blocks.name, self.scales.name
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -134,7 +124,8 @@ class Int4:
     order of its own. Zeros lie along the outputs in both, `[groups, outputs / 8]`; scales are `[groups, outputs]`.
 
     Attributes:
-        order: of the inputs, group by group, where a file has one: GPTQ's `g_idx`.
+        order: the group of each input, where a file has that: GPTQ's `g_idx`.
+        ordered: it counts; else groups are of neighbouring inputs.
         less_one: GPTQ's first layout stores each zero less one.
     """
 
@@ -144,7 +135,8 @@ class Int4:
     part: Part
     awq: bool
     less_one: bool
-    order: Entry | None = None
+    order: Entry | None
+    ordered: bool = False
 
     @property
     def path(self) -> Path:
@@ -153,12 +145,6 @@ class Int4:
     @property
     def name(self) -> str:
         return self.weight.name
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Tensors of the file that it is made of."""
-        base = self.weight.name.removesuffix("qweight")
-        return self.weight.name, self.zeros.name, self.scales.name, f"{base}g_idx"
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -183,7 +169,7 @@ class Int4:
             UserError: a file ends too early, or inputs are of groups that there are not.
         """
         codes, zeros, scales = self._parts()
-        if self.order is None:
+        if self.order is None or not self.ordered:
             groups = torch.arange(codes.shape[1]) // self.group
         else:
             groups = self.order.read().long()
@@ -303,9 +289,9 @@ class Format:
         if not awq and irregular:
             if order is None:
                 raise UserError(f"{weight.path}: the tensor '{base}g_idx' is missing, which 'desc_act' needs")
-            return Int4(weight, zeros, scales, part, awq, less_one, order)
+            return Int4(weight, zeros, scales, part, awq, less_one, order, ordered=True)
         kind = RegularInt4 if part.half is None else Int4
-        return kind(weight, zeros, scales, part, awq, less_one)
+        return kind(weight, zeros, scales, part, awq, less_one, order)
 
     def _check_shapes(self, weight: Entry, zeros: Entry, scales: Entry) -> None:
         groups, outputs = (*scales.shape, 0, 0)[:2]

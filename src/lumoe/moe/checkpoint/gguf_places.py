@@ -136,11 +136,6 @@ class Made:
     def entries(self) -> tuple[Entry, ...]:
         return tuple(entry for source in self.sources for entry in source.entries)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Tensors of the file that it is made of."""
-        return tuple(source.name for source in self.sources)
-
     def read(self) -> torch.Tensor:
         """Return the values, float32.
 
@@ -173,8 +168,7 @@ def made_of_others(entries: Entries, name: str, architecture: Architecture) -> S
         and (parts := found("attn_k_b.weight", "attn_v_b.weight"))
     ):
         at, heads = a.attention.latent, a.num_attention_heads
-        expected = [(heads, at.rank, at.plain), (heads, at.value, at.rank)]
-        _check(parts, expected)
+        _check(parts, [(heads, at.rank, at.plain), (heads, at.value, at.rank)])
         return Made(parts, (heads * (at.plain + at.value), at.rank), _keys_above_values)
     if a.delta is None:
         return None
@@ -184,7 +178,7 @@ def made_of_others(entries: Entries, name: str, architecture: Architecture) -> S
         return Made(parts, (d.value_heads,), lambda value: (-value).log())
     if rest == "linear_attn.conv1d.weight" and (parts := found("ssm_conv1d.weight")):
         _check(parts, [(d.channels, d.convolution)])
-        return Made(parts, (d.channels, 1, d.convolution), lambda value: value)
+        return parts[0].part(0, 1, (d.channels, 1, d.convolution))
     if rest in ("linear_attn.in_proj_b.weight", "linear_attn.in_proj_a.weight") and (parts := found("ssm_ba.weight")):
         _check(parts, [(2 * d.value_heads, a.hidden_size)])
         half, heads = int(rest.startswith("linear_attn.in_proj_a")), d.key_heads

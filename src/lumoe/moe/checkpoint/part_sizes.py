@@ -16,6 +16,7 @@ from lumoe.moe.architectures.names import places
 from lumoe.moe.architectures.read import known_families
 from lumoe.moe.checkpoint.formats import Fp8, Int4
 from lumoe.moe.checkpoint.safetensors import DTYPES, Entry
+from lumoe.moe.checkpoint.storage import FP8_BLOCK, MXFP4_GROUP
 from lumoe.moe.checkpoint.stored import Affine, Coded, Rearranged, Stored
 from lumoe.moe.checkpoint.weights import Checkpoint, expert_name
 from lumoe.moe.kernels.blocks import FORMATS
@@ -66,9 +67,9 @@ def of_files(checkpoint: Checkpoint, source: str) -> Parts:
     seen: set[str] = set()
     for name, shape in checkpoint.architecture.tensors():
         stored, part = checkpoint.stored(name), part_of(name)
-        fresh = [key for key in getattr(stored, "names", (stored.name,)) if key not in seen]
-        nbytes = sum(checkpoint.entries[key].nbytes for key in fresh if key in checkpoint.entries)
-        seen.update(fresh)
+        fresh = {entry.name for entry in stored.entries} - seen
+        nbytes = sum(checkpoint.entries[key].nbytes for key in fresh)
+        seen |= fresh
         sums[part].add(math.prod(shape), nbytes, format_of(stored))
         if part == EXPERTS:
             layers[int(name.split(".")[2])] += nbytes
@@ -211,9 +212,9 @@ class _Coding:
             return each * math.prod(shape), form
         rows, inputs = shape
         if self.method == "mxfp4":
-            return rows * inputs // 2 + rows * inputs // 32, "MXFP4"
+            return rows * inputs // 2 + rows * inputs // MXFP4_GROUP, "MXFP4"
         if self.method == "fp8":
-            high, wide = self._settings.get("weight_block_size") or (128, 128)
+            high, wide = self._settings.get("weight_block_size") or FP8_BLOCK
             return rows * inputs + 4 * math.ceil(rows / high) * math.ceil(inputs / wide), "fp8"
         groups = 1 if self._group == -1 else inputs // self._group
         order = 4 * inputs if self.method == "gptq" else 0

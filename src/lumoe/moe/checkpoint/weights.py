@@ -126,7 +126,7 @@ class Checkpoint:
                     f"{stored.path}: the tensor '{stored.name}' has shape {list(stored.shape)}, "
                     f"config.json says {list(shape)}"
                 )
-            used.update(getattr(stored, "names", (stored.name,)))
+            used.update(entry.name for entry in stored.entries)
             self._stored[name] = stored
         for name in sorted(self.entries.keys() - used):
             if not self._not_needed(name):

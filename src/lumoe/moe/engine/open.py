@@ -111,7 +111,7 @@ class OpenedModel:
     tier: Tier[Any, Any]
     config: EngineConfig
     limit_bytes: int | None = None
-    opening: Opening = field(default_factory=lambda: Opening())
+    opening: Opening = field(default_factory=Opening)
 
     @property
     def plan_shape(self) -> tuple[int, int]:
