@@ -6,13 +6,13 @@ Without the compiled kernels some rows at a time are expanded by the package `gg
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
+from lumoe.moe.kernels import library
 from lumoe.moe.kernels.blocks import FORMATS
-from lumoe.moe.kernels.library import SWIGLU, Gate, calls, codes_library, expands
+from lumoe.moe.kernels.library import SWIGLU, Gate, codes_library, expands
 
 Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 # From this many tokens on, codes are expanded piece by piece for torch's bfloat16 product, where that is fast.
@@ -54,8 +54,7 @@ class CodedMatrix:
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply `[..., inputs]` by the transposed weights."""
-        found = codes_library()
-        tokens = hidden.numel() // self.inputs
+        found, tokens = codes_library(), hidden.numel() // self.inputs
         if found is None or by_pieces(tokens):
             return self._piecewise(hidden)
         hidden = hidden.contiguous()
@@ -129,22 +128,12 @@ def run_together(
     output: torch.Tensor,
     gates: Sequence[Gate] | None = None,
 ) -> None:
-    """Compute several experts of the same widths in one call; fewer tokens each than go `by_pieces`.
-
-    Args:
-        ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
-        hidden: bfloat16 `[tokens, hidden]`.
-        output: of the same shape, contiguous; it is written to.
-        gates: of each expert, all alike but for their biases; silu(gate) · up if None.
-    """
-    gates = gates or [SWIGLU] * len(experts)
-    found, widths = codes_library(), experts[0].widths
+    """Compute several experts in one call, as `library.run_together`; fewer tokens each than go `by_pieces`."""
+    found = codes_library()
     assert found is not None
-    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output, gates), 0
-    for begin, end in pairwise(ends):
-        nbytes += found.lumoe_coded_expert_scratch(end - begin, *widths)
-    scratch = torch.empty(nbytes, dtype=torch.uint8)
-    found.lumoe_coded_experts(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())
+    library.run_together(
+        found.lumoe_coded_experts, found.lumoe_coded_expert_scratch, experts, ends, hidden, output, gates
+    )
 
 
 def expanded(codes: torch.Tensor, kind: str) -> torch.Tensor:

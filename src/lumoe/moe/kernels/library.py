@@ -12,7 +12,7 @@ import logging
 import math
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -36,58 +36,53 @@ _AVX512_FLAGS = ("-DLUMOE_AVX512", *("-m" + name.replace("_", "") for name in _A
 log = logging.getLogger(__name__)
 
 
+_NUMBER, _REAL, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
+Arguments = Mapping[str, Sequence[type]]
+
+
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
     """Return the kernels of experts and projections, or None (and say why in the log) where there are none."""
-    found = _compiled("experts")
-    return None if found is None else _declare_experts(found)
+    numbers = {
+        "lumoe_expands": [],
+        "lumoe_expert_scratch": [_NUMBER] * 4,
+        "lumoe_linear4_scratch": [_NUMBER] * 4,
+    }
+    kernels = {
+        "lumoe_experts": [_NUMBER, _POINTER, *[_NUMBER] * 3, *[_REAL] * 3, _POINTER],
+        "lumoe_linear4": [*[_POINTER] * 2, *[_NUMBER] * 4, *[_POINTER] * 4],
+        "lumoe_linear16": [*[_POINTER] * 2, *[_NUMBER] * 2, _POINTER],
+        "lumoe_expand": [_POINTER, *[_NUMBER] * 3, *[_POINTER] * 3],
+    }
+    return _compiled("experts", kernels, numbers)
 
 
 @lru_cache(maxsize=1)
 def attention_library() -> ctypes.CDLL | None:
     """Return the kernel of attention over paged keys and values, or None where there is none."""
-    found = _compiled("attention")
-    if found is None:
-        return None
-    number, pointer = ctypes.c_int64, ctypes.c_void_p
-    found.lumoe_attend.argtypes = [
-        pointer, number, pointer, number, pointer, pointer, number, number, pointer, number, pointer, pointer,
-        *([number] * 7),
+    arguments = [
+        _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER,
+        _POINTER, *[_NUMBER] * 7,
     ]  # fmt: skip
-    found.lumoe_attend.restype = None
-    return found
+    return _compiled("attention", {"lumoe_attend": arguments})
 
 
 @lru_cache(maxsize=1)
 def norms_library() -> ctypes.CDLL | None:
     """Return the kernel of the root mean square's norm, or None where there is none."""
-    found = _compiled("norms")
-    if found is None:
-        return None
-    number, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-    found.lumoe_rms_norm.argtypes = [pointer, pointer, number, number, pointer, number, real]
-    found.lumoe_rms_norm.restype = None
-    return found
+    return _compiled("norms", {"lumoe_rms_norm": [_POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _REAL]})
 
 
 @lru_cache(maxsize=1)
 def codes_library() -> ctypes.CDLL | None:
     """Return the kernels of weights in a file's own codes, or None where there are none."""
-    found = _compiled("codes")
-    if found is None:
-        return None
-    number, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-    for name in ("lumoe_coded_linear_scratch", "lumoe_coded_expert_scratch"):
-        function = getattr(found, name)
-        function.argtypes, function.restype = [number] * 3, number
-    for name, arguments in {
-        "lumoe_coded_linear": [pointer] * 2 + [number] * 4 + [pointer] * 2,
-        "lumoe_coded_experts": [number, pointer] + [number] * 2 + [real] * 3 + [pointer],
-        "lumoe_coded_expand": [pointer] + [number] * 3 + [pointer],
-    }.items():
-        function = getattr(found, name)
-        function.argtypes, function.restype = arguments, None
-    return found
+    numbers = {"lumoe_coded_linear_scratch": [_NUMBER] * 3, "lumoe_coded_expert_scratch": [_NUMBER] * 3}
+    kernels = {
+        "lumoe_coded_linear": [*[_POINTER] * 2, *[_NUMBER] * 4, *[_POINTER] * 2],
+        "lumoe_coded_experts": [_NUMBER, _POINTER, *[_NUMBER] * 2, *[_REAL] * 3, _POINTER],
+        "lumoe_coded_expand": [_POINTER, *[_NUMBER] * 3, _POINTER],
+    }
+    return _compiled("codes", kernels, numbers)
 
 
 @lru_cache(maxsize=1)
@@ -97,7 +92,13 @@ def expands() -> bool:
     return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in cpu_flags()
 
 
-def _compiled(name: str) -> ctypes.CDLL | None:
+def _compiled(name: str, kernels: Arguments, numbers: Arguments | None = None) -> ctypes.CDLL | None:
+    """Return the compiled sources of `name`, or None where they cannot be had.
+
+    Args:
+        kernels: functions that return nothing, and what they take.
+        numbers: functions that return a whole number.
+    """
     known = cpu_flags()
     if not known.issuperset(_NEEDED):
         log.info("no AVX2: %s runs on torch's kernels", name)
@@ -107,25 +108,12 @@ def _compiled(name: str) -> ctypes.CDLL | None:
     for flags in dict.fromkeys(((*_FLAGS, *wide), _FLAGS)):  # an old compiler may know AVX2 only
         found = compiled.load(sources, flags)
         if found is not None:
+            for result, functions in ((None, kernels), (_NUMBER, numbers or {})):
+                for function, arguments in functions.items():
+                    called = getattr(found, function)
+                    called.argtypes, called.restype = arguments, result
             return found
     return None
-
-
-def _declare_experts(found: ctypes.CDLL) -> ctypes.CDLL:
-    number, real, pointer = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-    found.lumoe_expands.argtypes, found.lumoe_expands.restype = [], number
-    for name in ("lumoe_expert_scratch", "lumoe_linear4_scratch"):
-        function = getattr(found, name)
-        function.argtypes, function.restype = [number] * 4, number
-    for name, arguments in {
-        "lumoe_experts": [number, pointer] + [number] * 3 + [real] * 3 + [pointer],
-        "lumoe_linear4": [pointer] * 2 + [number] * 4 + [pointer] * 4,
-        "lumoe_linear16": [pointer] * 2 + [number] * 2 + [pointer],
-        "lumoe_expand": [pointer] + [number] * 3 + [pointer] * 3,
-    }.items():
-        function = getattr(found, name)
-        function.argtypes, function.restype = arguments, None
-    return found
 
 
 class Gate(NamedTuple):
@@ -149,28 +137,43 @@ SWIGLU = Gate()
 
 
 class Weights(Protocol):
-    """What a kernel is told of one expert, as whole numbers."""
+    """An expert as a kernel is told of it.
+
+    Attributes:
+        arguments: of its weights.
+        widths: of its inputs and of what lies between its matrices, and what else all experts of a call share.
+    """
 
     @property
     def arguments(self) -> tuple[int, ...]: ...
 
+    @property
+    def widths(self) -> tuple[int, ...]: ...
 
-def calls(
+
+def run_together(
+    kernel: Callable[..., None],
+    scratch_of: Callable[..., int],
     experts: Sequence[Weights],
     ends: Sequence[int],
     hidden: torch.Tensor,
     output: torch.Tensor,
-    gates: Sequence[Gate],
-) -> array[int]:
-    """Return what a kernel is told of experts that it computes together: their weights, and where their rows lie.
+    gates: Sequence[Gate] | None = None,
+) -> None:
+    """Compute several experts of the same widths in one call.
 
     Args:
+        kernel, scratch_of: `lumoe_experts` or `lumoe_coded_experts`, and what says how much scratch one expert takes.
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
-        hidden, output: contiguous, bfloat16 `[tokens, hidden]`.
-        gates: of each expert; only their biases differ.
+        hidden: bfloat16 `[tokens, hidden]`.
+        output: of the same shape, contiguous; it is written to.
+        gates: of each expert, all alike but for their biases; silu(gate) · up if None.
     """
-    row, given = hidden.shape[1] * hidden.element_size(), array("q")
+    gates, widths, hidden = gates or [SWIGLU] * len(experts), experts[0].widths, hidden.contiguous()
+    row, given, nbytes = hidden.shape[1] * hidden.element_size(), array("q"), 0
     for expert, gate, (begin, end) in zip(experts, gates, pairwise(ends), strict=True):
         places = hidden.data_ptr() + begin * row, output.data_ptr() + begin * row
         given.extend((*expert.arguments, gate.gate_bias, gate.up_bias, *places, end - begin))
-    return given
+        nbytes += scratch_of(end - begin, *widths)
+    scratch = torch.empty(nbytes, dtype=torch.uint8)
+    kernel(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())

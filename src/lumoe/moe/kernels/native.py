@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
+from lumoe.moe.kernels import library
 from lumoe.moe.kernels.affine import AffineMatrix
-from lumoe.moe.kernels.library import SWIGLU, Gate, calls, expands, library
+from lumoe.moe.kernels.library import SWIGLU, Gate, expands
 
 BLOCK = 64
 BAND = 16  # outputs whose weights stand together
@@ -25,19 +25,19 @@ _PIECE_BYTES = 4 << 20  # of expanded weights: they stay in the processor's cach
 
 def kernels() -> ctypes.CDLL:
     """Return the compiled kernels, which `supported` has found to be there."""
-    found = library()
+    found = library.library()
     assert found is not None
     return found
 
 
 def supported(*widths: int) -> bool:
     """Whether the kernels are there and take matrices of these widths."""
-    return all(width % BLOCK == 0 for width in widths) and library() is not None
+    return all(width % BLOCK == 0 for width in widths) and library.library() is not None
 
 
 def groups_supported(group: int) -> bool:
     """Whether the kernels take weights of which so many share a scale."""
-    return group % STEP == 0 and group <= LARGEST_GROUP and library() is not None
+    return group % STEP == 0 and group <= LARGEST_GROUP and library.library() is not None
 
 
 def banded(matrix: AffineMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -172,21 +172,9 @@ def run_together(
     output: torch.Tensor,
     gates: Sequence[Gate] | None = None,
 ) -> None:
-    """Compute several experts of the same widths in one call; fewer tokens each than are `expanded`.
-
-    Args:
-        ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
-        hidden: bfloat16 `[tokens, hidden]`.
-        output: of the same shape, contiguous; it is written to.
-        gates: of each expert, all alike but for their biases; silu(gate) · up if None.
-    """
-    gates = gates or [SWIGLU] * len(experts)
-    found, widths = kernels(), experts[0].widths
-    given, nbytes = calls(experts, ends, hidden := hidden.contiguous(), output, gates), 0
-    for begin, end in pairwise(ends):
-        nbytes += found.lumoe_expert_scratch(end - begin, *widths)
-    scratch = torch.empty(nbytes, dtype=torch.uint8)
-    found.lumoe_experts(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())
+    """Compute several experts in one call, as `library.run_together`; fewer tokens each than are `expanded`."""
+    found = kernels()
+    library.run_together(found.lumoe_experts, found.lumoe_expert_scratch, experts, ends, hidden, output, gates)
 
 
 def _whole_bands(rows: int) -> int:
