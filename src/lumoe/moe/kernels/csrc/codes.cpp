@@ -55,10 +55,6 @@ inline __m256i spread_bits(const uint8_t* at, int value) {
   return _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(bytes, mask), mask), _mm256_set1_epi8(char(value)));
 }
 
-inline __m256i looked_up(__m128i table, __m256i codes) {
-  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), codes);
-}
-
 inline __m128i iq4_values() {
   return _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
 }
@@ -99,8 +95,7 @@ inline Words looked_up_words(__m128i table, const uint8_t* at) {
 }
 
 // Every format: `weights` codes in `bytes` bytes, whether the two halves of 32 codes have scales of their own, whether
-// there are offsets; and of a block that was begun, the codes (as bytes, and as words), scales and offsets
-// of its 32-code group j.
+// there are offsets; and of a block that was begun, the codes, scales and offsets of its 32-code group j.
 struct Base {
   const uint8_t* at;
   static constexpr bool halves = false, offsets = false;
@@ -111,7 +106,6 @@ struct Q4_0 : Base {
   static constexpr int weights = 32, bytes = 18;
   float d;
   explicit Q4_0(const uint8_t* block) : Base{block}, d(half(block)) {}
-  __m256i codes(int) const { return _mm256_sub_epi8(nibbles(at + 2), _mm256_set1_epi8(8)); }
   Words words(int) const { return less(nibble_words(at + 2), 8); }
   float scale(int, int) const { return d; }
 };
@@ -121,7 +115,6 @@ struct Q4_1 : Base {
   static constexpr bool offsets = true;
   float d, m;
   explicit Q4_1(const uint8_t* block) : Base{block}, d(half(block)), m(half(block + 2)) {}
-  __m256i codes(int) const { return nibbles(at + 4); }
   Words words(int) const { return nibble_words(at + 4); }
   float scale(int, int) const { return d; }
   float offset(int, int) const { return m; }
@@ -131,10 +124,9 @@ struct Q5_0 : Base {
   static constexpr int weights = 32, bytes = 22;
   float d;
   explicit Q5_0(const uint8_t* block) : Base{block}, d(half(block)) {}
-  __m256i codes(int) const {
-    return _mm256_sub_epi8(_mm256_or_si256(nibbles(at + 6), spread_bits(at + 2, 16)), _mm256_set1_epi8(16));
+  Words words(int) const {
+    return widened(_mm256_sub_epi8(_mm256_or_si256(nibbles(at + 6), spread_bits(at + 2, 16)), _mm256_set1_epi8(16)));
   }
-  Words words(int j) const { return widened(codes(j)); }
   float scale(int, int) const { return d; }
 };
 
@@ -143,8 +135,7 @@ struct Q5_1 : Base {
   static constexpr bool offsets = true;
   float d, m;
   explicit Q5_1(const uint8_t* block) : Base{block}, d(half(block)), m(half(block + 2)) {}
-  __m256i codes(int) const { return _mm256_or_si256(nibbles(at + 8), spread_bits(at + 4, 16)); }
-  Words words(int j) const { return widened(codes(j)); }
+  Words words(int) const { return widened(_mm256_or_si256(nibbles(at + 8), spread_bits(at + 4, 16))); }
   float scale(int, int) const { return d; }
   float offset(int, int) const { return m; }
 };
@@ -153,7 +144,6 @@ struct Q8_0 : Base {
   static constexpr int weights = 32, bytes = 34;
   float d;
   explicit Q8_0(const uint8_t* block) : Base{block}, d(half(block)) {}
-  __m256i codes(int) const { return load32(at + 2); }
   Words words(int) const { return {_mm256_cvtepi8_epi16(load16(at + 2)), _mm256_cvtepi8_epi16(load16(at + 18))}; }
   float scale(int, int) const { return d; }
 };
@@ -162,7 +152,6 @@ struct IQ4_NL : Base {
   static constexpr int weights = 32, bytes = 18;
   float d;
   explicit IQ4_NL(const uint8_t* block) : Base{block}, d(half(block)) {}
-  __m256i codes(int) const { return looked_up(iq4_values(), nibbles(at + 2)); }
   Words words(int) const { return looked_up_words(iq4_values(), at + 2); }
   float scale(int, int) const { return d; }
 };
@@ -176,7 +165,6 @@ struct MXFP4 : Base {  // OCP Microscaling Formats: codes are twice the values, 
     std::memcpy(&d, &bits, 4);
   }
   static __m128i values() { return _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12); }
-  __m256i codes(int) const { return looked_up(values(), nibbles(at + 1)); }
   Words words(int) const { return looked_up_words(values(), at + 1); }
   float scale(int, int) const { return d; }
 };
@@ -186,11 +174,10 @@ struct Q2_K : Base {
   static constexpr bool halves = true, offsets = true;
   float d, least;
   explicit Q2_K(const uint8_t* block) : Base{block}, d(half(block + 80)), least(half(block + 82)) {}
-  __m256i codes(int j) const {
+  Words words(int j) const {
     const __m256i bytes = load32(at + 16 + 32 * (j / 4));
-    return _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (j & 3))), _mm256_set1_epi8(3));
+    return widened(_mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (j & 3))), _mm256_set1_epi8(3)));
   }
-  Words words(int j) const { return widened(codes(j)); }
   float scale(int j, int h) const { return d * float(at[2 * j + h] & 15); }
   float offset(int j, int h) const { return -least * float(at[2 * j + h] >> 4); }
 };
@@ -200,12 +187,11 @@ struct Q3_K : Base {
   static constexpr bool halves = true;
   float d;
   explicit Q3_K(const uint8_t* block) : Base{block}, d(half(block + 108)) {}
-  __m256i codes(int j) const {
+  Words words(int j) const {
     const __m256i bytes = load32(at + 32 + 32 * (j / 4));
     const __m256i low = _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(2 * (j & 3))), _mm256_set1_epi8(3));
-    return _mm256_sub_epi8(_mm256_or_si256(low, bit_of(load32(at), j, 4)), _mm256_set1_epi8(4));
+    return widened(_mm256_sub_epi8(_mm256_or_si256(low, bit_of(load32(at), j, 4)), _mm256_set1_epi8(4)));
   }
-  Words words(int j) const { return widened(codes(j)); }
   float scale(int j, int h) const {
     const int i = 2 * j + h, low = i < 8 ? at[96 + i] & 15 : at[96 + i - 8] >> 4;
     return d * float((low | ((at[104 + i % 4] >> (2 * (i / 4))) & 3) << 4) - 32);
@@ -235,17 +221,15 @@ struct Sixes : Base {
 struct Q4_K : Sixes {
   static constexpr int weights = 256, bytes = 144;
   using Sixes::Sixes;
-  __m256i codes(int j) const { return nibbles_of(load32(at + 16 + 32 * (j / 2)), j & 1); }
   Words words(int j) const { return nibble_words_of(at + 16 + 32 * (j / 2), j & 1); }
 };
 
 struct Q5_K : Sixes {
   static constexpr int weights = 256, bytes = 176;
   using Sixes::Sixes;
-  __m256i codes(int j) const {
-    return _mm256_or_si256(nibbles_of(load32(at + 48 + 32 * (j / 2)), j & 1), bit_of(load32(at + 16), j, 16));
+  Words words(int j) const {
+    return widened(_mm256_or_si256(nibbles_of(load32(at + 48 + 32 * (j / 2)), j & 1), bit_of(load32(at + 16), j, 16)));
   }
-  Words words(int j) const { return widened(codes(j)); }
 };
 
 struct Q6_K : Base {
@@ -253,14 +237,13 @@ struct Q6_K : Base {
   static constexpr bool halves = true;
   float d;
   explicit Q6_K(const uint8_t* block) : Base{block}, d(half(block + 208)) {}
-  __m256i codes(int j) const {
+  Words words(int j) const {
     const int part = j / 4, quarter = j & 3;
     const __m256i low = nibbles_of(load32(at + 64 * part + 32 * (quarter & 1)), quarter >> 1);
     const __m256i high = _mm256_srl_epi16(load32(at + 128 + 32 * part), _mm_cvtsi32_si128(2 * quarter));
     const __m256i two = _mm256_slli_epi16(_mm256_and_si256(high, _mm256_set1_epi8(3)), 4);
-    return _mm256_sub_epi8(_mm256_or_si256(low, two), _mm256_set1_epi8(32));
+    return widened(_mm256_sub_epi8(_mm256_or_si256(low, two), _mm256_set1_epi8(32)));
   }
-  Words words(int j) const { return widened(codes(j)); }
   float scale(int j, int h) const { return d * float(int8_t(at[192 + 2 * j + h])); }
 };
 
@@ -268,7 +251,6 @@ struct IQ4_XS : Base {
   static constexpr int weights = 256, bytes = 136;
   float d;
   explicit IQ4_XS(const uint8_t* block) : Base{block}, d(half(block)) {}
-  __m256i codes(int j) const { return looked_up(iq4_values(), nibbles(at + 8 + 16 * j)); }
   Words words(int j) const { return looked_up_words(iq4_values(), at + 8 + 16 * j); }
   float scale(int j, int) const {
     const int low = (at[4 + j / 2] >> (4 * (j & 1))) & 15, high = ((at[2] | at[3] << 8) >> (2 * j)) & 3;
@@ -289,7 +271,7 @@ struct Rounded {
         inputs(int(width)) {}
 
   static int64_t bytes(int64_t tokens, int64_t width) {
-    return (tokens * (width * 2 + width / kGroup * 12) + 63) & ~int64_t(63);
+    return in_lines(tokens * (width * 2 + width / kGroup * 12));
   }
 
   void take(const uint16_t* from, int64_t t) {
@@ -420,8 +402,10 @@ void expand_as(const uint8_t* codes, int64_t rows, int64_t inputs, uint16_t* to)
     for (int64_t b = 0; b < inputs / F::weights; ++b) {
       const F block(codes + n * bytes + b * F::bytes);
       for (int j = 0; j < F::weights / kGroup; ++j) {
-        alignas(32) int8_t found[kGroup];
-        _mm256_store_si256((__m256i*)found, block.codes(j));
+        alignas(32) int16_t found[kGroup];
+        const Words codes = block.words(j);
+        _mm256_store_si256((__m256i*)found, codes.low);
+        _mm256_store_si256((__m256i*)(found + 16), codes.high);
         for (int h = 0; h < 2; ++h) {
           const float scale = block.scale(j, F::halves ? h : 0), offset = block.offset(j, F::halves ? h : 0);
           for (int k = 16 * h; k < 16 * h + 16; ++k) *out++ = to_bfloat16(scale * float(found[k]) + offset);
@@ -453,49 +437,62 @@ void multiply(const Coded& w, int64_t piece, const Rounded& x, int64_t tokens, f
   }
 }
 
-void store_bfloat16(const float* from, uint16_t* to, const Coded& w, int64_t piece, int64_t tokens) {
+// The same in bfloat16.
+void multiply(const Coded& w, int64_t piece, const Rounded& x, int64_t tokens, float* y, uint16_t* to) {
+  multiply(w, piece, x, tokens, y, w.outputs);
   const int64_t begin = piece * kRowsInCache, end = begin + kRowsInCache < w.outputs ? begin + kRowsInCache : w.outputs;
-  for (int64_t t = 0; t < tokens; ++t)
-    for (int64_t n = begin; n < end; ++n) to[t * w.outputs + n] = to_bfloat16(from[t * w.outputs + n]);
+  store_bfloat16(y, w.outputs, to, w.outputs, begin, end, tokens);
 }
-
-// One expert's weights, tokens and scratch.
-struct Call {
-  Coded w1, w2, w3;
-  const uint16_t* from;
-  uint16_t* to;
-  int64_t tokens;
-  float *both, *out;  // [tokens, 2 wide]; [tokens, hidden or wide, whichever is more]
-  Rounded in, middle;
-
-  static int64_t floats(int64_t tokens, int64_t hidden, int64_t wide) {
-    return (tokens * (2 * wide + (hidden > wide ? hidden : wide)) * 4 + 63) & ~int64_t(63);
-  }
-  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide) {
-    return floats(tokens, hidden, wide) + Rounded::bytes(tokens, hidden) + Rounded::bytes(tokens, wide);
-  }
-};
 
 // What callers hand over of each expert, in this order.
 enum Field { kFormat1, kCodes1, kFormat2, kCodes2, kFormat3, kCodes3, kGateBias, kUpBias, kFrom, kTo, kCount, kFields };
 
-Call make_call(const int64_t* given, int64_t hidden, int64_t wide, uint8_t* scratch) {
-  const int64_t tokens = given[kCount];
-  float* both = (float*)scratch;
-  uint8_t* rest = scratch + Call::floats(tokens, hidden, wide);
-  return {
-      {(const uint8_t*)given[kCodes1], given[kFormat1], wide},
-      {(const uint8_t*)given[kCodes2], given[kFormat2], hidden},
-      {(const uint8_t*)given[kCodes3], given[kFormat3], wide},
-      (const uint16_t*)given[kFrom],
-      (uint16_t*)given[kTo],
-      tokens,
-      both,
-      both + tokens * 2 * wide,
-      Rounded(rest, tokens, hidden),
-      Rounded(rest + Rounded::bytes(tokens, hidden), tokens, wide),
-  };
-}
+// One expert's weights, tokens and scratch; see `run_together`.
+struct Call {
+  Coded w1, w2, w3;
+  Gate gate;
+  const uint16_t* from;
+  uint16_t* to;
+  int64_t tokens, wide;
+  float *both, *out;  // [tokens, 2 wide]; [tokens, hidden or wide, whichever is more]
+  Rounded in, middle;
+
+  Call(const int64_t* given, int64_t hidden, int64_t width, Gate shared, uint8_t* scratch)
+      : w1{(const uint8_t*)given[kCodes1], given[kFormat1], width},
+        w2{(const uint8_t*)given[kCodes2], given[kFormat2], hidden},
+        w3{(const uint8_t*)given[kCodes3], given[kFormat3], width},
+        gate(shared.with(given[kGateBias], given[kUpBias])),
+        from((const uint16_t*)given[kFrom]),
+        to((uint16_t*)given[kTo]),
+        tokens(given[kCount]),
+        wide(width),
+        both((float*)scratch),
+        out(both + tokens * 2 * wide),
+        in(scratch + floats(tokens, hidden, wide), tokens, hidden),
+        middle(scratch + floats(tokens, hidden, wide) + Rounded::bytes(tokens, hidden), tokens, wide) {}
+
+  static int64_t floats(int64_t tokens, int64_t hidden, int64_t wide) {
+    return in_lines(tokens * (2 * wide + (hidden > wide ? hidden : wide)) * 4);
+  }
+  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide) {
+    return floats(tokens, hidden, wide) + Rounded::bytes(tokens, hidden) + Rounded::bytes(tokens, wide);
+  }
+
+  void take(int64_t t) { in.take(from, t); }
+  int64_t first_pieces() const { return 2 * pieces(w1); }
+  void first(int64_t piece) {
+    const int64_t third = piece % 2;
+    multiply(third ? w3 : w1, piece / 2, in, tokens, both + third * wide, 2 * wide);
+  }
+  void between(int64_t t) {
+    const float* products = both + t * 2 * wide;
+    float* product = out + t * wide;
+    gate.apply(products, products + wide, wide, product);
+    for (int64_t g = 0; g < wide / kGroup; ++g) middle.round_group(t, g, product + g * kGroup);
+  }
+  int64_t second_pieces() const { return pieces(w2); }
+  void second(int64_t piece) { multiply(w2, piece, middle, tokens, out, to); }
+};
 
 }  // namespace
 
@@ -503,24 +500,21 @@ extern "C" {
 
 // Bytes of scratch that `lumoe_coded_linear` needs.
 int64_t lumoe_coded_linear_scratch(int64_t tokens, int64_t outputs, int64_t inputs) {
-  return ((tokens * outputs * 4 + 63) & ~int64_t(63)) + Rounded::bytes(tokens, inputs);
+  return in_lines(tokens * outputs * 4) + Rounded::bytes(tokens, inputs);
 }
 
 // y [tokens, outputs] = x [tokens, inputs] times the transposed weights, bfloat16 in and out.
 void lumoe_coded_linear(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs, int64_t format,
                         const uint8_t* codes, uint8_t* scratch) {
   float* out = (float*)scratch;
-  Rounded in(scratch + ((tokens * outputs * 4 + 63) & ~int64_t(63)), tokens, inputs);
+  Rounded in(scratch + in_lines(tokens * outputs * 4), tokens, inputs);
   const Coded w{codes, format, outputs};
 #pragma omp parallel if (outputs * inputs * tokens > kLeastWork)
   {
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; ++t) in.take(x, t);
 #pragma omp for schedule(static)
-    for (int64_t piece = 0; piece < pieces(w); ++piece) {
-      multiply(w, piece, in, tokens, out, outputs);
-      store_bfloat16(out, y, w, piece, tokens);
-    }
+    for (int64_t piece = 0; piece < pieces(w); ++piece) multiply(w, piece, in, tokens, out, y);
   }
 }
 
@@ -532,44 +526,13 @@ int64_t lumoe_coded_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide)
 void lumoe_coded_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, float limit, float alpha,
                          float offset, uint8_t* scratch) {
   std::vector<Call> calls;
+  int64_t tokens = 0;
   for (int64_t i = 0; i < count; ++i) {
-    calls.push_back(make_call(given + i * kFields, hidden, wide, scratch));
+    calls.emplace_back(given + i * kFields, hidden, wide, Gate{limit, alpha, offset}, scratch);
     scratch += Call::bytes(calls.back().tokens, hidden, wide);
+    tokens += calls.back().tokens;
   }
-  const auto tokens = begins(calls, [](const Call& call) { return call.tokens; });
-  const auto first = begins(calls, [](const Call& call) { return pieces(call.w1); });
-  const auto second = begins(calls, [](const Call& call) { return pieces(call.w2); });
-  // One team of threads for all of it; each loop ends with a barrier, for the next one reads what all have written.
-#pragma omp parallel if (tokens.back() * hidden * wide * 3 > kLeastWork)
-  {
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < tokens.back(); ++i) {
-      const int64_t c = holder(tokens, i);
-      calls[c].in.take(calls[c].from, i - tokens[c]);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < 2 * first.back(); ++i) {
-      const int64_t c = holder(first, i / 2), piece = i / 2 - first[c], third = i % 2;
-      const Call& call = calls[c];
-      multiply(third ? call.w3 : call.w1, piece, call.in, call.tokens, call.both + third * wide, 2 * wide);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < tokens.back(); ++i) {
-      const int64_t c = holder(tokens, i), t = i - tokens[c];
-      Call& call = calls[c];
-      const float *gate = call.both + t * 2 * wide, *up = gate + wide;
-      float* product = call.out + t * wide;
-      const int64_t* of = given + c * kFields;
-      Gate{limit, alpha, offset, (const uint16_t*)of[kGateBias], (const uint16_t*)of[kUpBias]}.apply(gate, up, wide, product);
-      for (int64_t g = 0; g < wide / kGroup; ++g) call.middle.round_group(t, g, product + g * kGroup);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < second.back(); ++i) {
-      const int64_t c = holder(second, i), piece = i - second[c];
-      multiply(calls[c].w2, piece, calls[c].middle, calls[c].tokens, calls[c].out, hidden);
-      store_bfloat16(calls[c].out, calls[c].to, calls[c].w2, piece, calls[c].tokens);
-    }
-  }
+  run_together(calls, tokens * hidden * wide * 3 > kLeastWork);
 }
 
 // Rows of coded weights as bfloat16 [rows, inputs].

@@ -94,7 +94,7 @@ struct Scratch {
         group(size) {}
 
   static int64_t bytes(int64_t tokens, int64_t inputs, int64_t group) {
-    return (tokens * (inputs * 6 + inputs / group * 8) + 63) & ~int64_t(63);
+    return in_lines(tokens * (inputs * 6 + inputs / group * 8));
   }
 
   void round(int64_t t) {
@@ -110,43 +110,58 @@ struct Scratch {
   Activations activations() const { return {integers, steps, sums}; }
 };
 
-// One expert's weights, tokens and scratch.
-struct Call {
-  Int4Matrix w13, w2;
-  const uint16_t* from;
-  uint16_t* to;
-  int64_t tokens;
-  float *both, *out;  // [tokens, 2 wide], [tokens, hidden]
-  Scratch in, middle;
-
-  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide, int64_t group) {
-    const int64_t floats = (tokens * (2 * wide + hidden) * 4 + 63) & ~int64_t(63);
-    return floats + Scratch::bytes(tokens, hidden, group) + Scratch::bytes(tokens, wide, group);
-  }
-};
+// Piece `piece` of the outputs for all tokens, in bfloat16; `y` has room for whole bands.
+void multiply_piece(const Int4Matrix& w, const Activations& x, int64_t piece, int64_t tokens, float* y, uint16_t* to) {
+  multiply_piece(w, x, piece, tokens, y);
+  const int64_t size = together(tokens) * kBand, begin = piece * size;
+  const int64_t end = begin + size < w.outputs ? begin + size : w.outputs;
+  store_bfloat16(y, whole_bands(w.outputs), to, w.outputs, begin, end, tokens);
+}
 
 // What callers hand over of each expert, in this order.
 enum Field { kW13, kW13Scales, kW13Zeros, kW2, kW2Scales, kW2Zeros, kGateBias, kUpBias, kFrom, kTo, kCount, kFields };
 
-Call make_call(const int64_t* given, int64_t hidden, int64_t wide, int64_t group, uint8_t* scratch) {
-  const int64_t tokens = given[kCount];
-  float* both = (float*)scratch;
-  float* out = both + tokens * 2 * wide;
-  uint8_t* rest = scratch + ((tokens * (2 * wide + hidden) * 4 + 63) & ~int64_t(63));
-  return {
-      {(const uint8_t*)given[kW13], (const uint16_t*)given[kW13Scales], (const uint16_t*)given[kW13Zeros], 2 * wide,
-       int(hidden), int(group)},
-      {(const uint8_t*)given[kW2], (const uint16_t*)given[kW2Scales], (const uint16_t*)given[kW2Zeros], hidden, int(wide),
-       int(group)},
-      (const uint16_t*)given[kFrom],
-      (uint16_t*)given[kTo],
-      tokens,
-      both,
-      out,
-      Scratch(rest, tokens, hidden, group),
-      Scratch(rest + Scratch::bytes(tokens, hidden, group), tokens, wide, group),
-  };
-}
+// One expert's weights, tokens and scratch; see `run_together`.
+struct Call {
+  Int4Matrix w13, w2;
+  Gate gate;
+  const uint16_t* from;
+  uint16_t* to;
+  int64_t tokens, wide;
+  float *both, *out;  // [tokens, 2 wide], [tokens, hidden]
+  Scratch in, middle;
+
+  Call(const int64_t* given, int64_t hidden, int64_t width, int64_t group, Gate shared, uint8_t* scratch)
+      : w13{(const uint8_t*)given[kW13], (const uint16_t*)given[kW13Scales], (const uint16_t*)given[kW13Zeros],
+            2 * width, int(hidden), int(group)},
+        w2{(const uint8_t*)given[kW2], (const uint16_t*)given[kW2Scales], (const uint16_t*)given[kW2Zeros], hidden,
+           int(width), int(group)},
+        gate(shared.with(given[kGateBias], given[kUpBias])),
+        from((const uint16_t*)given[kFrom]),
+        to((uint16_t*)given[kTo]),
+        tokens(given[kCount]),
+        wide(width),
+        both((float*)scratch),
+        out(both + tokens * 2 * wide),
+        in(scratch + floats(tokens, hidden, wide), tokens, hidden, group),
+        middle(scratch + floats(tokens, hidden, wide) + Scratch::bytes(tokens, hidden, group), tokens, wide, group) {}
+
+  static int64_t floats(int64_t tokens, int64_t hidden, int64_t wide) { return in_lines(tokens * (2 * wide + hidden) * 4); }
+  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide, int64_t group) {
+    return floats(tokens, hidden, wide) + Scratch::bytes(tokens, hidden, group) + Scratch::bytes(tokens, wide, group);
+  }
+
+  void take(int64_t t) { in.take(from, t); }
+  int64_t first_pieces() const { return pieces(w13, tokens); }
+  void first(int64_t piece) { multiply_piece(w13, in.activations(), piece, tokens, both); }
+  void between(int64_t t) {
+    const float* products = both + t * 2 * wide;
+    gate.apply(products, products + wide, wide, middle.values + t * wide);
+    middle.round(t);
+  }
+  int64_t second_pieces() const { return pieces(w2, tokens); }
+  void second(int64_t piece) { multiply_piece(w2, middle.activations(), piece, tokens, out, to); }
+};
 
 }  // namespace
 
@@ -165,45 +180,13 @@ int64_t lumoe_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide, int64
 void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, int64_t group,
                    float limit, float alpha, float offset, uint8_t* scratch) {
   std::vector<Call> calls;
+  int64_t tokens = 0;
   for (int64_t i = 0; i < count; ++i) {
-    calls.push_back(make_call(given + i * kFields, hidden, wide, group, scratch));
+    calls.emplace_back(given + i * kFields, hidden, wide, group, Gate{limit, alpha, offset}, scratch);
     scratch += Call::bytes(calls.back().tokens, hidden, wide, group);
+    tokens += calls.back().tokens;
   }
-  const auto tokens = begins(calls, [](const Call& call) { return call.tokens; });
-  const auto first = begins(calls, [](const Call& call) { return pieces(call.w13, call.tokens); });
-  const auto second = begins(calls, [](const Call& call) { return pieces(call.w2, call.tokens); });
-  // One team of threads for all of it; each loop ends with a barrier, for the next one reads what all have written.
-#pragma omp parallel if (tokens.back() * hidden * wide * 3 > kLeastWork)
-  {
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < tokens.back(); ++i) {
-      const int64_t c = holder(tokens, i);
-      calls[c].in.take(calls[c].from, i - tokens[c]);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < first.back(); ++i) {
-      const int64_t c = holder(first, i);
-      multiply_piece(calls[c].w13, calls[c].in.activations(), i - first[c], calls[c].tokens, calls[c].both);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < tokens.back(); ++i) {
-      Call& call = calls[holder(tokens, i)];
-      const int64_t t = i - tokens[&call - calls.data()];
-      const float *gate = call.both + t * 2 * wide, *up = gate + wide;
-      float* product = call.middle.values + t * wide;
-      const int64_t* of = given + (&call - calls.data()) * kFields;
-      Gate{limit, alpha, offset, (const uint16_t*)of[kGateBias], (const uint16_t*)of[kUpBias]}.apply(gate, up, wide, product);
-      call.middle.round(t);
-    }
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < second.back(); ++i) {
-      const int64_t c = holder(second, i), size = together(calls[c].tokens) * kBand;
-      multiply_piece(calls[c].w2, calls[c].middle.activations(), i - second[c], calls[c].tokens, calls[c].out);
-      const int64_t begin = (i - second[c]) * size, end = begin + size < hidden ? begin + size : hidden;
-      for (int64_t t = 0; t < calls[c].tokens; ++t)
-        for (int64_t k = begin; k < end; ++k) calls[c].to[t * hidden + k] = to_bfloat16(calls[c].out[t * hidden + k]);
-    }
-  }
+  run_together(calls, tokens * hidden * wide * 3 > kLeastWork);
 }
 
 // Bytes of scratch that `lumoe_linear4` needs.
@@ -214,22 +197,16 @@ int64_t lumoe_linear4_scratch(int64_t tokens, int64_t outputs, int64_t inputs, i
 // y [tokens, outputs] = x [tokens, inputs] times the transposed int4 weights, bfloat16 in and out.
 void lumoe_linear4(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs, int64_t group,
                    const uint8_t* codes, const uint16_t* scales, const uint16_t* zeros, uint8_t* scratch) {
-  const int64_t stride = whole_bands(outputs);
   float* out = (float*)scratch;
-  Scratch in(scratch + tokens * stride * 4, tokens, inputs, group);
+  Scratch in(scratch + tokens * whole_bands(outputs) * 4, tokens, inputs, group);
   const Int4Matrix w{codes, scales, zeros, outputs, int(inputs), int(group)};
-  const int64_t count = pieces(w, tokens), size = together(tokens) * kBand;
 #pragma omp parallel if (outputs * inputs * tokens > kLeastWork)
   {
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; ++t) in.take(x, t);
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < count; ++i) {
-      multiply_piece(w, in.activations(), i, tokens, out);
-      const int64_t begin = i * size, end = begin + size < outputs ? begin + size : outputs;
-      for (int64_t t = 0; t < tokens; ++t)
-        for (int64_t k = begin; k < end; ++k) y[t * outputs + k] = to_bfloat16(out[t * stride + k]);
-    }
+    for (int64_t piece = 0; piece < pieces(w, tokens); ++piece)
+      multiply_piece(w, in.activations(), piece, tokens, out, y);
   }
 }
 

@@ -11,7 +11,11 @@ namespace {
 // An infinite limit, alpha 1 and offset 0 are silu(gate) * up to the bit.
 struct Gate {
   float limit, alpha, offset;
-  const uint16_t *gate_bias, *up_bias;
+  const uint16_t *gate_bias = nullptr, *up_bias = nullptr;
+
+  Gate with(int64_t gates, int64_t ups) const {
+    return {limit, alpha, offset, (const uint16_t*)gates, (const uint16_t*)ups};
+  }
 
   void apply(const float* gate, const float* up, int64_t wide, float* product) const {
     for (int64_t k = 0; k < wide; ++k) {

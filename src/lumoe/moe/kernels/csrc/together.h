@@ -1,7 +1,9 @@
-// Work of several calls as one range, which threads share out among themselves.
+// Several experts, each with tokens of its own, computed by one team of threads.
 #pragma once
 #include <cstdint>
 #include <vector>
+
+#include "layout.h"
 
 namespace {
 
@@ -13,11 +15,42 @@ std::vector<int64_t> begins(const std::vector<Call>& calls, Size size) {
   return found;
 }
 
-// The call that has `at`.
-inline int64_t holder(const std::vector<int64_t>& begins, int64_t at) {
-  int64_t call = 0;
-  while (begins[call + 1] <= at) ++call;
-  return call;
+// Hand every piece of the whole to `work(call, piece of the call)`; threads of the team share the pieces out.
+template <class Call, class Work>
+void shared_out(std::vector<Call>& calls, const std::vector<int64_t>& begins, Work work) {
+#pragma omp for schedule(static)
+  for (int64_t i = 0; i < begins.back(); ++i) {
+    int64_t c = 0;
+    while (begins[c + 1] <= i) ++c;
+    work(calls[c], i - begins[c]);
+  }
 }
+
+// A call has `tokens`; takes one in (`take`); computes its first two matrices and its third in pieces (`first_pieces`,
+// `first`, `second_pieces`, `second`); and makes of a token's first two products the third's input (`between`).
+template <class Call>
+void run_together(std::vector<Call>& calls, bool team) {
+  const auto tokens = begins(calls, [](const Call& call) { return call.tokens; });
+  const auto first = begins(calls, [](const Call& call) { return call.first_pieces(); });
+  const auto second = begins(calls, [](const Call& call) { return call.second_pieces(); });
+  // Each loop ends with a barrier, for the next one reads what all have written.
+#pragma omp parallel if (team)
+  {
+    shared_out(calls, tokens, [](Call& call, int64_t t) { call.take(t); });
+    shared_out(calls, first, [](Call& call, int64_t piece) { call.first(piece); });
+    shared_out(calls, tokens, [](Call& call, int64_t t) { call.between(t); });
+    shared_out(calls, second, [](Call& call, int64_t piece) { call.second(piece); });
+  }
+}
+
+// Columns begin .. end-1 of all tokens, from rows `stride` apart to rows of `outputs`.
+inline void store_bfloat16(const float* from, int64_t stride, uint16_t* to, int64_t outputs, int64_t begin, int64_t end,
+                           int64_t tokens) {
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t n = begin; n < end; ++n) to[t * outputs + n] = to_bfloat16(from[t * stride + n]);
+}
+
+// Bytes in whole cache lines.
+inline int64_t in_lines(int64_t bytes) { return (bytes + 63) & ~int64_t(63); }
 
 }  // namespace
