@@ -23,7 +23,7 @@ import torch
 from lumoe.files import write_csv
 from lumoe.moe.kernels.affine import nearest
 from lumoe.moe.kernels.codes import FORMATS, CodedExpert
-from lumoe.moe.kernels.native import PARTS, NativeInt4Expert, banded
+from lumoe.moe.kernels.native import NativeInt4Expert, expert_tensors
 from lumoe.moe.measurement.profile import describe_device
 
 SHAPES = {"mixtral": (4096, 14336), "qwen3-30b-a3b": (2048, 768), "olmoe": (2048, 1024)}
@@ -38,10 +38,9 @@ Expert = Callable[[torch.Tensor], torch.Tensor]
 
 def int4(hidden: int, wide: int, draw: torch.Generator) -> tuple[Expert, int]:
     """This package's own format: 4 bits, a scale and a zero for 64 weights."""
-    tensors = {}
-    for name, shape in (("w13", (2 * wide, hidden)), ("w2", (hidden, wide))):
-        matrix = nearest(torch.randn(shape, generator=draw).mul_(0.02).bfloat16(), 4, 64)
-        tensors |= {name + part: tensor for part, tensor in zip(PARTS, banded(matrix), strict=True)}
+    shapes = (wide, hidden), (hidden, wide), (wide, hidden)
+    matrices = (nearest(torch.randn(shape, generator=draw).mul_(0.02).bfloat16(), 4, 64) for shape in shapes)
+    tensors = expert_tensors(*matrices)
     return NativeInt4Expert(tensors), sum(tensor.nbytes for tensor in tensors.values())
 
 

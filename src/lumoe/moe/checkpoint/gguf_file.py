@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ LISTING = "gguf.json"
 _FORMAT = 1
 # Of llama.cpp's formats, those that are read here.
 KINDS = (*DTYPES, *FORMATS)
-SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,12 @@ def model_folder(path: str | Path) -> Path:
     if found.is_dir():
         if (found / "config.json").is_file():
             return found
-        first = sorted(file for file in found.glob("*.gguf") if "mmproj" not in file.name)
-        whole = [file for file in first if not (shard := SHARD.fullmatch(file.name)) or int(shard[2]) == 1]
+        whole = models_among(file.name for file in found.glob("*.gguf"))
         if len(whole) != 1:
             if whole:
-                raise UserError(f"{found}: several GGUF files; name one: {', '.join(file.name for file in whole)}")
+                raise UserError(f"{found}: several GGUF files; name one: {', '.join(whole)}")
             return found
-        found = whole[0]
+        found /= whole[0]
     if found.suffix != ".gguf":
         return found
     if not found.is_file():
@@ -107,7 +107,7 @@ def model_folder(path: str | Path) -> Path:
     beside = [file for name in _BESIDE if (file := found.resolve().parent / name).is_file()]
     state = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in (*files, *beside)]
     key = hashlib.sha256(repr((_FORMAT, state)).encode()).hexdigest()[:16]
-    folder = _cache() / "gguf" / key / (SHARD.sub(r"\1", found.name).removesuffix(".gguf") or "model")
+    folder = _cache() / "gguf" / key / (_SHARD.sub(r"\1", found.name).removesuffix(".gguf") or "model")
     if not (folder / LISTING).is_file():
         _unpack(files, folder)
     return folder
@@ -122,15 +122,25 @@ def _cache() -> Path:
     return Path(root) / "lumoe"
 
 
+def models_among(names: Iterable[str]) -> list[str]:
+    """Return the files that models begin with: no later shards, and nothing that goes with a model of language."""
+    models = sorted(name for name in names if name.endswith(".gguf") and "mmproj" not in name)
+    return [name for name in models if not (shard := _SHARD.fullmatch(name)) or int(shard[2]) == 1]
+
+
+def shards_of(name: str) -> list[str]:
+    """Return the names of all files of the model that the file `name` is one of."""
+    shard = _SHARD.fullmatch(name)
+    if shard is None:
+        return [name]
+    return [f"{shard[1]}-{index:05}-of-{shard[3]}.gguf" for index in range(1, int(shard[3]) + 1)]
+
+
 def _shards(path: Path) -> list[Path]:
-    matched = SHARD.fullmatch(path.name)
-    if matched is None:
-        return [path]
-    count = int(matched[3])
-    files = [path.with_name(f"{matched[1]}-{index:05}-of-{count:05}.gguf") for index in range(1, count + 1)]
+    files = [path.with_name(name) for name in shards_of(path.name)]
     for file in files:
         if not file.is_file():
-            raise UserError(f"{file}: missing; it is one of the {count} files of {path.name}")
+            raise UserError(f"{file}: missing; it is one of the {len(files)} files of {path.name}")
     return files
 
 

@@ -15,7 +15,7 @@ from lumoe.files import unique_keys
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.architectures.read import parse_config, read_shape
 from lumoe.moe.checkpoint.formats import Format
-from lumoe.moe.checkpoint.gguf_file import SHARD, unpack_weights
+from lumoe.moe.checkpoint.gguf_file import models_among, shards_of, unpack_weights
 from lumoe.moe.checkpoint.headers import Files, LocalFiles, copy_headers
 from lumoe.moe.checkpoint.hub import HubFiles, HubName
 from lumoe.moe.checkpoint.part_sizes import Held, held, of_config, of_files
@@ -124,7 +124,7 @@ def gguf_shards(names: set[str], wanted: str | None, where: str) -> list[str]:
     if wanted in models:
         found = [wanted]
     else:
-        models = [name for name in models if not (shard := SHARD.fullmatch(name)) or int(shard[2]) == 1]
+        models = models_among(names)
         found = [name for name in models if wanted is None or wanted.casefold() in name.casefold()]
     if not models:
         raise UserError(f"{where}: neither {CONFIG} nor a GGUF file is there")
@@ -133,10 +133,7 @@ def gguf_shards(names: set[str], wanted: str | None, where: str) -> list[str]:
         listed = ", ".join(choice[:_MOST_NAMED]) + (" and more" if len(choice) > _MOST_NAMED else "")
         meant = f" are named like '{wanted}'" if wanted else ""
         raise UserError(f"{where}: {len(found) or 'no'} GGUF files{meant}; name one: {listed}")
-    shard = SHARD.fullmatch(str(found[0]))
-    if shard is None:
-        return [str(found[0])]
-    every = [f"{shard[1]}-{index:05}-of-{shard[3]}.gguf" for index in range(1, int(shard[3]) + 1)]
+    every = shards_of(str(found[0]))
     for name in every:
         if name not in names:
             raise UserError(f"{where}: {name} is missing; it is one of the {len(every)} files of {found[0]}")

@@ -24,10 +24,19 @@ from lumoe.machine import cpu_flags
 from lumoe.resources import package_path
 
 _SOURCES = {
-    "experts": ("experts.cpp", "activations.h", "gate.h", "layout.h", "together.h", "simd_avx2.h", "simd_avx512.h"),
-    "codes": ("codes.cpp", "activations.h", "gate.h", "layout.h", "together.h"),
-    "attention": ("attention.cpp", "layout.h"),
-    "norms": ("norms.cpp", "activations.h", "layout.h"),
+    "experts": (
+        "experts.cpp",
+        "activations.h",
+        "gate.h",
+        "lanes.h",
+        "layout.h",
+        "together.h",
+        "simd_avx2.h",
+        "simd_avx512.h",
+    ),
+    "codes": ("codes.cpp", "activations.h", "gate.h", "lanes.h", "layout.h", "together.h"),
+    "attention": ("attention.cpp", "lanes.h", "layout.h"),
+    "norms": ("norms.cpp", "lanes.h", "layout.h"),
 }
 _NEEDED = ("avx2", "fma", "f16c")
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", *("-m" + name for name in _NEEDED))

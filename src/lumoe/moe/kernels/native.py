@@ -11,6 +11,7 @@ from torch.nn import functional
 from lumoe.moe.kernels import library
 from lumoe.moe.kernels.affine import AffineMatrix
 from lumoe.moe.kernels.library import SWIGLU, Gate, expands
+from lumoe.moe.kernels.torch_kernels import stack_rows
 
 BLOCK = 64
 BAND = 16  # outputs whose weights stand together
@@ -62,6 +63,12 @@ def banded(matrix: AffineMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
         part.view(bands, BAND, groups).transpose(1, 2).reshape(rows + missing, groups) for part in (scales, zeros)
     )
     return words, scales, zeros
+
+
+def expert_tensors(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
+    """Return the tensors of a `NativeInt4Expert`."""
+    matrices = {"w13": banded(stack_rows(w1, w3)), "w2": banded(w2)}
+    return {name + part: tensor for name, parts in matrices.items() for part, tensor in zip(PARTS, parts, strict=True)}
 
 
 def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

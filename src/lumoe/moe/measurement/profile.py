@@ -15,11 +15,12 @@ import torch
 
 from lumoe.machine import cpu_name
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.kernels import native
 from lumoe.moe.kernels.affine import nearest
 from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.model.expert import DenseExpert, Expert, NativeExpert
 from lumoe.moe.model.linear import GROUP
-from lumoe.moe.offload.file_experts import ExpertSource, banded
+from lumoe.moe.offload.file_experts import ExpertSource
 from lumoe.moe.planning.hardware import Hardware, Seconds, Sourced, Transfer
 from lumoe.moe.planning.plan import FULL_BITS, Plan
 from lumoe.progress import track
@@ -112,15 +113,15 @@ def large_experts(engine: Engine, bits: int) -> list[Expert]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"w1": (wide, hidden), "w2": (hidden, wide), "w3": (wide, hidden)}
     made = {name: torch.randn(shape, generator=generator) / hidden**0.5 for name, shape in shapes.items()}
-    native = source.kernel(bits) == "native"
-    if native:
+    int4 = source.kernel(bits) == "native"
+    if int4:
         group = source.quantized[bits].group_size if bits in source.quantized else GROUP
-        tensors = banded(*(nearest(weight, 4, group) for weight in made.values()))
+        tensors = native.expert_tensors(*(nearest(weight, 4, group) for weight in made.values()))
     else:
         tensors = {name: weight.to(engine.decoder.dtype) for name, weight in made.items()}
     copies = -(-_TURN_BYTES // sum(tensor.nbytes for tensor in tensors.values()))
     each = [{name: tensor.clone() for name, tensor in tensors.items()} for _ in range(copies)]
-    return [NativeExpert(copy) if native else DenseExpert(copy) for copy in each]
+    return [NativeExpert(copy) if int4 else DenseExpert(copy) for copy in each]
 
 
 @torch.inference_mode()

@@ -296,7 +296,7 @@ def _sum_of(parts: Sequence[int]) -> int:
 def _laid_out(matrices: Sequence[AffineMatrix], kernel: str) -> dict[str, torch.Tensor]:
     w1, w2, w3 = matrices
     if kernel == "native":
-        return banded(w1, w2, w3)
+        return native.expert_tensors(w1, w2, w3)
     return _packed(w1, w2, w3) if kernel == "int4" else _side_by_side(w1, w2, w3)
 
 
@@ -312,16 +312,6 @@ def _packed(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, t
     w13, w13_scales = kernels.pack_int4(kernels.stack_rows(w1, w3), kernels.CPU)
     packed, w2_scales = kernels.pack_int4(w2, kernels.CPU)
     return {"w13": w13, "w13_scales": w13_scales, "w2": packed, "w2_scales": w2_scales}
-
-
-def banded(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
-    """Return the tensors of a `NativeExpert`."""
-    matrices = {"w13": native.banded(kernels.stack_rows(w1, w3)), "w2": native.banded(w2)}
-    return {
-        name + part: tensor
-        for name, tensors in matrices.items()
-        for part, tensor in zip(native.PARTS, tensors, strict=True)
-    }
 
 
 def expert_bytes(model: str | Path, quantized: Path, precisions: Iterable[int]) -> dict[int, int]:

@@ -4,13 +4,11 @@
 
 #include <cstdint>
 
+#include "lanes.h"
+
 namespace {
 
 constexpr float kLargest = 32767.0f;
-
-inline __m256 widen(const uint16_t* from) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16));
-}
 
 // Largest magnitude of `count` values, a multiple of 8.
 inline float largest(const float* values, int count) {

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "lanes.h"
 #include "layout.h"
 
 namespace {
@@ -22,9 +23,7 @@ constexpr int kHeads = 4;     // heads that share one reading of keys and values
 constexpr int64_t kLeastWork = 1 << 17;  // multiply-adds below which starting threads costs more than it saves
 
 inline __m256 load(const float* from) { return _mm256_loadu_ps(from); }
-inline __m256 load(const uint16_t* from) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16));
-}
+inline __m256 load(const uint16_t* from) { return widen(from); }
 inline __m256 load(const int8_t* from) {
   return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
 }
@@ -32,12 +31,6 @@ inline float widen(float value) { return value; }
 inline float widen(uint16_t value) { return from_bfloat16(value); }
 inline void put(float value, float* to) { *to = value; }
 inline void put(float value, uint16_t* to) { *to = to_bfloat16(value); }
-
-inline float sum(__m256 v) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
 
 // e^x for x <= 0: 2^n times a polynomial in what is left of x (Cephes, expf), relative error below 2e-7.
 inline __m256 exponential(__m256 x) {

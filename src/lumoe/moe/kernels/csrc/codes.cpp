@@ -294,12 +294,6 @@ struct Rounded {
   }
 };
 
-inline float sum(__m256 v) {
-  __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
-}
-
 // One row for tokens t .. t+T-1. Sums run in two chains, which do not wait for each other; their order is the same
 // however many tokens there are, so a token's result is.
 template <class F, int T>

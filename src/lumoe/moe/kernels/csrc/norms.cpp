@@ -3,19 +3,12 @@
 // torch composes it of a dozen operators in bfloat16, which is most of a small model's time for one token.
 #include <cmath>
 
-#include "activations.h"
+#include "lanes.h"
 #include "layout.h"
 
 namespace {
 
 constexpr int64_t kLeastWork = 1 << 17;  // values below which starting threads costs more than it saves
-
-inline float sum(__m256 v) {
-  float parts[8], total = 0;
-  _mm256_storeu_ps(parts, v);
-  for (float part : parts) total += part;
-  return total;
-}
 
 inline float mean_square(const uint16_t* x, int64_t width) {
   __m256 total[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};

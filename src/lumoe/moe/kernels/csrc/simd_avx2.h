@@ -2,6 +2,7 @@
 #pragma once
 #include <immintrin.h>
 
+#include "lanes.h"
 #include "layout.h"
 
 namespace {
@@ -9,16 +10,6 @@ namespace {
 constexpr bool kExpands = false;  // expanding weights for a bfloat16 product does not pay without its instructions
 constexpr int kTokens = 4;        // tokens that share one reading of the weights
 constexpr int kPrefetch = 2048;  // bytes read ahead of use: the processor's own prefetching stops short
-
-inline __m256 load_bfloat16(const uint16_t* from) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)), 16));
-}
-
-inline float sum(__m256 v) {
-  __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-  return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
 
 // Outputs of `H` halves of a band, eight rows each, from half `first` on, for tokens t .. t+T-1.
 template <int H, int T>
@@ -52,8 +43,8 @@ inline void halves(const Int4Matrix& w, const Activations& x, int64_t number, in
       }
     }
     for (int h = 0; h < H; ++h) {
-      const __m256 scale = load_bfloat16(scales + g * kBand + 8 * h);
-      const __m256 offset = _mm256_fmadd_ps(_mm256_set1_ps(-8.0f), scale, load_bfloat16(zeros + g * kBand + 8 * h));
+      const __m256 scale = widen(scales + g * kBand + 8 * h);
+      const __m256 offset = _mm256_fmadd_ps(_mm256_set1_ps(-8.0f), scale, widen(zeros + g * kBand + 8 * h));
       for (int i = 0; i < T; ++i) {
         const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(steps[i * groups + g]));
         total[h][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(part[h][i]), factor, total[h][i]);
@@ -82,7 +73,7 @@ inline float dot(const uint16_t* row, const uint16_t* x, int inputs) {
   for (int k = 0; k < inputs; k += 32) {
     _mm_prefetch((const char*)(row + k) + kPrefetch, _MM_HINT_T0);
     for (int i = 0; i < 4; ++i)
-      total[i] = _mm256_fmadd_ps(load_bfloat16(row + k + 8 * i), load_bfloat16(x + k + 8 * i), total[i]);
+      total[i] = _mm256_fmadd_ps(widen(row + k + 8 * i), widen(x + k + 8 * i), total[i]);
   }
   return sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3])));
 }
