@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from gguf_mixtral import add_placeholder
+from lines import Process
 
 from lumoe.files import atomic_path, write_csv
 
@@ -106,59 +107,26 @@ def bytes_of_a_token(shape: dict[str, int]) -> int:
     return weights * 18 // 32
 
 
-LLAMA = """
-import json, os, socket, sys, urllib.request, xllamacpp
-path, threads = sys.argv[1], int(sys.argv[2])
-params = xllamacpp.CommonParams()
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    params.port = free.getsockname()[1]
-params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, 1024, 1, True
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-server = xllamacpp.Server(params)
-out = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-print("ready", xllamacpp.__version__, file=out, flush=True)
-for line in sys.stdin:
-    task = json.loads(line)
-    body = {"prompt": task["ids"], "n_predict": task["steps"] + 1, "temperature": -1.0, "samplers": [],
-            "cache_prompt": False, "ignore_eos": True}
-    request = urllib.request.Request(server.listening_address + "/completion", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
-    timings = json.load(urllib.request.urlopen(request))["timings"]
-    ms = timings["predicted_ms"] / timings["predicted_n"] if task["steps"] else timings["prompt_ms"]
-    print(json.dumps(ms), file=out, flush=True)
-os._exit(0)
-"""
+class Ours(Process):
+    """This engine."""
 
+    name: str
 
-class Contender:
-    """A process that has the model and times what it is asked."""
-
-    def __init__(self, name: str, command: list[str]) -> None:
-        self.name = name
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-        ready = self._line().split()
-        if ready[:1] != ["ready"]:
-            raise SystemExit(f"{name}: did not start: {' '.join(command[:2])}")
-        self.version = ready[1]
-
-    def ask(self, ids: list[int], steps: int) -> float:
+    def ms(self, ids: list[int], steps: int) -> float:
         """Return the milliseconds of a prompt, or of each of `steps` tokens after it."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"ids": ids, "steps": steps}) + "\n")
-        self._process.stdin.flush()
-        return float(self._line())
+        return float(self.ask(json.dumps({"ids": ids, "steps": steps})))
 
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
 
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
+class Llama(Process):
+    """llama.cpp, which times itself."""
+
+    name = "llama.cpp Q4_0"
+
+    def ms(self, ids: list[int], steps: int) -> float:
+        """Return the milliseconds of a prompt, or of each of `steps` tokens after it."""
+        answer = self.ask(json.dumps({"prompt": ids, "n_predict": steps + 1, "ignore_eos": True}))
+        timings = json.loads(answer)["timings"]
+        return float(timings["predicted_ms"] / timings["predicted_n"] if steps else timings["prompt_ms"])
 
 
 def answer(options: argparse.Namespace) -> None:
@@ -169,8 +137,6 @@ def answer(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.threads)
     if options.quantized:
-        import numpy as np
-
         from lumoe.moe.architectures.read import read_architecture
         from lumoe.moe.checkpoint.gguf_file import model_folder
 
@@ -204,6 +170,13 @@ def quantized(model: Path, output: Path) -> Path:
     return output
 
 
+def started(name: str, command: list[object]) -> Ours:
+    """Return a contender of this engine."""
+    found = Ours(command, subprocess.DEVNULL)
+    found.name = name
+    return found
+
+
 def compare(options: argparse.Namespace) -> pd.DataFrame:
     """Return COLUMNS."""
     from kernels import read_gb_per_s
@@ -215,15 +188,15 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
         shape, model = SHAPES[name], options.folder / f"{name}-q4_0.gguf"
         options.folder.mkdir(parents=True, exist_ok=True)
         write_model(model, shape)
-        ours = [sys.executable, __file__, "--run", "--model", str(model), "--threads", str(options.threads)]
-        commands = {
-            "llama.cpp Q4_0": [str(options.llama_python), "-c", LLAMA, str(model), str(options.threads)],
-            "lumoe, the file's codes": ours,
-        }
+        ours = [sys.executable, __file__, "--run", "--model", model, "--threads", options.threads]
+        peer = [options.llama_python, Path(__file__).with_name("llama_lines.py"), model, 1024, options.threads]
+        running: list[Llama | Ours] = [Llama(peer, subprocess.DEVNULL), started("lumoe, the file's codes", ours)]
         if options.own:
             folder = quantized(model, options.folder / f"{name}-int4")
-            commands["lumoe, int4"] = [*ours, "--quantized", str(folder)]
-        running = [Contender(each, command) for each, command in commands.items()]
+            running.append(started("lumoe, int4", [*ours, "--quantized", folder]))
+        for contender in running:
+            if not contender.greeting.startswith("ready"):
+                raise SystemExit(f"{contender.name}: did not start")
         draw = torch.Generator().manual_seed(0)
         tasks = {"decode": (PROMPT, STEPS), **{f"prefill {size}": (size, 0) for size in options.prefill}}
         found: dict[tuple[str, str], list[float]] = {}
@@ -233,17 +206,16 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
             for task, (size, steps) in tasks.items():
                 ids = torch.randint(3, VOCABULARY, (size,), generator=draw).tolist()
                 for contender in running:
-                    ms = contender.ask(ids, steps)
+                    ms = contender.ms(ids, steps)
                     if repeat:  # the first round warms up
                         found.setdefault((task, contender.name), []).append(ms)
         floor = bytes_of_a_token(shape) / statistics.median(reads) / 1e6
-        versions = ", ".join(
-            f"{contender.name.split(',')[0].split()[0]} {contender.version}" for contender in running[:2]
-        )
+        theirs, own = (contender.greeting.removeprefix("ready ") for contender in running[:2])
+        versions = f"llama.cpp {theirs}, lumoe {own}"
         for contender in running:
             contender.close()
         for (task, contender), times in found.items():
-            middle, peer = statistics.median(times), statistics.median(found[task, "llama.cpp Q4_0"])
+            middle, peer = statistics.median(times), statistics.median(found[task, Llama.name])
             print(
                 f"{name:8} {contender:24} {task:12} {middle:8.2f} ms ({min(times):.2f} .. {max(times):.2f})  "
                 f"{middle / peer:5.2f} of llama.cpp" + (f"  floor {floor:.2f}" if task == "decode" else ""),

@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from lines import Process
 
 from lumoe.files import write_json
 
@@ -31,25 +32,15 @@ MODELS = (
     "deepseek_v2-greedy", "deepseek_v3", "deepseek_v3-yarn", "qwen3_next-square", "qwen3_5_moe_text", "minimax_m2",
 )  # fmt: skip
 PROMPTS = (1, 5, 17, 30, 60)
-LLAMA = """
-import json, os, socket, sys, urllib.request, xllamacpp
-path, prompts = sys.argv[1], json.load(open(sys.argv[2]))
-params = xllamacpp.CommonParams()
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    params.port = free.getsockname()[1]
-params.model.path, params.n_ctx, params.n_parallel, params.warmup = path, 256, 1, False
-params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-server, found = xllamacpp.Server(params), []
-for ids in prompts:
-    body = {"prompt": ids, "n_predict": 1, "n_probs": 200, "temperature": -1.0, "samplers": [], "cache_prompt": False}
-    request = urllib.request.Request(server.listening_address + "/completion", json.dumps(body).encode(),
-                                     {"Content-Type": "application/json"})
-    answer = json.load(urllib.request.urlopen(request))["completion_probabilities"][0]
-    found.append({token["id"]: round(token["logprob"], 4) for token in answer["top_logprobs"]})
-json.dump({"version": xllamacpp.__version__, "found": found}, open(sys.argv[3], "w"))
-os._exit(0)
-"""
+LLAMA = Path(__file__).with_name("llama_lines.py")
+
+
+def answer(llama: Process, ids: list[int]) -> dict[str, float]:
+    """Return the log-probability of each token after a prompt."""
+    found = json.loads(llama.ask(json.dumps({"prompt": ids, "n_predict": 1, "n_probs": 200})))
+    return {
+        str(token["id"]): round(token["logprob"], 4) for token in found["completion_probabilities"][0]["top_logprobs"]
+    }
 
 
 def main() -> None:
@@ -66,14 +57,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
             write(checkpoint(name, at / "model"), at / "model.gguf")
-            (at / "prompts.json").write_text(json.dumps(prompts))
-            command = [options.llama_python, "-c", LLAMA, at / "model.gguf", at / "prompts.json", at / "found.json"]
-            done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
-            if not (at / "found.json").is_file():
-                print(f"{name}: llama.cpp gave no answer: {done.stderr[-400:]}")
+            llama = Process([options.llama_python, LLAMA, at / "model.gguf", 256], subprocess.DEVNULL)
+            if not llama.greeting:
+                print(f"{name}: llama.cpp gave no answer")
                 continue
-            answer = json.loads((at / "found.json").read_text())
-            models[name], version = answer["found"], answer["version"]
+            version, models[name] = llama.greeting.removeprefix("ready "), [answer(llama, ids) for ids in prompts]
+            llama.close()
             print(f"{name}: {len(models[name])} prompts")
     made = f"xllamacpp {version}, by benchmarks/gguf_references.py"
     write_json(TESTS / "checkpoint/llama_cpp.json", {"made_by": made, "prompts": prompts, "models": models})

@@ -12,11 +12,11 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+from lines import Process
 from true_width_contenders import CONTENDERS, HEATS, answer
 from true_width_model import build
 
@@ -37,38 +37,24 @@ COLUMNS = (
 )
 
 
-class Contender:
+class Contender(Process):
     """A process that has loaded a model and times one task when it is told to."""
 
-    def __init__(self, name: str, arguments: argparse.Namespace) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        command = [sys.executable, *sys.argv, "--run", name]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.ready = self._line() == "ready"
+        super().__init__([sys.executable, *sys.argv, "--run", name])
+        self.ready = self.greeting == "ready"
 
-    def ask(self, task: str) -> list[float]:
+    def seconds(self, task: str) -> list[float]:
         """Return the seconds of each repetition of `task`."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(task + "\n")
-        self._process.stdin.flush()
-        return list(json.loads(self._line()))
-
-    def close(self) -> None:
-        """End the process and wait until its memory is free."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        return list(json.loads(self.ask(task)))
 
 
 def run_heat(names: list[str], tasks: list[str], arguments: argparse.Namespace) -> dict[tuple[str, str], list[float]]:
     """Load the contenders `names`, let them take turns at every task, return (name, task) -> seconds."""
     running = []
     for name in names:
-        contender = Contender(name, arguments)
+        contender = Contender(name)
         if contender.ready:
             running.append(contender)
         else:
@@ -78,7 +64,7 @@ def run_heat(names: list[str], tasks: list[str], arguments: argparse.Namespace) 
     for repeat in range(arguments.repeats + 1):
         for task in tasks:
             for contender in running:
-                times = contender.ask(task)
+                times = contender.seconds(task)
                 if repeat:  # the first round warms up
                     found.setdefault((contender.name, task), []).extend(times)
     for contender in running:

@@ -173,11 +173,22 @@ def _gpt_oss(m: Metadata) -> dict[str, Any]:
     }
 
 
-def _grouped(m: Metadata, known: tuple[str, ...] = ("sigmoid",)) -> dict[str, Any]:
-    if _GATING.get(m.get("expert_gating_func", 1 if "softmax" in known else 2)) not in known:
+def _gating(m: Metadata, usual: int, *known: str) -> str:
+    """Return what makes scores of the router's products; `usual` is its number where the file does not say."""
+    found = _GATING.get(m.get("expert_gating_func", usual), "")
+    if found not in known:
         raise UserError(
             f"{m.path}: experts of '{m.architecture}' are chosen by {' or '.join(known)}, the file says otherwise"
         )
+    return found
+
+
+def _by_sigmoid(m: Metadata) -> dict[str, Any]:
+    _gating(m, 2, "sigmoid")
+    return _grouped(m)
+
+
+def _grouped(m: Metadata) -> dict[str, Any]:
     return {
         "n_routed_experts": m.need("expert_count"),
         "moe_intermediate_size": _experts(m),
@@ -194,7 +205,7 @@ def _grouped(m: Metadata, known: tuple[str, ...] = ("sigmoid",)) -> dict[str, An
 def _glm(m: Metadata) -> dict[str, Any]:
     width = m.get("attention.key_length", m.need("embedding_length") // m.need("attention.head_count"))
     return {
-        **_grouped(m),
+        **_by_sigmoid(m),
         "partial_rotary_factor": m.get("rope.dimension_count", width) / width,
         "use_qk_norm": m.has("attn_q_norm.weight"),
         "attention_bias": m.has("attn_q.bias"),
@@ -230,7 +241,7 @@ def _hunyuan(m: Metadata) -> dict[str, Any]:
 
 
 def _deepseek(m: Metadata) -> dict[str, Any]:
-    sigmoid = _GATING.get(m.get("expert_gating_func", 1)) == "sigmoid"
+    sigmoid = _gating(m, 1, "softmax", "sigmoid") == "sigmoid"
     turned = m.need("rope.dimension_count")
     normalized, scale = m.get("expert_weights_norm", False), m.get("expert_weights_scale", 1.0)
     if not sigmoid and normalized and scale != 1.0:
@@ -244,7 +255,7 @@ def _deepseek(m: Metadata) -> dict[str, Any]:
         # The published models have one value for both; the file keeps a tenth of it.
         scaling |= {"mscale": 10 * everywhere, "mscale_all_dim": 10 * everywhere}
     return {
-        **_grouped(m, ("sigmoid", "softmax")),
+        **_grouped(m),
         "model_type": "deepseek_v3" if sigmoid else "deepseek_v2",
         # The file counts one head of keys and values: the vector that all are made of.
         "num_key_value_heads": m.need("attention.head_count"),
@@ -266,7 +277,7 @@ def _delta(m: Metadata) -> dict[str, Any]:
     width, heads = m.need("attention.key_length"), m.need("ssm.time_step_rank")
     first = m.architecture == "qwen3next"
     # How the outputs of the input projections stand: see `Delta`.
-    together = "interleaved" if m.has("ssm_in.weight") else "grouped"
+    layout = "tiled" if not first else "interleaved" if m.has("ssm_in.weight") else "grouped"
     dense = [layer for layer in layers if f"blk.{layer}.ffn_gate_inp.weight" not in m.tensors]
     return {
         **({"mlp_only_layers": dense, "intermediate_size": m.need("feed_forward_length")} if dense and first else {}),
@@ -284,7 +295,7 @@ def _delta(m: Metadata) -> dict[str, Any]:
         "linear_key_head_dim": m.need("ssm.state_size"),
         "linear_value_head_dim": m.need("ssm.inner_size") // heads,
         "linear_conv_kernel_dim": m.need("ssm.conv_kernel"),
-        "linear_layout": together if first else "tiled",
+        "linear_layout": layout,
     }
 
 
@@ -300,7 +311,7 @@ _OF_FAMILY = {
     "granitemoeshared": _granite,
     "gpt_oss": _gpt_oss,
     "glm4_moe": _glm,
-    "dots1": _grouped,
+    "dots1": _by_sigmoid,
     "ernie4_5_moe": _ernie,
     "phimoe": _phi,
     "hunyuan_v1_moe": _hunyuan,
