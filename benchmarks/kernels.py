@@ -23,7 +23,7 @@ import torch
 from lumoe.files import write_csv
 from lumoe.moe.kernels.affine import nearest
 from lumoe.moe.kernels.codes import FORMATS, CodedExpert
-from lumoe.moe.kernels.native import NativeInt4Expert, expert_tensors
+from lumoe.moe.kernels.native import BandedExpert, expert_tensors
 from lumoe.moe.measurement.profile import describe_device
 
 SHAPES = {"mixtral": (4096, 14336), "qwen3-30b-a3b": (2048, 768), "olmoe": (2048, 1024)}
@@ -36,12 +36,16 @@ CYCLE_BYTES = 400 << 20
 Expert = Callable[[torch.Tensor], torch.Tensor]
 
 
-def int4(hidden: int, wide: int, draw: torch.Generator) -> tuple[Expert, int]:
-    """This package's own format: 4 bits, a scale and a zero for 64 weights."""
-    shapes = (wide, hidden), (hidden, wide), (wide, hidden)
-    matrices = (nearest(torch.randn(shape, generator=draw).mul_(0.02).bfloat16(), 4, 64) for shape in shapes)
-    tensors = expert_tensors(*matrices)
-    return NativeInt4Expert(tensors), sum(tensor.nbytes for tensor in tensors.values())
+def affine(bits: int) -> Callable[[int, int, torch.Generator], tuple[Expert, int]]:
+    """This package's own format: a scale and a zero for 64 weights."""
+
+    def make(hidden: int, wide: int, draw: torch.Generator) -> tuple[Expert, int]:
+        shapes = (wide, hidden), (hidden, wide), (wide, hidden)
+        matrices = (nearest(torch.randn(shape, generator=draw).mul_(0.02).bfloat16(), bits, 64) for shape in shapes)
+        tensors = expert_tensors(*matrices)
+        return BandedExpert(tensors, bits), sum(tensor.nbytes for tensor in tensors.values())
+
+    return make
 
 
 def coded(kind: str) -> Callable[[int, int, torch.Generator], tuple[Expert, int] | None]:
@@ -66,7 +70,7 @@ def coded(kind: str) -> Callable[[int, int, torch.Generator], tuple[Expert, int]
     return make
 
 
-KERNELS = {"int4": int4, **{kind: coded(kind) for kind in FORMATS}}
+KERNELS = {**{f"int{bits}": affine(bits) for bits in (4, 8, 3, 2)}, **{kind: coded(kind) for kind in FORMATS}}
 
 
 class Turn:

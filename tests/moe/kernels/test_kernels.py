@@ -18,7 +18,7 @@ from lumoe.moe.engine.engine import Engine
 from lumoe.moe.kernels import library as native_library
 from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
-from lumoe.moe.kernels.affine import AffineMatrix, encode, nearest, pack_nibbles, unpack_nibbles
+from lumoe.moe.kernels.affine import AffineMatrix, centre, encode, nearest, pack_nibbles, unpack_nibbles
 from lumoe.moe.offload.file_experts import ExpertSource
 from lumoe.moe.offload.storage import PageBuffer, fill
 from lumoe.moe.quantization.folder import QuantizedExperts
@@ -71,7 +71,7 @@ def test_kernels_equal_the_dequantised_reference(
     model_bf16: Path, tmp_path: Path, bits: int, group: int, use_native: bool
 ) -> None:
     checkpoint = Checkpoint(model_bf16)
-    folders = [random_experts(tmp_path, model_bf16, bits, group)] if bits < 8 else []
+    folders = [random_experts(tmp_path, model_bf16, bits, group)]
     source = ExpertSource(checkpoint, folders, torch.bfloat16, tmp_path, use_native)
     fast, exact = _expert(source, bits), _expert(ExpertSource(checkpoint, folders, torch.float32, tmp_path), bits)
     for tokens in (1, 2, 5, 16, 33):
@@ -92,28 +92,30 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     native_library.library.cache_clear()
 
 
-def test_native_kernel_rounds_its_output_alone(instructions: str, model_bf16: Path, tmp_path: Path) -> None:
-    checkpoint, folder = Checkpoint(model_bf16), random_experts(tmp_path, model_bf16, 4, 64)
+@pytest.mark.parametrize("bits", native.BITS)
+def test_native_kernel_rounds_its_output_alone(instructions: str, model_bf16: Path, tmp_path: Path, bits: int) -> None:
+    checkpoint, folder = Checkpoint(model_bf16), random_experts(tmp_path, model_bf16, bits, 64)
     source = ExpertSource(checkpoint, [folder], torch.bfloat16, tmp_path)
-    assert source.kernel(4) == "native"
-    exact = _expert(ExpertSource(checkpoint, [folder], torch.float32, tmp_path), 4)
+    assert source.kernel(bits) == "native"
+    exact = _expert(ExpertSource(checkpoint, [folder], torch.float32, tmp_path), bits)
     hidden = torch.randn((7, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = exact(hidden.float())
-    error = (_expert(source, 4)(hidden).float() - expected).abs()
+    error = (_expert(source, bits)(hidden).float() - expected).abs()
     # One step of bfloat16, and 16-bit activations that add less.
     assert (error <= expected.abs() * 2**-8 + expected.abs().mean() * 2**-10).all()
 
 
+@pytest.mark.parametrize("bits", native.BITS)
 def test_native_kernel_gives_a_token_the_same_bits_alone_and_in_company(
-    instructions: str, model_bf16: Path, tmp_path: Path
+    instructions: str, model_bf16: Path, tmp_path: Path, bits: int
 ) -> None:
-    folder = random_experts(tmp_path, model_bf16, 4, 64)
-    expert = _expert(ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path), 4)
+    folder = random_experts(tmp_path, model_bf16, bits, 64)
+    expert = _expert(ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path), bits)
     hidden = torch.randn((9, 64), generator=torch.Generator().manual_seed(0)).bfloat16()
     assert torch.equal(expert(hidden), torch.cat([expert(row) for row in hidden.split(1)]))
 
 
-@pytest.mark.parametrize(("method", "bits", "group"), [("rtn", 8, 32), ("nf4", 4, 32), ("rtn", 4, 16), ("rtn", 3, 8)])
+@pytest.mark.parametrize(("method", "bits", "group"), [("rtn", 8, 16), ("nf4", 4, 32), ("rtn", 4, 16), ("rtn", 3, 8)])
 def test_codes_without_a_kernel_take_their_own_memory_and_compute_the_same(
     model_bf16: Path, tmp_path: Path, method: str, bits: int, group: int
 ) -> None:
@@ -152,6 +154,26 @@ def test_without_the_native_kernel_torchs_is_used(
         native_library.library.cache_clear()
 
 
+@pytest.mark.parametrize("bits", native.BITS)
+def test_experts_take_the_memory_of_their_bits(instructions: str, model_bf16: Path, tmp_path: Path, bits: int) -> None:
+    folder = random_experts(tmp_path, model_bf16, bits, 64)
+    source = ExpertSource(Checkpoint(model_bf16), [folder], torch.bfloat16, tmp_path)
+    weights = Checkpoint(model_bf16).architecture.expert_parameters
+    assert weights * (bits + 32 / 64) / 8 <= source.nbytes(bits) < weights * (bits + 32 / 64) / 8 + 4096
+
+
+@pytest.mark.parametrize(("bits", "group"), [(4, 4352), (3, 8192), (2, 16384), (8, 256)])
+def test_sums_of_the_largest_groups_do_not_overflow(instructions: str, bits: int, group: int) -> None:
+    assert native.groups_supported(group, bits)
+    assert not native.groups_supported(2 * group, bits)
+    largest = torch.full((16, group), 2**bits - 1, dtype=torch.uint8)
+    one, none = torch.ones((16, 1), dtype=torch.bfloat16), torch.zeros((16, 1), dtype=torch.bfloat16)
+    matrix = native.BandedMatrix(*native.banded(AffineMatrix(largest, one, none, bits)), bits=bits)
+    expected = group * (2**bits - 1 - centre(bits))
+    got = matrix(torch.ones((3, group), dtype=torch.bfloat16)).float()
+    assert got == pytest.approx(torch.full((3, 16), float(expected)), rel=2**-8)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8, 16])
 def test_bytes_are_known_before_an_expert_is_laid_out(
@@ -173,23 +195,27 @@ def test_sixteen_bits_are_the_checkpoints_own_bytes(model_bf16: Path, tmp_path: 
     assert close_in_bfloat16(expert(hidden[:1]), expected[:1])
 
 
+@pytest.mark.parametrize("bits", native.BITS)
 @pytest.mark.parametrize("tokens", [1, 3, 4, 8])
-def test_native_products_equal_float64(instructions: str, tokens: int) -> None:
+def test_native_products_equal_float64(instructions: str, tokens: int, bits: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
     weight = torch.randn((70, 192), generator=generator).bfloat16()
     hidden = torch.randn((tokens, 192), generator=generator).bfloat16()
     single = native.linear16(hidden[:1], weight)
     assert close_in_bfloat16(single, hidden[:1].double() @ weight.double().t())
-    rounded = nearest(weight, 4, 64)
-    matrix = native.Int4Matrix(*native.banded(rounded), outputs=len(weight))
+    rounded = nearest(weight, bits, 64)
+    matrix = native.BandedMatrix(*native.banded(rounded), bits=bits, outputs=len(weight))
     assert close_in_bfloat16(matrix(hidden), hidden.double() @ rounded.dequantize().double().t())
-    assert matrix.nbytes == 80 * 96 + 2 * 2 * 80 * 3  # whole bands of 16 outputs
+    assert matrix.nbytes == 80 * 192 * bits // 8 + 2 * 2 * 80 * 3  # whole bands of 16 outputs
 
 
+@pytest.mark.parametrize("bits", native.BITS)
 @pytest.mark.parametrize("group", [32, 64, 192])
-def test_native_products_are_the_same_bits_on_every_processor(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
+def test_native_products_are_the_same_bits_on_every_processor(
+    monkeypatch: pytest.MonkeyPatch, group: int, bits: int
+) -> None:
     generator = torch.Generator().manual_seed(group)
-    rounded = nearest(torch.randn((70, 384), generator=generator).bfloat16(), 4, group)
+    rounded = nearest(torch.randn((70, 384), generator=generator).bfloat16(), bits, group)
     hidden = torch.randn((21, 384), generator=generator).bfloat16()
     found = []
     for choice in ("", "avx2"):
@@ -197,7 +223,7 @@ def test_native_products_are_the_same_bits_on_every_processor(monkeypatch: pytes
         native_library.library.cache_clear()
         if native_library.library() is None:
             pytest.skip("needs AVX2 and a C++ compiler")
-        matrix = native.Int4Matrix(*native.banded(rounded), outputs=70)
+        matrix = native.BandedMatrix(*native.banded(rounded), bits=rounded.bits, outputs=70)
         found += [matrix(hidden), torch.cat([matrix(part) for part in hidden.split([1, 2, 3, 4, 5, 6])])]
     native_library.library.cache_clear()
     assert all(torch.equal(each, found[0]) for each in found[1:])
@@ -206,14 +232,14 @@ def test_native_products_are_the_same_bits_on_every_processor(monkeypatch: pytes
 def test_experts_together_are_the_same_bits_as_one_by_one(instructions: str) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def expert() -> native.NativeInt4Expert:
+    def expert(bits: int, group: int) -> native.BandedExpert:
         tensors = {}
         for name, shape in (("w13", (128, 192)), ("w2", (192, 64))):
-            parts = native.banded(nearest(torch.randn(shape, generator=generator).bfloat16(), 4, 64))
+            parts = native.banded(nearest(torch.randn(shape, generator=generator).bfloat16(), bits, group))
             tensors |= {name + part: tensor for part, tensor in zip(native.PARTS, parts, strict=True)}
-        return native.NativeInt4Expert(tensors)
+        return native.BandedExpert(tensors, bits)
 
-    experts, ends = [expert() for _ in range(4)], [0, 1, 9, 12, 17]
+    experts, ends = [expert(4, 64), expert(3, 64), expert(8, 32), expert(2, 32)], [0, 1, 9, 12, 17]
     hidden = torch.randn((17, 192), generator=generator).bfloat16()
     output = torch.empty_like(hidden)
     native.run_together(experts, ends, hidden, output)
@@ -221,13 +247,14 @@ def test_experts_together_are_the_same_bits_as_one_by_one(instructions: str) -> 
     assert torch.equal(output, torch.cat([one(part) for one, part in zip(experts, parts, strict=True)]))
 
 
-def test_expanded_pieces_are_the_dequantised_weights() -> None:
+@pytest.mark.parametrize("bits", native.BITS)
+def test_expanded_pieces_are_the_dequantised_weights(bits: int) -> None:
     library = native_library.library()
     if library is None or not library.lumoe_expands():
         pytest.skip("needs AVX-512 with VNNI and BF16, and a C++ compiler")
     weight = torch.randn((40, 192), generator=torch.Generator().manual_seed(0))
-    rounded = nearest(weight, 4, 64)
-    matrix = native.Int4Matrix(*native.banded(rounded), outputs=len(weight))
+    rounded = nearest(weight, bits, 64)
+    matrix = native.BandedMatrix(*native.banded(rounded), bits=bits, outputs=len(weight))
     piece = matrix.expand(16, 20, torch.empty(20 * 192, dtype=torch.bfloat16))
     assert torch.equal(piece, rounded.dequantize()[16:36].bfloat16())
 

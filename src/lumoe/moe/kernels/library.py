@@ -27,12 +27,15 @@ _SOURCES = {
     "experts": (
         "experts.cpp",
         "activations.h",
+        "expand.h",
         "gate.h",
         "lanes.h",
         "layout.h",
-        "together.h",
         "simd_avx2.h",
         "simd_avx512.h",
+        "tile.h",
+        "together.h",
+        "unpack.h",
     ),
     "codes": ("codes.cpp", "activations.h", "gate.h", "lanes.h", "layout.h", "together.h"),
     "attention": ("attention.cpp", "lanes.h", "layout.h"),
@@ -54,16 +57,19 @@ def library() -> ctypes.CDLL | None:
     """Return the kernels of experts and projections, or None (and say why in the log) where there are none."""
     numbers = {
         "lumoe_expands": [],
-        "lumoe_expert_scratch": [_NUMBER] * 4,
-        "lumoe_linear4_scratch": [_NUMBER] * 4,
+        "lumoe_expert_scratch": [_NUMBER] * 3,
+        "lumoe_affine_linear_scratch": [_NUMBER] * 3,
     }
     kernels = {
-        "lumoe_experts": [_NUMBER, _POINTER, *[_NUMBER] * 3, *[_REAL] * 3, _POINTER],
-        "lumoe_linear4": [*[_POINTER] * 2, *[_NUMBER] * 4, *[_POINTER] * 4],
+        "lumoe_experts": [_NUMBER, _POINTER, *[_NUMBER] * 2, *[_REAL] * 3, _POINTER],
+        "lumoe_affine_linear": [*[_POINTER] * 2, *[_NUMBER] * 5, *[_POINTER] * 4],
         "lumoe_linear16": [*[_POINTER] * 2, *[_NUMBER] * 2, _POINTER],
-        "lumoe_expand": [_POINTER, *[_NUMBER] * 3, *[_POINTER] * 3],
     }
-    return _compiled("experts", kernels, numbers)
+    found = _compiled("experts", kernels, numbers)
+    if found is not None and found.lumoe_expands():
+        found.lumoe_expand.argtypes = [_POINTER, *[_NUMBER] * 4, *[_POINTER] * 3]
+        found.lumoe_expand.restype = None
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -96,7 +102,7 @@ def codes_library() -> ctypes.CDLL | None:
 
 @lru_cache(maxsize=1)
 def expands() -> bool:
-    """Whether this processor multiplies bfloat16 matrices so fast that expanding int4 weights for it pays."""
+    """Whether this processor multiplies bfloat16 matrices so fast that expanding weights of few bits for it pays."""
     found = library()
     return found is not None and bool(found.lumoe_expands()) and "amx_bf16" in cpu_flags()
 

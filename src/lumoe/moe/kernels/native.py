@@ -16,8 +16,9 @@ from lumoe.moe.kernels.torch_kernels import stack_rows
 BLOCK = 64
 BAND = 16  # outputs whose weights stand together
 STEP = 32  # inputs of a group are a multiple of it
-LARGEST_GROUP = 4096  # its sum of products of 4 and 16 bits fits 32 bits
-# From this many tokens on, int4 weights are expanded piece by piece for torch's bfloat16 product, where that is fast.
+BITS = (2, 3, 4, 8)
+_LARGEST_ACTIVATION = 2**15 - 1  # in magnitude, as integers
+# From this many tokens on, weights are expanded piece by piece for torch's bfloat16 product, where that is fast.
 MANY_TOKENS = 16
 PARTS = ("", "_scales", "_zeros")
 Gated = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -36,37 +37,51 @@ def supported(*widths: int) -> bool:
     return all(width % BLOCK == 0 for width in widths) and library.library() is not None
 
 
-def groups_supported(group: int) -> bool:
-    """Whether the kernels take weights of which so many share a scale."""
-    return group % STEP == 0 and group <= LARGEST_GROUP and library.library() is not None
+def groups_supported(group: int, bits: int) -> bool:
+    """Whether the kernels take weights of so many bits of which so many share a scale: a group's sum has 32 bits."""
+    fits = group * (2**bits - 1) * _LARGEST_ACTIVATION < 2**31
+    return bits in BITS and group % STEP == 0 and fits and library.library() is not None
 
 
 def banded(matrix: AffineMatrix) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Lay a matrix out as the kernels read it, see `experts.cpp`: codes, scales and zeros.
+    """Lay a matrix out as the kernels read it, see `experts.cpp` and `unpack.h`: codes, scales and zeros.
 
-    Codes are uint8 `[outputs, inputs / 2]`, scales and zeros bfloat16 `[outputs, inputs / group]`, each in the order of
-    bands of 16 outputs; outputs of zeros fill the last one.
+    Codes are uint8 `[outputs, inputs · bits / 8]`, scales and zeros bfloat16 `[outputs, inputs / group]`, each in the
+    order of bands of 16 outputs; outputs of zeros fill the last one.
     """
-    rows, inputs = matrix.codes.shape
-    missing = -rows % BAND
+    missing = -matrix.codes.shape[0] % BAND
     codes, scales, zeros = (
         functional.pad(part, (0, 0, 0, missing)) if missing else part
         for part in (matrix.codes, matrix.scales, matrix.zeros)
     )
-    bands = (rows + missing) // BAND
-    # Of eight inputs, the even ones fill the first two bytes of a word, the odd ones the others.
-    nibbles = codes.view(bands, BAND, inputs // 8, 2, 2, 2)
-    packed = nibbles[:, :, :, :, 0] | (nibbles[:, :, :, :, 1] << 4)  # [band, row, step, two pairs, even or odd]
-    words = packed.permute(0, 2, 1, 4, 3).reshape(rows + missing, inputs // 2)
-    groups = scales.shape[1]
+    rows, groups = scales.shape
+    if matrix.bits == 3:
+        low, third = _words(codes & 3, 2), _words(codes >> 2, 1)
+        words = torch.cat((low.view(-1, 2, BAND * 4), third.view(-1, 1, BAND * 4)), dim=1)
+    else:
+        words = _words(codes, matrix.bits)
     scales, zeros = (
-        part.view(bands, BAND, groups).transpose(1, 2).reshape(rows + missing, groups) for part in (scales, zeros)
+        part.view(rows // BAND, BAND, groups).transpose(1, 2).reshape(rows, groups) for part in (scales, zeros)
     )
-    return words, scales, zeros
+    return words.view(rows, -1), scales, zeros
+
+
+def _words(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Pack codes uint8 `[outputs, inputs]` below `2**bits` into words of 32 bits: uint8 `[bands, steps, 16, 4]`.
+
+    A word's low half has its even inputs, the high half its odd ones, the first of each in the lowest bits.
+    """
+    rows, inputs = codes.shape
+    each = 8 // bits
+    split = codes.view(rows // BAND, BAND, inputs * bits // 32, 2, each, 2)  # [band, row, step, byte, place, half]
+    packed = split[:, :, :, :, 0]
+    for place in range(1, each):
+        packed = packed | (split[:, :, :, :, place] << (bits * place))
+    return packed.permute(0, 2, 1, 4, 3).contiguous()
 
 
 def expert_tensors(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict[str, torch.Tensor]:
-    """Return the tensors of a `NativeInt4Expert`."""
+    """Return the tensors of a `BandedExpert`."""
     matrices = {"w13": banded(stack_rows(w1, w3)), "w2": banded(w2)}
     return {name + part: tensor for name, parts in matrices.items() for part, tensor in zip(PARTS, parts, strict=True)}
 
@@ -80,16 +95,17 @@ def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return result
 
 
-class Int4Matrix:
-    """Affine int4 weights `[outputs, inputs]` in the kernels' layout."""
+class BandedMatrix:
+    """Affine weights `[outputs, inputs]` of 8, 4, 3 or 2 bits in the kernels' layout."""
 
-    __slots__ = ("_tensors", "arguments", "group_size", "inputs", "outputs")
+    __slots__ = ("_tensors", "arguments", "bits", "group_size", "inputs", "outputs")
 
     def __init__(
-        self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, outputs: int | None = None
+        self, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor, bits: int, outputs: int | None = None
     ) -> None:
         """Take what `banded` returns; `outputs` are all rows if None."""
-        self.outputs, self.inputs = outputs or codes.shape[0], 2 * codes.shape[1]
+        self.bits = bits
+        self.outputs, self.inputs = outputs or codes.shape[0], codes.shape[1] * 8 // bits
         self.group_size = self.inputs // scales.shape[1]
         self._tensors = (codes, scales, zeros)  # keeps their memory alive
         self.arguments = tuple(tensor.data_ptr() for tensor in self._tensors)
@@ -105,9 +121,10 @@ class Int4Matrix:
         hidden = hidden.contiguous()
         result = torch.empty((*hidden.shape[:-1], self.outputs), dtype=torch.bfloat16)
         tokens = hidden.numel() // self.inputs
-        widths = (tokens, self.outputs, self.inputs, self.group_size)
-        scratch = torch.empty(found.lumoe_linear4_scratch(*widths), dtype=torch.uint8)
-        found.lumoe_linear4(hidden.data_ptr(), result.data_ptr(), *widths, *self.arguments, scratch.data_ptr())
+        widths, form = (tokens, self.outputs, self.inputs), (self.bits, self.group_size)
+        scratch = torch.empty(found.lumoe_affine_linear_scratch(*widths), dtype=torch.uint8)
+        places = hidden.data_ptr(), result.data_ptr()
+        found.lumoe_affine_linear(*places, *widths, *form, *self.arguments, scratch.data_ptr())
         return result
 
     def expand(self, begin: int, rows: int, into: torch.Tensor) -> torch.Tensor:
@@ -115,21 +132,22 @@ class Int4Matrix:
         assert begin % BAND == 0
         found = kernels()
         pointers = [tensor[begin:].data_ptr() for tensor in self._tensors]
-        found.lumoe_expand(into.data_ptr(), rows, self.inputs, self.group_size, *pointers)
+        found.lumoe_expand(into.data_ptr(), rows, self.inputs, self.bits, self.group_size, *pointers)
         return into[: rows * self.inputs].view(rows, self.inputs)
 
 
-class NativeInt4Expert:
-    """Affine int4 weights in the kernels' layout, bfloat16 activations; w1 and w3 are one matrix."""
+class BandedExpert:
+    """Affine weights in the kernels' layout, bfloat16 activations; w1 and w3 are one matrix."""
 
     __slots__ = ("arguments", "w2", "w13", "widths")
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], bits: int) -> None:
         self.w13, self.w2 = (
-            Int4Matrix(tensors[name], tensors[f"{name}_scales"], tensors[f"{name}_zeros"]) for name in ("w13", "w2")
+            BandedMatrix(tensors[name], tensors[f"{name}_scales"], tensors[f"{name}_zeros"], bits)
+            for name in ("w13", "w2")
         )
-        self.widths = (self.w13.inputs, self.w2.inputs, self.w13.group_size)
-        self.arguments = (*self.w13.arguments, *self.w2.arguments)
+        self.widths = (self.w13.inputs, self.w2.inputs)
+        self.arguments = (bits, self.w13.group_size, *self.w13.arguments, *self.w2.arguments)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated | None = None, gate: Gate | None = None) -> torch.Tensor:
         """Map `[tokens, hidden]` to the same shape.
@@ -173,7 +191,7 @@ def expanded(tokens: int) -> bool:
 
 
 def run_together(
-    experts: Sequence[NativeInt4Expert],
+    experts: Sequence[BandedExpert],
     ends: Sequence[int],
     hidden: torch.Tensor,
     output: torch.Tensor,

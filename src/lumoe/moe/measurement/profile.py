@@ -104,7 +104,7 @@ def some_experts(engine: Engine, bits: int) -> list[Expert]:
 def large_experts(engine: Engine, bits: int) -> list[Expert]:
     """Make random experts of the widths LARGE for the kernel that the model's experts at `bits` run on.
 
-    They are together larger than a cache. On a GPU, and for other kernels than those of 16 and 4 bits, there are none.
+    They are together larger than a cache. On a GPU, and for other kernels than this package's, there are none.
     """
     source = engine.store.source
     if not isinstance(source, ExpertSource) or source.kernel(bits) not in ("dense", "native"):
@@ -113,15 +113,15 @@ def large_experts(engine: Engine, bits: int) -> list[Expert]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"w1": (wide, hidden), "w2": (hidden, wide), "w3": (wide, hidden)}
     made = {name: torch.randn(shape, generator=generator) / hidden**0.5 for name, shape in shapes.items()}
-    int4 = source.kernel(bits) == "native"
-    if int4:
+    affine, held = source.kernel(bits) == "native", bits if bits in source.quantized else 4
+    if affine:
         group = source.quantized[bits].group_size if bits in source.quantized else GROUP
-        tensors = native.expert_tensors(*(nearest(weight, 4, group) for weight in made.values()))
+        tensors = native.expert_tensors(*(nearest(weight, held, group) for weight in made.values()))
     else:
         tensors = {name: weight.to(engine.decoder.dtype) for name, weight in made.items()}
     copies = -(-_TURN_BYTES // sum(tensor.nbytes for tensor in tensors.values()))
     each = [{name: tensor.clone() for name, tensor in tensors.items()} for _ in range(copies)]
-    return [NativeExpert(copy) if int4 else DenseExpert(copy) for copy in each]
+    return [NativeExpert(copy, held) if affine else DenseExpert(copy) for copy in each]
 
 
 @torch.inference_mode()

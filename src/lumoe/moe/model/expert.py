@@ -43,12 +43,12 @@ class DenseExpert:
 
 
 class NativeExpert:
-    """Affine int4 weights in the layout of this package's kernels, which compute a whole expert in one call."""
+    """Affine weights in the layout of this package's kernels, which compute a whole expert in one call."""
 
     __slots__ = ("native",)
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self.native = native.NativeInt4Expert(tensors)
+    def __init__(self, tensors: Mapping[str, torch.Tensor], bits: int) -> None:
+        self.native = native.BandedExpert(tensors, bits)
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
         return self.native(hidden, None if activation is swiglu else activation, gate_of(activation))
@@ -68,12 +68,11 @@ def run_together(
         return None
     shares = [end - begin for begin, end in pairwise(ends)]
     output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    # Experts of other widths differ in the groups that share a scale.
-    int4 = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
-    if len(int4) == len(experts) and len({expert.widths for expert in int4}) == 1:
+    affine = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
+    if len(affine) == len(experts):
         if any(map(native.expanded, shares)):
             return None
-        native.run_together(int4, ends, hidden, output, gates)
+        native.run_together(affine, ends, hidden, output, gates)
         return output
     coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
     if len(coded) < len(experts) or any(map(codes.by_pieces, shares)):

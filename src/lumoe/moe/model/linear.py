@@ -129,5 +129,5 @@ def linear4(weight: torch.Tensor, use_native: bool = True) -> Linear:
         )
     rounded = nearest(weight, 4, GROUP)
     if use_native and weight.dtype == torch.bfloat16 and native.supported(weight.shape[1]):
-        return native.Int4Matrix(*native.banded(rounded), outputs=weight.shape[0])
+        return native.BandedMatrix(*native.banded(rounded), bits=rounded.bits, outputs=weight.shape[0])
     return DenseLinear(rounded.dequantize().to(weight.dtype))

@@ -41,9 +41,10 @@ _MADE_FROM = 10
 class ExpertSource:
     """All experts of a model at every precision that there is: their bytes on the slow tier, and what they become.
 
-    In bfloat16 the 4-, 3- and 2-bit experts run on int4 kernels, and 8-bit ones that are made here on int8 kernels. A
-    checkpoint in codes of its own is computed from those. Codes without a kernel are held as they are and expanded at
-    each use. In float32, the type of reference runs, weights are expanded once and held in that type.
+    In bfloat16 quantised experts run on this package's kernels; without these, experts of up to 4 bits on torch's int4
+    kernels, and 8-bit ones that are made here on its int8 kernels. A checkpoint in codes of its own is computed from
+    those. Codes without a kernel are held as they are and expanded at each use. In float32, the type of reference runs,
+    weights are expanded once and held in that type.
     """
 
     def __init__(
@@ -137,26 +138,30 @@ class ExpertSource:
     def kernel(self, bits: int) -> str:
         """Name of the arithmetic of experts at `bits`.
 
-        dense, native (int4 of this package), int4, int8, codes (a file's own) or expanded.
+        dense, native (this package's, affine), int4 and int8 (torch's), codes (a file's own) or expanded.
         """
         if self.dtype != torch.bfloat16:
             return "dense"
         if bits in self.quantized:
             folder = self.quantized[bits]
-            return self._affine_kernel(folder.group_size) if folder.affine and bits <= 4 else "expanded"
+            return self._affine_kernel(folder.group_size, bits) if folder.affine else "expanded"
         if bits != FULL_BITS:
             return "int8"
         if self._group is not None:
-            return self._affine_kernel(self._group)
+            return self._affine_kernel(self._group, 4)
         return "codes" if self._coded else "dense"
 
-    def _affine_kernel(self, group: int) -> str:
+    def _affine_kernel(self, group: int, bits: int) -> str:
         shape = self.checkpoint.architecture
         sizes = (shape.hidden_size, shape.intermediate_size)
-        if self._native and native.supported(*sizes) and native.groups_supported(group):
+        if self._native and native.supported(*sizes) and native.groups_supported(group, bits):
             return "native"
         fits = all(kernels.int4_supported(kernels.CPU, n, k, group) for n, k in (sizes, sizes[::-1]))
-        return "int4" if fits else "expanded"
+        return "int4" if fits and bits <= 4 else "expanded"
+
+    def _affine_bits(self, bits: int) -> int:
+        """Bits of a code of experts at `bits`, which is 16 for those that the checkpoint has in 4-bit codes."""
+        return bits if bits in self.quantized else 4
 
     def nbytes(self, bits: int) -> int:
         """Bytes of memory that one expert at `bits` takes, the largest of them where alignment makes them differ."""
@@ -189,7 +194,8 @@ class ExpertSource:
             assert group is not None
             first, second = 2 * wide * hidden // group * 2, hidden * wide // group * 2
             if kernel == "native":
-                return _sum_of([wide * hidden, first, first, hidden * wide // 2, second, second])
+                codes = hidden * wide * self._affine_bits(bits) // 8
+                return _sum_of([2 * codes, first, first, codes, second, second])
             return _sum_of([wide * hidden, 2 * first, hidden * wide // 2, 2 * second])
         if kernel == "expanded":
             group = self._group or 0
@@ -226,13 +232,13 @@ class ExpertSource:
             return CodedExpert(tensors, kinds)
         kernel = self.kernel(bits)
         if kernel == "native":
-            return NativeExpert(tensors)
+            return NativeExpert(tensors, self._affine_bits(bits))
         if kernel == "int4":
             group = self.quantized[bits].group_size if bits in self.quantized else self._group
             assert group is not None
             return Int4Expert(tensors, group, kernels.int4_matmul(kernels.CPU))
         if kernel == "expanded":
-            return ExpandedExpert(tensors, bits if bits in self.quantized else 4)
+            return ExpandedExpert(tensors, self._affine_bits(bits))
         return Int8Expert(tensors) if kernel == "int8" else DenseExpert(tensors, self._native)
 
     def _check(

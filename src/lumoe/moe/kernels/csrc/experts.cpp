@@ -1,14 +1,15 @@
-// Products with affine int4 weights and bfloat16 ones, and whole experts, y = W2 (silu(W1 x) * (W3 x)).
+// Products with affine weights of 8, 4, 3 and 2 bits and with bfloat16 ones, and whole experts, y = W2 (silu(W1 x) * (W3 x)).
 //
-// Int4 weights are w = (code - 8) * scale + zero with codes 0..15, one scale and zero for each group of inputs. Activations
-// are rounded to 16-bit integers group by group, finer than the bfloat16 they come in, so that sums within a group are
-// exact integer sums: sum_k w x = scale * step * sum_k code * integer + (zero - 8 * scale) * sum_k x.
+// Affine weights are w = (code - centre) * scale + zero, with one scale and zero for each group of inputs and a centre of 8,
+// at 8 bits 128. Activations are rounded to 16-bit integers group by group, finer than the bfloat16 they come in, so that
+// sums within a group are exact integer sums:
+// sum_k w x = scale * step * sum_k code * integer + (zero - centre * scale) * sum_k x.
 //
-// Layout: bands of 16 rows (outputs). Of a band, eight inputs after another; of these, each row in turn has a word of 32
-// bits, whose halves hold inputs 0, 2, 4, 6 and 1, 3, 5, 7 from the low to the high nibble: shifts and a mask make pairs of
-// 16-bit codes that meet pairs of neighbouring activations, the same for all rows. A row's sum thus stays in its own lane:
-// nothing is added across lanes, and results do not depend on how wide the processor's vectors are, nor on how many
-// tokens are computed together. Scales and zeros: of each group, those of a band's rows one after another.
+// Layout: bands of 16 rows (outputs). Of a band, some inputs after another; of these, each row in turn has a word of 32
+// bits (`unpack.h`). Shifts and a mask make pairs of 16-bit codes that meet pairs of neighbouring activations, the same for
+// all rows. A row's sum thus stays in its own lane: nothing is added across lanes, and results do not depend on how wide the
+// processor's vectors are, nor on how many tokens are computed together. Scales and zeros: of each group, those of a
+// band's rows one after another.
 //
 // Compiled at run time with -fopenmp but linked without an OpenMP runtime: torch's own, already in the process, serves
 // both, and its threads are shared.
@@ -17,16 +18,16 @@
 #include "activations.h"
 #include "gate.h"
 #include "layout.h"
+#include "tile.h"
 #include "together.h"
 #ifdef LUMOE_AVX512
-#include "simd_avx512.h"
-#else
-#include "simd_avx2.h"
+#include "expand.h"
 #endif
 
 namespace {
 
 constexpr int kTogether = 4;             // bands that stay in cache while many tokens pass by
+constexpr int kSmallestGroup = 32;
 constexpr int64_t kLeastWork = 1 << 18;  // multiply-adds below which starting threads costs more than it saves
 
 // Round one token's activations, `inputs` floats: integers, and for each group its step and the sum of what is kept.
@@ -43,30 +44,42 @@ void round_activations(const float* from, int inputs, int group, int16_t* to, fl
 }
 
 // Outputs of one band for tokens begin .. end-1: y [tokens, stride] float, at the band's first column.
-void band(const Int4Matrix& w, const Activations& x, int64_t number, int64_t begin, int64_t end, float* y, int64_t stride) {
+template <int Bits>
+void band(const AffineMatrix& w, const Activations& x, int64_t number, int64_t begin, int64_t end, float* y,
+          int64_t stride) {
   int64_t t = begin;
-  for (; t + kTokens <= end; t += kTokens) tile<kTokens>(w, x, number, t, y + t * stride, stride);
+  for (; t + kTokens <= end; t += kTokens) tile<Bits, kTokens>(w, x, number, t, y + t * stride, stride);
+  if (end - t >= 4) {
+    tile<Bits, 4>(w, x, number, t, y + t * stride, stride);
+    t += 4;
+  }
   switch (end - t) {
-    case 1: return tile<1>(w, x, number, t, y + t * stride, stride);
-    case 2: return tile<2>(w, x, number, t, y + t * stride, stride);
-    case 3: return tile<3>(w, x, number, t, y + t * stride, stride);
+    case 1: return tile<Bits, 1>(w, x, number, t, y + t * stride, stride);
+    case 2: return tile<Bits, 2>(w, x, number, t, y + t * stride, stride);
+    case 3: return tile<Bits, 3>(w, x, number, t, y + t * stride, stride);
     default: break;
   }
-  if (end - t >= 4) {
-    tile<4>(w, x, number, t, y + t * stride, stride);
-    band(w, x, number, t + 4, end, y, stride);
+}
+
+void band(const AffineMatrix& w, const Activations& x, int64_t number, int64_t begin, int64_t end, float* y,
+          int64_t stride) {
+  switch (w.bits) {
+    case 2: return band<2>(w, x, number, begin, end, y, stride);
+    case 3: return band<3>(w, x, number, begin, end, y, stride);
+    case 8: return band<8>(w, x, number, begin, end, y, stride);
+    default: return band<4>(w, x, number, begin, end, y, stride);
   }
 }
 
 // Bands that one thread computes before it goes on.
 inline int64_t together(int64_t tokens) { return tokens > 4 ? kTogether : 1; }
-inline int64_t pieces(const Int4Matrix& w, int64_t tokens) {
+inline int64_t pieces(const AffineMatrix& w, int64_t tokens) {
   const int64_t size = together(tokens) * kBand;
   return (w.outputs + size - 1) / size;
 }
 
 // Piece `piece` of the outputs, for all tokens.
-void multiply_piece(const Int4Matrix& w, const Activations& x, int64_t piece, int64_t tokens, float* y) {
+void multiply_piece(const AffineMatrix& w, const Activations& x, int64_t piece, int64_t tokens, float* y) {
   const int64_t first = piece * together(tokens), bands = (w.outputs + kBand - 1) / kBand;
   const int64_t last = first + together(tokens) < bands ? first + together(tokens) : bands;
   const int64_t stride = bands * kBand;
@@ -93,8 +106,9 @@ struct Scratch {
         inputs(width),
         group(size) {}
 
-  static int64_t bytes(int64_t tokens, int64_t inputs, int64_t group) {
-    return in_lines(tokens * (inputs * 6 + inputs / group * 8));
+  // Enough for the smallest groups that there are.
+  static int64_t bytes(int64_t tokens, int64_t inputs) {
+    return in_lines(tokens * (inputs * 6 + inputs / kSmallestGroup * 8));
   }
 
   void round(int64_t t) {
@@ -111,7 +125,7 @@ struct Scratch {
 };
 
 // Piece `piece` of the outputs for all tokens, in bfloat16; `y` has room for whole bands.
-void multiply_piece(const Int4Matrix& w, const Activations& x, int64_t piece, int64_t tokens, float* y, uint16_t* to) {
+void multiply_piece(const AffineMatrix& w, const Activations& x, int64_t piece, int64_t tokens, float* y, uint16_t* to) {
   multiply_piece(w, x, piece, tokens, y);
   const int64_t size = together(tokens) * kBand, begin = piece * size;
   const int64_t end = begin + size < w.outputs ? begin + size : w.outputs;
@@ -119,11 +133,13 @@ void multiply_piece(const Int4Matrix& w, const Activations& x, int64_t piece, in
 }
 
 // What callers hand over of each expert, in this order.
-enum Field { kW13, kW13Scales, kW13Zeros, kW2, kW2Scales, kW2Zeros, kGateBias, kUpBias, kFrom, kTo, kCount, kFields };
+enum Field {
+  kBits, kGroup, kW13, kW13Scales, kW13Zeros, kW2, kW2Scales, kW2Zeros, kGateBias, kUpBias, kFrom, kTo, kCount, kFields
+};
 
 // One expert's weights, tokens and scratch; see `run_together`.
 struct Call {
-  Int4Matrix w13, w2;
+  AffineMatrix w13, w2;
   Gate gate;
   const uint16_t* from;
   uint16_t* to;
@@ -131,11 +147,11 @@ struct Call {
   float *both, *out;  // [tokens, 2 wide], [tokens, hidden]
   Scratch in, middle;
 
-  Call(const int64_t* given, int64_t hidden, int64_t width, int64_t group, Gate shared, uint8_t* scratch)
+  Call(const int64_t* given, int64_t hidden, int64_t width, Gate shared, uint8_t* scratch)
       : w13{(const uint8_t*)given[kW13], (const uint16_t*)given[kW13Scales], (const uint16_t*)given[kW13Zeros],
-            2 * width, int(hidden), int(group)},
+            2 * width, int(hidden), int(given[kGroup]), int(given[kBits])},
         w2{(const uint8_t*)given[kW2], (const uint16_t*)given[kW2Scales], (const uint16_t*)given[kW2Zeros], hidden,
-           int(width), int(group)},
+           int(width), int(given[kGroup]), int(given[kBits])},
         gate(shared.with(given[kGateBias], given[kUpBias])),
         from((const uint16_t*)given[kFrom]),
         to((uint16_t*)given[kTo]),
@@ -143,12 +159,12 @@ struct Call {
         wide(width),
         both((float*)scratch),
         out(both + tokens * 2 * wide),
-        in(scratch + floats(tokens, hidden, wide), tokens, hidden, group),
-        middle(scratch + floats(tokens, hidden, wide) + Scratch::bytes(tokens, hidden, group), tokens, wide, group) {}
+        in(scratch + floats(tokens, hidden, wide), tokens, hidden, given[kGroup]),
+        middle(scratch + floats(tokens, hidden, wide) + Scratch::bytes(tokens, hidden), tokens, wide, given[kGroup]) {}
 
   static int64_t floats(int64_t tokens, int64_t hidden, int64_t wide) { return in_lines(tokens * (2 * wide + hidden) * 4); }
-  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide, int64_t group) {
-    return floats(tokens, hidden, wide) + Scratch::bytes(tokens, hidden, group) + Scratch::bytes(tokens, wide, group);
+  static int64_t bytes(int64_t tokens, int64_t hidden, int64_t wide) {
+    return floats(tokens, hidden, wide) + Scratch::bytes(tokens, hidden) + Scratch::bytes(tokens, wide);
   }
 
   void take(int64_t t) { in.take(from, t); }
@@ -167,39 +183,44 @@ struct Call {
 
 extern "C" {
 
-// Whether `lumoe_expand` is worth calling on this processor.
-int64_t lumoe_expands() { return kExpands; }
-
-// Bytes of scratch that one expert of `lumoe_experts` needs.
-int64_t lumoe_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide, int64_t group) {
-  return Call::bytes(tokens, hidden, wide, group);
+// Whether there is `lumoe_expand`: without bfloat16 products in hardware it would not pay.
+int64_t lumoe_expands() {
+#ifdef LUMOE_AVX512
+  return 1;
+#else
+  return 0;
+#endif
 }
 
-// Several experts of the same widths, each with tokens of its own: bfloat16 [tokens, hidden] in and out. Of each `given`
-// has the numbers of `Field`; w13 are rows of w1, then of w3, [2 wide, hidden]; w2 is [hidden, wide].
-void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, int64_t group,
-                   float limit, float alpha, float offset, uint8_t* scratch) {
+// Bytes of scratch that one expert of `lumoe_experts` needs.
+int64_t lumoe_expert_scratch(int64_t tokens, int64_t hidden, int64_t wide) { return Call::bytes(tokens, hidden, wide); }
+
+// Several experts of the same widths, each with a precision and tokens of its own: bfloat16 [tokens, hidden] in and out.
+// Of each `given` has the numbers of `Field`; w13 are rows of w1, then of w3, [2 wide, hidden]; w2 is [hidden, wide].
+void lumoe_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, float limit, float alpha,
+                   float offset, uint8_t* scratch) {
   std::vector<Call> calls;
   int64_t tokens = 0;
   for (int64_t i = 0; i < count; ++i) {
-    calls.emplace_back(given + i * kFields, hidden, wide, group, Gate{limit, alpha, offset}, scratch);
-    scratch += Call::bytes(calls.back().tokens, hidden, wide, group);
+    calls.emplace_back(given + i * kFields, hidden, wide, Gate{limit, alpha, offset}, scratch);
+    scratch += Call::bytes(calls.back().tokens, hidden, wide);
     tokens += calls.back().tokens;
   }
   run_together(calls, tokens * hidden * wide * 3 > kLeastWork);
 }
 
-// Bytes of scratch that `lumoe_linear4` needs.
-int64_t lumoe_linear4_scratch(int64_t tokens, int64_t outputs, int64_t inputs, int64_t group) {
-  return tokens * whole_bands(outputs) * 4 + Scratch::bytes(tokens, inputs, group) + 256;
+// Bytes of scratch that `lumoe_affine_linear` needs.
+int64_t lumoe_affine_linear_scratch(int64_t tokens, int64_t outputs, int64_t inputs) {
+  return tokens * whole_bands(outputs) * 4 + Scratch::bytes(tokens, inputs) + 256;
 }
 
-// y [tokens, outputs] = x [tokens, inputs] times the transposed int4 weights, bfloat16 in and out.
-void lumoe_linear4(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs, int64_t group,
-                   const uint8_t* codes, const uint16_t* scales, const uint16_t* zeros, uint8_t* scratch) {
+// y [tokens, outputs] = x [tokens, inputs] times the transposed affine weights, bfloat16 in and out.
+void lumoe_affine_linear(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t outputs, int64_t inputs, int64_t bits,
+                         int64_t group, const uint8_t* codes, const uint16_t* scales, const uint16_t* zeros,
+                         uint8_t* scratch) {
   float* out = (float*)scratch;
   Scratch in(scratch + tokens * whole_bands(outputs) * 4, tokens, inputs, group);
-  const Int4Matrix w{codes, scales, zeros, outputs, int(inputs), int(group)};
+  const AffineMatrix w{codes, scales, zeros, outputs, int(inputs), int(group), int(bits)};
 #pragma omp parallel if (outputs * inputs * tokens > kLeastWork)
   {
 #pragma omp for schedule(static)
@@ -222,14 +243,16 @@ void lumoe_linear16(const uint16_t* x, uint16_t* y, int64_t outputs, int64_t inp
   for (int64_t n = 0; n < outputs; ++n) y[n] = to_bfloat16(dot(weights + n * inputs, near, int(inputs)));
 }
 
-// The first `rows` rows of int4 weights as bfloat16 [rows, inputs].
-void lumoe_expand(uint16_t* to, int64_t rows, int64_t inputs, int64_t group, const uint8_t* codes,
+#ifdef LUMOE_AVX512
+// The first `rows` rows of affine weights as bfloat16 [rows, inputs].
+void lumoe_expand(uint16_t* to, int64_t rows, int64_t inputs, int64_t bits, int64_t group, const uint8_t* codes,
                   const uint16_t* scales, const uint16_t* zeros) {
-  const Int4Matrix w{codes, scales, zeros, rows, int(inputs), int(group)};
+  const AffineMatrix w{codes, scales, zeros, rows, int(inputs), int(group), int(bits)};
 #pragma omp parallel for schedule(static)
   for (int64_t number = 0; number < (rows + kBand - 1) / kBand; ++number) {
     const int64_t left = rows - number * kBand;
     expand_band(w, number, left < kBand ? int(left) : kBand, to + number * kBand * inputs);
   }
 }
+#endif
 }

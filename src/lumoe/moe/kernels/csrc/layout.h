@@ -6,13 +6,12 @@
 namespace {
 
 constexpr int kBand = 16;  // rows whose codes stand together
-constexpr int kStep = 8;   // inputs of each of them that do
 
-struct Int4Matrix {
+struct AffineMatrix {
   const uint8_t* codes;
   const uint16_t *scales, *zeros;  // bfloat16
   int64_t outputs;
-  int inputs, group;
+  int inputs, group, bits;
 };
 
 // Activations in integers, with each group's step and the sum of what is kept.
