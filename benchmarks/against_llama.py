@@ -4,10 +4,9 @@
     python benchmarks/against_llama.py --folder build/against-llama --llama-python build/llama/bin/python \\
         --output results/benchmarks/against_llama.csv
 
-The file is a Mixtral in Q4_0 throughout, of true widths and few layers, its codes drawn at random: speed does not
-depend on them. `mixtral` has two layers of Mixtral 8x7B's widths, `fine` eight layers of 64 small experts, 8 of them a
-token, as OLMoE's. This engine computes from the file's codes, and with `--own` from its own 4-bit format as well, made
-of them.
+The file is a Mixtral in Q4_0 throughout, of true widths and few layers (`random_gguf.py`). `mixtral` has two layers of
+Mixtral 8x7B's widths, `fine` eight layers of 64 small experts, 8 of them a token, as OLMoE's. This engine computes from
+the file's codes, and with `--own` from its own 4-bit format as well, made of them.
 
 Contenders are processes of their own that are in memory together and take turns; ratios are of medians over rounds. The
 floor of decoding is the bytes that a token needs over what a bare read reaches here.
@@ -23,88 +22,21 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-import gguf
 import numpy as np
 import pandas as pd
 import torch
-from gguf_mixtral import add_placeholder
 from lines import Process
+from random_gguf import SHAPES, VOCABULARY, write_model
 
-from lumoe.files import atomic_path, write_csv
+from lumoe.files import write_csv
 
 STEPS, PROMPT = 16, 16
-SHAPES = {
-    "mixtral": {"hidden": 4096, "wide": 14336, "experts": 8, "chosen": 2, "layers": 2, "heads": 32, "groups": 8},
-    "fine": {"hidden": 2048, "wide": 1024, "experts": 64, "chosen": 8, "layers": 8, "heads": 16, "groups": 16},
-}
-VOCABULARY = 32000
+MODELS = ("mixtral", "fine")
 COLUMNS = (
     "shape", "contender", "task", "ms", "ms_min", "ms_max", "times_of_llama", "floor_ms", "rounds", "threads",
     "instructions", "device", "versions", "basis",
 )  # fmt: skip
-
-
-def write_model(path: Path, shape: dict[str, int]) -> None:
-    """Write a Mixtral with random codes."""
-    if path.is_file():
-        return
-    draw = np.random.default_rng(0)
-    stored = gguf.GGMLQuantizationType.Q4_0
-
-    def codes(*size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        blocks = draw.integers(0, 256, (*size[:-1], size[-1] // 32, 18), dtype=np.uint8)
-        blocks[..., :2] = np.array([0.2 / size[-1] ** 0.5], dtype=np.float16).view(np.uint8)
-        return blocks.reshape(*size[:-1], -1)
-
-    hidden, wide, experts = shape["hidden"], shape["wide"], shape["experts"]
-    width = hidden // shape["heads"]
-    with atomic_path(path) as temporary:
-        writer = gguf.GGUFWriter(temporary, "llama")
-        writer.add_context_length(4096)
-        writer.add_embedding_length(hidden)
-        writer.add_block_count(shape["layers"])
-        writer.add_feed_forward_length(wide)
-        writer.add_head_count(shape["heads"])
-        writer.add_head_count_kv(shape["groups"])
-        writer.add_layer_norm_rms_eps(1e-5)
-        writer.add_rope_freq_base(1e6)
-        writer.add_rope_dimension_count(width)
-        writer.add_expert_count(experts)
-        writer.add_expert_used_count(shape["chosen"])
-        add_placeholder(writer, VOCABULARY)
-        writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_0)
-        matrices = {"token_embd": (VOCABULARY, hidden), "output": (VOCABULARY, hidden)}
-        for layer in range(shape["layers"]):
-            matrices |= {
-                f"blk.{layer}.attn_q": (hidden, hidden),
-                f"blk.{layer}.attn_k": (shape["groups"] * width, hidden),
-                f"blk.{layer}.attn_v": (shape["groups"] * width, hidden),
-                f"blk.{layer}.attn_output": (hidden, hidden),
-                f"blk.{layer}.ffn_gate_exps": (experts, wide, hidden),
-                f"blk.{layer}.ffn_up_exps": (experts, wide, hidden),
-                f"blk.{layer}.ffn_down_exps": (experts, hidden, wide),
-            }
-            router = draw.standard_normal((experts, hidden)).astype(np.float32)
-            writer.add_tensor(f"blk.{layer}.ffn_gate_inp.weight", router)
-            for norm in ("attn_norm", "ffn_norm"):
-                writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(hidden, np.float32))
-        writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
-        for name, size in matrices.items():
-            writer.add_tensor(f"{name}.weight", codes(*size), raw_dtype=stored)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-
-def bytes_of_a_token(shape: dict[str, int]) -> int:
-    """Bytes of weights that decoding a token reads, in Q4_0."""
-    hidden, width = shape["hidden"], shape["hidden"] // shape["heads"]
-    attention = 2 * hidden * hidden + 2 * shape["groups"] * width * hidden
-    weights = shape["layers"] * (attention + shape["chosen"] * 3 * hidden * shape["wide"]) + VOCABULARY * hidden
-    return weights * 18 // 32
 
 
 class Ours(Process):
@@ -186,7 +118,6 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
     device, rows, memory = describe_device().rsplit(",", 1)[0], [], torch.zeros(100 << 20)
     for name in options.shape:
         shape, model = SHAPES[name], options.folder / f"{name}-q4_0.gguf"
-        options.folder.mkdir(parents=True, exist_ok=True)
         write_model(model, shape)
         ours = [sys.executable, __file__, "--run", "--model", model, "--threads", options.threads]
         peer = [options.llama_python, Path(__file__).with_name("llama_lines.py"), model, 1024, options.threads]
@@ -209,7 +140,7 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
                     ms = contender.ms(ids, steps)
                     if repeat:  # the first round warms up
                         found.setdefault((task, contender.name), []).append(ms)
-        floor = bytes_of_a_token(shape) / statistics.median(reads) / 1e6
+        floor = shape.bytes_of_a_token / statistics.median(reads) / 1e6
         theirs, own = (contender.greeting.removeprefix("ready ") for contender in running[:2])
         versions = f"llama.cpp {theirs}, lumoe {own}"
         for contender in running:
@@ -232,7 +163,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files are made (2 GB a shape, 4 with --own)")
     parser.add_argument("--llama-python", type=Path, help="Python that has xllamacpp")
     parser.add_argument("--output", type=Path, help="the table")
-    parser.add_argument("--shape", nargs="*", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--shape", nargs="*", choices=MODELS, default=MODELS)
     parser.add_argument("--own", action="store_true", help="this package's own 4-bit format as well")
     parser.add_argument("--prefill", type=int, nargs="*", default=[16, 256], help="tokens of the timed prefills")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count")

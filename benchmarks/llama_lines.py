@@ -1,8 +1,9 @@
 """llama.cpp's server on a GGUF file, as a process of `lines.py`: run by a Python that has `xllamacpp`, and no more.
 
-    python benchmarks/llama_lines.py FILE CONTEXT [THREADS]
+    python benchmarks/llama_lines.py FILE CONTEXT [THREADS [mmap | direct]]
 
-With THREADS it is warmed up and has its usual 16-bit keys and values; without, its choice of threads and float32. Says
+With THREADS it is warmed up and has its usual 16-bit keys and values; without, its choice of threads and float32. With
+a way of reading the file it is not warmed up, which would read all of it, and keeps no second copy of the weights. Says
 "ready VERSION". Each line is a body of `/completion`, greedy unless it says otherwise; the answer is that endpoint's.
 """
 
@@ -31,6 +32,14 @@ def main() -> None:
     else:
         params.warmup = False
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    if len(sys.argv) > 4:
+        modes = xllamacpp.llama_load_mode
+        params.warmup = False
+        params.no_extra_bufts = True  # a second copy of the weights, in an order of its own, would take memory twice
+        params.load_mode = {
+            "mmap": modes.LLAMA_LOAD_MODE_MMAP,
+            "direct": modes.LLAMA_LOAD_MODE_DIRECT_IO,
+        }[sys.argv[4]]
     server = xllamacpp.Server(params)  # serves as long as it is there
     print("ready", xllamacpp.__version__, file=out, flush=True)
     for line in sys.stdin:
