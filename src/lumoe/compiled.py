@@ -23,6 +23,11 @@ _COMPILE_S = 120
 log = logging.getLogger(__name__)
 
 
+def compiler() -> str | None:
+    """Return the C++ compiler, or None where there is none."""
+    return shutil.which(os.environ.get("CXX", "c++"))
+
+
 def load(sources: Sequence[Path], flags: Sequence[str]) -> ctypes.CDLL | None:
     """Return a compiled library, or None (and say why in the log) where it cannot be compiled or loaded.
 
@@ -32,12 +37,12 @@ def load(sources: Sequence[Path], flags: Sequence[str]) -> ctypes.CDLL | None:
     name = sources[0].name
     if os.environ.get(CHOICE) == "0":
         return None
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
+    found = compiler()
+    if found is None:
         log.info("no C++ compiler: torch's operators stand in for %s", name)
         return None
     try:
-        return _load(compiler, sources, flags)
+        return _load(found, sources, flags)
     except (OSError, subprocess.SubprocessError) as error:
         log.info("torch's operators stand in for %s compiled with %s: %s", name, flags[-1], error)
         return None

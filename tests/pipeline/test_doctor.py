@@ -44,6 +44,21 @@ def test_without_a_gpu_the_pipeline_still_runs() -> None:
     assert "not-run" in finding.means
 
 
+@pytest.mark.parametrize(
+    ("compiler", "flags", "state", "words"),
+    [
+        ("/usr/bin/c++", {"avx2"}, "ok", "at first use"),
+        (None, {"avx2"}, "limited", "install g++"),
+        ("/usr/bin/c++", {"sse2"}, "limited", "torch's kernels"),
+    ],
+)
+def test_kernels_need_a_compiler_and_avx2(compiler: str | None, flags: set[str], state: str, words: str) -> None:
+    finding = doctor.kernels(compiler, flags)
+    assert finding.state == state
+    assert not finding.needed
+    assert words in finding.means
+
+
 def test_the_driver_is_asked_and_its_absence_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert machine.gpus() == []

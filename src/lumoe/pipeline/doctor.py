@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from lumoe import machine
+from lumoe import compiled, machine
 from lumoe.errors import UserError
 from lumoe.resources import data_path
 
@@ -47,6 +48,7 @@ def examine(folder: Path) -> list[Finding]:
         cores(machine.usable_cores()),
         memory(machine.memory_bytes()),
         disk(machine.disk_free_bytes(folder)),
+        kernels(compiled.compiler(), machine.cpu_flags()),
         gpu(machine.gpus()),
         model(),
         program("slurm", "sbatch", "snakemake --workflow-profile profiles/slurm spreads the jobs over a cluster"),
@@ -105,6 +107,16 @@ def disk(free: int) -> Finding:
         return Finding("free disk", "ok", f"{free / GB:.1f} GB", "enough for the environment and all results")
     means = f"set-up and results want {DISK_BYTES / GB:.1f} GB: free some, or choose another --folder"
     return Finding("free disk", "missing", f"{free / GB:.1f} GB", means)
+
+
+def kernels(compiler: str | None, flags: Set[str]) -> Finding:
+    """Judge whether the package's own kernels can be compiled here and run."""
+    instead = "torch's kernels stand in: 4-bit experts decode at about half the speed"
+    if "avx2" not in flags:
+        return Finding("kernels", "limited", "a processor without AVX2", instead, needed=False)
+    if compiler is None:
+        return Finding("kernels", "limited", "no C++ compiler", f"{instead}; install g++", needed=False)
+    return Finding("kernels", "ok", compiler, "compiled once, at first use", needed=False)
 
 
 def gpu(found: list[machine.Gpu]) -> Finding:
