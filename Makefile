@@ -1,5 +1,6 @@
 # `make reproduce` regenerates every claim; `make test` runs the tests. Both set up .venv first.
 PYTHON ?= python3.11
+WORKERS ?= 2
 VENV := .venv
 READY := $(VENV)/.ready
 SNAKEMAKE := $(VENV)/bin/snakemake
@@ -10,7 +11,7 @@ SNAKEMAKE := $(VENV)/bin/snakemake
 help:
 	@echo "make reproduce   regenerate every table, figure and claim (results/claims.csv)"
 	@echo "make smoke       the same on a tiny configuration, into build/smoke/"
-	@echo "make test        run the tests"
+	@echo "make test        run the tests, WORKERS=2 at a time"
 	@echo "make report      report.html with every figure and its caption"
 	@echo "make lint        ruff, snakefmt, snakemake --lint, mypy"
 	@echo "make lock        resolve envs/*.in into requirements.lock and the conda mirrors"
@@ -31,7 +32,7 @@ smoke: $(READY)
 	@tail -n 1 build/smoke/results/claims.txt
 
 test: $(READY)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 report: reproduce
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(SNAKEMAKE) --cores all --report report.html
