@@ -86,7 +86,10 @@ def command_line() -> Any:
 
     from lumoe.cli import GROUPS
 
-    for name in set(GROUPS) - {group.name for group in app.registered_groups}:
+    there = {group.name for group in app.registered_groups}
+    for name in GROUPS:
+        if name in there:
+            continue
         app.add_typer(import_module(f"lumoe.cli.{name}").app, name=name)
     return typer.main.get_command(app)
 
