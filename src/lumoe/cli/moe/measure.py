@@ -142,15 +142,25 @@ def residency(
     quantized: Annotated[Path, typer.Option(help="folder of quantised experts: calibration routing frequencies")],
     corpus: CorpusOption,
     output: Annotated[Path, typer.Option(help="the table")],
-    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split")] = 4096,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="write hit rates on calibration text, by which `lumoe moe plan` chooses a policy"),
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="profile of a machine, for modelled speeds")] = None,
+    bits: Annotated[int, typer.Option(help="precision that reads are counted at: 16, or that of --quantized")] = 16,
+    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split, and of calibration")] = 4096,
+    synthetic_tokens: Annotated[int, typer.Option(min=0, help="tokens of each synthetic trace; 0: none")] = 2048,
+    prefetch: Annotated[
+        list[int] | None, typer.Option(min=1, help="experts that are guessed and read ahead; k and 2k by default")
+    ] = None,
     sequence: Annotated[int, typer.Option(min=2)] = 256,
     seed: Annotated[list[int] | None, typer.Option(help="seeds of the random policy")] = None,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Record routing on held-out text and replay residency policies on it.
+    """Record routing on held-out text and replay residency policies on it, and on synthetic routing that drifts.
 
     Example: `lumoe moe residency --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy
-    --output residency.csv`
+    --output residency.csv --summary caching.csv`
     """
     import pandas as pd
     import torch
@@ -159,19 +169,51 @@ def residency(
     from lumoe.moe.checkpoint.weights import Checkpoint
     from lumoe.moe.corpora.sequences import draw_sequences
     from lumoe.moe.engine.engine import Engine
-    from lumoe.moe.measurement.residency import COLUMNS, compare, record_trace
+    from lumoe.moe.measurement.residency import (
+        COLUMNS,
+        Costs,
+        Held,
+        Learned,
+        Trial,
+        compare,
+        record_trace,
+        record_with_guesses,
+        synthetic,
+    )
+    from lumoe.moe.offload.file_experts import expert_bytes
+    from lumoe.moe.planning import caching_choice
+    from lumoe.moe.planning.cost import CostModel
+    from lumoe.moe.planning.hardware import read_hardware
+    from lumoe.moe.planning.scaling import scaled
     from lumoe.moe.quantization.folder import QuantizedExperts, read_frequencies
+    from lumoe.progress import track
 
     use_threads(threads)
     QuantizedExperts(quantized).check_fits(Checkpoint(model))
+    sizes = expert_bytes(model, quantized, [bits])
     engine = Engine.load(model, dtype=torch.float32)
-    usage = read_frequencies(quantized)
-    slots = range(usage.shape[1] + 1)
-    tables = []
-    for folder in corpus:
-        trace = record_trace(engine, draw_sequences(model, [folder], tokens, sequence, 0, "test"))
-        tables.append(compare(trace, usage, slots, seed or [0, 1, 2], folder.name))
+    shape, usage = engine.decoder.architecture, read_frequencies(quantized)
+    machine = scaled(read_hardware(hardware), shape) if hardware else None
+    costs = Costs(bits, sizes[bits], CostModel(machine, shape, sizes) if machine else None)
+    slots, seeds = range(usage.shape[1] + 1), seed or [0, 1, 2]
+    ahead = prefetch or sorted({min(count * shape.num_experts_per_tok, usage.shape[1]) for count in (1, 2)})
+    calibration = record_trace(engine, draw_sequences(model, corpus, tokens, sequence, seeds[0], "train"))
+    trial = Trial.run(calibration, usage.shape[1], slots, sequence)
+    learned = Learned.learn(usage, trial)
+    parts = []
+    for folder in track(corpus, "corpora recorded"):
+        trace, routers = record_with_guesses(
+            engine, draw_sequences(model, [folder], tokens, sequence, 0, "test"), max(ahead)
+        )
+        guesses = {"router": routers, "transitions": learned.transitions.guess(trace, max(ahead))}
+        parts.append(Held(folder.name, trace, guesses))
+    held = [*parts, Held.joined(parts, "joined")] if len(parts) > 1 else parts
+    tables = [compare(part, learned, slots, seeds, costs, ahead) for part in track(held, "traces replayed")]
+    if synthetic_tokens:
+        tables += synthetic(synthetic_tokens, seeds, costs)
     write_csv(output, pd.concat(tables), COLUMNS)
+    if summary:
+        write_csv(summary, trial.table(), caching_choice.COLUMNS)
 
 
 @app.command()

@@ -123,7 +123,7 @@ def _change(resident: Bools, worth: Floats, chosen: Trace, found: Bools, always:
 def replay_best(
     trace: Trace, slots: Sequence[int], experts: int, scope: Scope = "layer", guesses: Trace | None = None
 ) -> Bools:
-    """Replay the best that any policy could do which knew the future (Belady, "A study of replacement algorithms", 1966).
+    """Replay the best that any policy could do: it knows the future (L. A. Belady, IBM Systems Journal 5(2), 1966).
 
     After a look-up it keeps those that are needed soonest, of the residents and the experts looked up: what is missed
     need not stay. It starts with those needed first.
