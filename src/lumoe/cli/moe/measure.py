@@ -148,8 +148,8 @@ def residency(
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="profile of a machine, for modelled speeds")] = None,
     bits: Annotated[int, typer.Option(help="precision that reads are counted at: 16, or that of --quantized")] = 16,
-    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split, and of calibration")] = 4096,
-    synthetic_tokens: Annotated[int, typer.Option(min=0, help="tokens of each synthetic trace; 0: none")] = 2048,
+    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split, and of calibration")] = 2048,
+    synthetic_tokens: Annotated[int, typer.Option(min=0, help="tokens of each synthetic trace; 0: none")] = 1000,
     prefetch: Annotated[
         list[int] | None, typer.Option(min=1, help="experts that are guessed and read ahead; k and 2k by default")
     ] = None,

@@ -18,6 +18,8 @@ Trace = NDArray[np.int64]
 """Experts of each token in each layer, `[tokens, L, k]`."""
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
+# More than any value, and less than what stands for no victim.
+_MOST = np.finfo(float).max
 
 
 def frequencies(trace: Trace, experts: int) -> Floats:
@@ -104,20 +106,18 @@ def _change(resident: Bools, worth: Floats, chosen: Trace, found: Bools, always:
         chosen: what each row is asked for, `[rows, k]`, found or not: `[policies, n, rows, k]`.
         always: whether a policy lets in what is worth less than the one that goes.
     """
-    row = np.arange(len(chosen))
+    row = np.arange(len(chosen))[:, None]
     spare = np.where(resident, worth, np.inf)
-    spare[:, :, row[:, None], chosen] = np.inf
-    for turn, experts in enumerate(chosen.T):
-        missed = ~found[..., turn]
-        if not missed.any():
-            continue
-        least = spare.min(axis=-1)
-        enters = missed & (least < np.inf) & (always | (worth[:, :, row, experts] >= least))
-        at = np.nonzero(enters)
-        victim = spare[at].argmin(axis=-1)
-        resident[(*at, victim)] = False
-        spare[(*at, victim)] = np.inf
-        resident[(*at, experts[at[2]])] = True
+    spare[:, :, row, chosen] = np.inf
+    own = np.where(always[..., None], _MOST, worth[:, :, row, chosen])
+    missed = ~found
+    for turn in np.flatnonzero(missed.any(axis=(0, 1, 2))).tolist():
+        policy, count, place = np.nonzero(missed[..., turn] & (own[..., turn] >= spare.min(axis=-1)))
+        if policy.size:
+            victim = spare[policy, count, place].argmin(axis=-1)
+            resident[policy, count, place, victim] = False
+            spare[policy, count, place, victim] = np.inf
+            resident[policy, count, place, chosen[place, turn]] = True
 
 
 def replay_best(

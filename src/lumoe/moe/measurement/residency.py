@@ -34,7 +34,7 @@ from lumoe.moe.planning import caching_choice
 from lumoe.moe.planning.caching import Caching, Scope
 from lumoe.moe.planning.cost import CostModel
 
-HALF_LIVES = (8.0, 32.0, 128.0, 512.0, 2048.0)
+HALF_LIVES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0)
 SCOPES: tuple[Scope, ...] = ("layer", "model")
 COLUMNS = (
     "trace",

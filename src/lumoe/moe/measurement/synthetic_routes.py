@@ -23,7 +23,7 @@ class Drifting:
     experts: int
     top_k: int
     exponent: float = 1.0
-    period: int = 500
+    period: int = 250
     shift: int = 2
     layers: int = 4
 
