@@ -30,6 +30,7 @@ from lumoe.moe.measurement.residency import (
     record_with_guesses,
     synthetic,
 )
+from lumoe.moe.measurement.synthetic_routes import COARSE, FINE, Drifting
 from lumoe.moe.planning.caching import Caching
 from lumoe.moe.planning.caching_choice import hit_rates
 from lumoe.moe.planning.cost import CostModel
@@ -119,10 +120,11 @@ def test_half_lives_are_those_of_calibration_text_alone() -> None:
     learned = Learned.learn(frequencies(calibration, 6), trial)
     for count in range(1, 4):
         rates = [trial.rates[Caching("lfru", "model", life)][count - 1].mean() for life in HALF_LIVES]
-        assert learned.half_lives["model", count] == HALF_LIVES[int(np.argmax(rates))]
+        assert learned.half_life("model", count) == HALF_LIVES[int(np.argmax(rates))]
     table = compare(Held("t", held_out), learned, range(1, 4), [0], COSTS)
     used = table[table["policy"] == "lfru"].set_index(["scope", "resident_share"])["half_life"]
-    assert {(scope, round(6 * share)): life for (scope, share), life in used.items()} == dict(learned.half_lives)
+    assert len(used) == 6
+    assert all(life == learned.half_life(scope, round(6 * share)) for (scope, share), life in used.items())
     assert table.loc[table["policy"] != "lfru", "half_life"].isna().all()
 
 
@@ -146,6 +148,31 @@ def test_modelled_speed_adds_up_each_miss() -> None:
     speed = table[table["policy"] == "lfru"].set_index(["scope", "resident_share"])["modelled_tokens_per_s"]
     assert speed["layer", 0.0] == pytest.approx(1 / (1 + 4 * 1 + 4 * 5))
     assert speed["layer", 1.0] == pytest.approx(1 / (1 + 4 * 1))
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+@pytest.mark.parametrize("routes", [COARSE, FINE], ids=["coarse", "fine"])
+def test_speeds_are_predicted_by_hit_rates_of_calibration_text(routes: Drifting, overlapped: bool) -> None:
+    shape = SMALL.model_copy(
+        update={
+            "num_hidden_layers": routes.layers,
+            "num_local_experts": routes.experts,
+            "num_experts_per_tok": routes.top_k,
+        }
+    )
+    costs = Costs(16, 40, CostModel(machine(overlapped), shape, BYTES))
+    errors = []
+    slots = [routes.experts * share // 16 for share in (1, 2, 4, 6, 8) if routes.experts * share >= 16]
+    for seed in range(2):
+        trace = routes.draw(1000, seed)
+        trial = Trial.run(trace[:500], routes.experts, slots, routes.period // 2)
+        learned = Learned.learn(frequencies(trace[:500], routes.experts), trial)
+        table = compare(Held("t", trace[500:]), learned, slots, [0], costs)
+        table = table[table["policy"].isin(["lru", "lfru"])]
+        errors += (table["predicted_tokens_per_s"] / table["modelled_tokens_per_s"] - 1).abs().tolist()
+    assert len(errors) == 2 * 2 * 2 * len(slots)
+    assert np.median(errors) <= 0.15
+    assert max(errors) <= 0.4
 
 
 def test_synthetic_routing_is_compared_from_half_a_tokens_experts_to_half_of_the_layer() -> None:

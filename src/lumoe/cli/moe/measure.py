@@ -196,7 +196,7 @@ def residency(
     machine = scaled(read_hardware(hardware), shape) if hardware else None
     costs = Costs(bits, sizes[bits], CostModel(machine, shape, sizes) if machine else None)
     slots, seeds = range(usage.shape[1] + 1), seed or [0, 1, 2]
-    ahead = prefetch or sorted({min(count * shape.num_experts_per_tok, usage.shape[1]) for count in (1, 2)})
+    ahead = prefetch or sorted({min(count * shape.num_experts_per_tok, usage.shape[1]) for count in (1, 2)} | {1})
     calibration = record_trace(engine, draw_sequences(model, corpus, tokens, sequence, seeds[0], "train"))
     trial = Trial.run(calibration, usage.shape[1], slots, sequence)
     learned = Learned.learn(usage, trial)

@@ -32,7 +32,8 @@ from lumoe.moe.model.decoder import Decoder
 from lumoe.moe.model.router import Router
 from lumoe.moe.planning import caching_choice
 from lumoe.moe.planning.caching import Caching, Scope
-from lumoe.moe.planning.cost import CostModel
+from lumoe.moe.planning.cost import CostModel, Served
+from lumoe.moe.planning.plan import Plan
 
 HALF_LIVES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0)
 SCOPES: tuple[Scope, ...] = ("layer", "model")
@@ -47,11 +48,13 @@ COLUMNS = (
     "resident_share",
     "resident_experts",
     "hit_rate",
+    "expected_hit_rate",
     "ready_rate",
     "experts_read",
     "bytes_read",
     "regret",
     "modelled_tokens_per_s",
+    "predicted_tokens_per_s",
     "tokens",
     "lookups",
     "basis",
@@ -166,30 +169,23 @@ class Costs:
     expert_bytes: int
     model: CostModel | None = None
 
+    def predict(self, hits: Floats | None) -> float | None:
+        """Return tokens/s of decoding by the hit rate of each layer, `[L]`; None if either is not known."""
+        if self.model is None or hits is None:
+            return None
+        plan = Plan.uniform(*self.model.shape.plan_shape, bits=self.bits, resident=False)
+        return 1.0 / self.model.step_seconds(plan, 1, Served(hits))
 
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What is known before a trace begins, from calibration text.
 
-    Attributes:
-        usage: `[L, E]`, how often a token is routed to each expert.
-        half_lives: by scope and places a layer, the one that served calibration text best.
-        transitions: from layer to layer, for guesses.
-    """
+@dataclass(frozen=True)
+class Way:
+    """One policy at one number of places, as it goes into a row."""
 
-    usage: Floats
-    half_lives: Mapping[tuple[Scope, int], float]
-    transitions: Transitions
-
-    @classmethod
-    def learn(cls, usage: Floats, trial: Trial) -> Learned:
-        """Take what a trial on calibration text says about other text."""
-        lives = {}
-        for scope in SCOPES:
-            rates = trial.of_lfru(scope).mean(axis=2)
-            for count, best in zip(trial.slots, rates.argmax(axis=0).tolist(), strict=True):
-                lives[scope, count] = HALF_LIVES[best]
-        return cls(usage, lives, Transitions.learn(trial.trace, usage.shape[1]))
+    policy: str
+    scope: Scope
+    count: int
+    seed: int = 0
+    half_life: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +222,6 @@ class Trial:
             rates |= dict(zip(cachings, near, strict=True))
         return cls(trace, experts, slots, rates)
 
-    def of_lfru(self, scope: Scope) -> Floats:
-        """Return the hit rates for HALF_LIVES, `[half-lives, n, L]`."""
-        return np.stack([self.rates[Caching("lfru", scope, life)] for life in HALF_LIVES])
-
     def table(self) -> pd.DataFrame:
         """Return rows of `lumoe.moe.planning.caching_choice.COLUMNS`, by which a planner chooses."""
         layers = next(iter(self.rates.values())).shape[1]
@@ -251,15 +243,38 @@ class Trial:
         )
 
 
-@dataclass(frozen=True)
-class _Way:
-    """One policy at one number of places, as it goes into a row."""
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What is known before a trace begins, from calibration text.
 
-    policy: str
-    scope: Scope
-    count: int
-    seed: int = 0
-    half_life: float | None = None
+    Attributes:
+        usage: `[L, E]`, how often a token is routed to each expert.
+        trial: of the policies, on calibration text.
+        transitions: from layer to layer, for guesses.
+    """
+
+    usage: Floats
+    trial: Trial
+    transitions: Transitions
+
+    @classmethod
+    def learn(cls, usage: Floats, trial: Trial) -> Learned:
+        """Take what a trial on calibration text says about other text."""
+        return cls(usage, trial, Transitions.learn(trial.trace, usage.shape[1]))
+
+    def half_life(self, scope: Scope, count: int) -> float:
+        """Return the half-life that served calibration text best at `count` places a layer."""
+        at = self.trial.slots.index(count)
+        return max(HALF_LIVES, key=lambda life: float(self.trial.rates[Caching("lfru", scope, life)][at].mean()))
+
+    def expected(self, way: Way) -> Floats | None:
+        """Return the hit rate of each layer that calibration text lets expect, `[L]`; None if it says nothing."""
+        if way.policy not in ("frequency", "lru", "lfru"):
+            return None
+        life = {} if way.half_life is None else {"half_life": way.half_life}
+        caching = Caching("static" if way.policy == "frequency" else way.policy, way.scope, **life)  # type: ignore[arg-type]
+        rates: Floats = self.trial.rates[caching][self.trial.slots.index(way.count)]
+        return rates
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,19 +324,21 @@ def compare(
         misses = int((~found).sum())
         if way.policy == "belady":
             missed[way.scope, way.count] = misses
-        least = missed[way.scope, way.count]
+        least, expected = missed[way.scope, way.count], learned.expected(way)
         about = {
             "trace": held.name,
             **dataclasses.asdict(way),
             "resident_share": way.count / experts,
             "resident_experts": way.count * layers,
             "hit_rate": float(found.mean()),
+            "expected_hit_rate": None if expected is None else float(expected.mean()),
             "regret": misses / least - 1 if least else (0.0 if not misses else np.nan),
             "tokens": len(held.trace),
             "lookups": held.trace.size,
             "basis": "simulated",
         }
-        rows.append(about | {"guesses": "none", "prefetch": 0} | _traffic(held.trace, found, None, None, costs))
+        without = {"guesses": "none", "prefetch": 0, "predicted_tokens_per_s": costs.predict(expected)}
+        rows.append(about | without | _traffic(held.trace, found, None, None, costs))
         at = held.trace.shape[2]
         for source in sources:
             guesses = held.guesses[source]
@@ -340,29 +357,29 @@ def _check(slots: Sequence[int], experts: int) -> None:
 
 def _all_ways(
     trace: Trace, learned: Learned, slots: Sequence[int], seeds: Sequence[int], guesses: Trace | None
-) -> Iterator[tuple[_Way, Bools]]:
+) -> Iterator[tuple[Way, Bools]]:
     """Yield each policy with what is resident at each look-up, `[tokens, L, k + m]`; first the bound of a scope."""
     experts = learned.usage.shape[1]
     asked = trace if guesses is None else np.concatenate([trace, guesses], axis=2)
     own = frequencies(trace, experts)
     for scope in SCOPES:
         best = replay_best(trace, slots, experts, scope, guesses)
-        yield from ((_Way("belady", scope, count), near) for count, near in zip(slots, best, strict=True))
+        yield from ((Way("belady", scope, count), near) for count, near in zip(slots, best, strict=True))
         start = np.stack([most_used(learned.usage, count, scope) for count in slots])
         for at, count in enumerate(slots):
             if scope == "layer":
                 for seed in seeds:
                     drawn = np.random.default_rng(seed).random(learned.usage.shape)
-                    yield _Way("random", scope, count, seed), replay_fixed(asked, most_used(drawn, count))
-            yield _Way("frequency", scope, count), replay_fixed(asked, start[at])
-            yield _Way("oracle", scope, count), replay_fixed(asked, most_used(own, count, scope))
-        lives = sorted({learned.half_lives[scope, count] for count in slots})
+                    yield Way("random", scope, count, seed), replay_fixed(asked, most_used(drawn, count))
+            yield Way("frequency", scope, count), replay_fixed(asked, start[at])
+            yield Way("oracle", scope, count), replay_fixed(asked, most_used(own, count, scope))
+        lives = sorted({learned.half_life(scope, count) for count in slots})
         cachings = [Caching("lru", scope), *(Caching("lfru", scope, life) for life in lives)]
         near = replay(trace, cachings, start, learned.usage, guesses)
         for at, count in enumerate(slots):
-            yield _Way("lru", scope, count), near[0, at]
-            life = learned.half_lives[scope, count]
-            yield _Way("lfru", scope, count, half_life=life), near[1 + lives.index(life), at]
+            yield Way("lru", scope, count), near[0, at]
+            life = learned.half_life(scope, count)
+            yield Way("lfru", scope, count, half_life=life), near[1 + lives.index(life), at]
 
 
 def _traffic(
