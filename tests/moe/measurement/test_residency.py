@@ -46,7 +46,7 @@ def random_trace(seed: int, tokens: int = 50, layers: int = 2, experts: int = 6)
 
 
 def learned_on(trace: np.ndarray, experts: int, slots: range) -> Learned:
-    return Learned.learn(frequencies(trace, experts), Trial.run(trace, experts, slots, 10))
+    return Learned.learn(frequencies(trace, experts), Trial.run(Held("c", trace), experts, slots, 10))
 
 
 @given(seed=st.integers(0, 1000))
@@ -116,10 +116,10 @@ def test_transitions_guess_what_came_after() -> None:
 
 def test_half_lives_are_those_of_calibration_text_alone() -> None:
     calibration, held_out = random_trace(5, tokens=200), random_trace(6)
-    trial = Trial.run(calibration, 6, range(1, 4), 10)
+    trial = Trial.run(Held("c", calibration), 6, range(1, 4), 10)
     learned = Learned.learn(frequencies(calibration, 6), trial)
     for count in range(1, 4):
-        rates = [trial.rates[Caching("lfru", "model", life)][count - 1].mean() for life in HALF_LIVES]
+        rates = [trial.rates[Caching("lfru", "model", life)].hits[count - 1].mean() for life in HALF_LIVES]
         assert learned.half_life("model", count) == HALF_LIVES[int(np.argmax(rates))]
     table = compare(Held("t", held_out), learned, range(1, 4), [0], COSTS)
     used = table[table["policy"] == "lfru"].set_index(["scope", "resident_share"])["half_life"]
@@ -131,13 +131,13 @@ def test_half_lives_are_those_of_calibration_text_alone() -> None:
 def test_a_trial_learns_from_one_half_and_replays_the_other() -> None:
     # Sequences of two tokens: the even ones want expert 0, the odd ones expert 1.
     trace = np.array([[[expert]] for expert in (0, 0, 1, 1) * 5])
-    trial = Trial.run(trace, 3, [1], 2)
-    assert trial.rates[Caching("static")].tolist() == [[0.0]]
-    assert trial.rates[Caching("lru")].tolist() == [[0.9]]
+    trial = Trial.run(Held("c", trace), 3, [1], 2)
+    assert trial.rates[Caching("static")].hits.tolist() == [[0.0]]
+    assert trial.rates[Caching("lru")].hits.tolist() == [[0.9]]
     read = hit_rates(trial.table())
-    assert read.at(Caching("lru"), 1 / 3).tolist() == [0.9]
+    assert read.at(Caching("lru"), 1 / 3).hits.tolist() == [0.9]
     with pytest.raises(UserError, match="not two sequences"):
-        Trial.run(trace, 3, [1], 20)
+        Trial.run(Held("c", trace), 3, [1], 20)
 
 
 def test_modelled_speed_adds_up_each_miss() -> None:
@@ -165,7 +165,7 @@ def test_speeds_are_predicted_by_hit_rates_of_calibration_text(routes: Drifting,
     slots = [routes.experts * share // 16 for share in (1, 2, 4, 6, 8) if routes.experts * share >= 16]
     for seed in range(2):
         trace = routes.draw(1000, seed)
-        trial = Trial.run(trace[:500], routes.experts, slots, routes.period // 2)
+        trial = Trial.run(Held("c", trace[:500]), routes.experts, slots, routes.period // 2)
         learned = Learned.learn(frequencies(trace[:500], routes.experts), trial)
         table = compare(Held("t", trace[500:]), learned, slots, [0], costs)
         table = table[table["policy"].isin(["lru", "lfru"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -176,7 +177,7 @@ def residency(
         Learned,
         Trial,
         compare,
-        record_trace,
+        numbers_of_places,
         record_with_guesses,
         synthetic,
     )
@@ -195,18 +196,20 @@ def residency(
     shape, usage = engine.decoder.architecture, read_frequencies(quantized)
     machine = scaled(read_hardware(hardware), shape) if hardware else None
     costs = Costs(bits, sizes[bits], CostModel(machine, shape, sizes) if machine else None)
-    slots, seeds = range(usage.shape[1] + 1), seed or [0, 1, 2]
+    slots, seeds = numbers_of_places(usage.shape[1]), seed or [0, 1, 2]
     ahead = prefetch or sorted({min(count * shape.num_experts_per_tok, usage.shape[1]) for count in (1, 2)} | {1})
-    calibration = record_trace(engine, draw_sequences(model, corpus, tokens, sequence, seeds[0], "train"))
-    trial = Trial.run(calibration, usage.shape[1], slots, sequence)
+
+    def recorded(name: str, folders: Sequence[Path], draw: int, split: str) -> Held:
+        sequences = draw_sequences(model, folders, tokens, sequence, draw, split)
+        trace, routers = record_with_guesses(engine, sequences, max(ahead))
+        return Held(name, trace, {"router": routers})
+
+    trial = Trial.run(recorded("calibration", corpus, seeds[0], "train"), usage.shape[1], slots, sequence, ahead)
     learned = Learned.learn(usage, trial)
     parts = []
     for folder in track(corpus, "corpora recorded"):
-        trace, routers = record_with_guesses(
-            engine, draw_sequences(model, [folder], tokens, sequence, 0, "test"), max(ahead)
-        )
-        guesses = {"router": routers, "transitions": learned.transitions.guess(trace, max(ahead))}
-        parts.append(Held(folder.name, trace, guesses))
+        part = recorded(folder.name, [folder], 0, "test")
+        parts.append(part.guessed("transitions", learned.transitions.guess(part.trace, max(ahead))))
     held = [*parts, Held.joined(parts, "joined")] if len(parts) > 1 else parts
     tables = [compare(part, learned, slots, seeds, costs, ahead) for part in track(held, "traces replayed")]
     if synthetic_tokens:

@@ -13,7 +13,6 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from lumoe.errors import UserError
 from lumoe.moe.engine.engine import Engine
@@ -32,10 +31,12 @@ from lumoe.moe.model.decoder import Decoder
 from lumoe.moe.model.router import Router
 from lumoe.moe.planning import caching_choice
 from lumoe.moe.planning.caching import Caching, Scope
+from lumoe.moe.planning.caching_choice import Rates
 from lumoe.moe.planning.cost import CostModel, Served
 from lumoe.moe.planning.plan import Plan
 
 HALF_LIVES = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 512.0)
+MOST_PLACES = 16
 SCOPES: tuple[Scope, ...] = ("layer", "model")
 COLUMNS = (
     "trace",
@@ -177,6 +178,25 @@ class Costs:
         return 1.0 / self.model.step_seconds(plan, 1, Served(hits))
 
 
+@dataclass(frozen=True, eq=False)
+class Held:
+    """What is replayed: a trace of held-out text, and guesses by source (`router`, `transitions`), `[tokens, L, m]`."""
+
+    name: str
+    trace: Trace
+    guesses: Mapping[str, Trace] = dataclasses.field(default_factory=dict)
+
+    def guessed(self, source: str, guesses: Trace) -> Held:
+        """Return the same with guesses of another source beside those that there are."""
+        return dataclasses.replace(self, guesses={**self.guesses, source: guesses})
+
+    @classmethod
+    def joined(cls, parts: Sequence[Held], name: str) -> Held:
+        """Return traces one after another."""
+        guesses = {source: np.concatenate([part.guesses[source] for part in parts]) for source in parts[0].guesses}
+        return cls(name, np.concatenate([part.trace for part in parts]), guesses)
+
+
 @dataclass(frozen=True)
 class Way:
     """One policy at one number of places, as it goes into a row."""
@@ -196,51 +216,69 @@ class Trial:
         trace: of all the text.
         experts: of a layer.
         slots: places of a layer, `n` numbers.
-        rates: hit rate in each layer by policy, `[n, L]`.
+        rates: of each policy, `[n, L]`.
     """
 
     trace: Trace
     experts: int
     slots: Sequence[int]
-    rates: Mapping[Caching, Floats]
+    rates: Mapping[Caching, Rates]
 
     @classmethod
-    def run(cls, trace: Trace, experts: int, slots: Sequence[int], sequence: int) -> Trial:
-        """Learn from every other stretch of `sequence` tokens, and replay on those between."""
+    def run(
+        cls,
+        held: Held,
+        experts: int,
+        slots: Sequence[int],
+        sequence: int,
+        prefetch: Sequence[int] = (),
+    ) -> Trial:
+        """Learn from every other stretch of `sequence` tokens, and replay on those between.
+
+        Args:
+            held: a trace of calibration text, and the router's guesses where `prefetch` has numbers of them.
+
+        Raises:
+            UserError: there are not two stretches, or a layer has not as many experts as places.
+        """
         _check(slots, experts)
+        trace = held.trace
         odd = np.arange(len(trace)) // sequence % 2 == 1
         if odd.all() or not odd.any():
             raise UserError(f"{len(trace)} tokens of calibration text are not two sequences of {sequence}")
         usage, rest = frequencies(trace[~odd], experts), trace[odd]
-        rates: dict[Caching, Floats] = {}
+        guesses = held.guesses["router"][odd] if prefetch else None
+        asked = rest if guesses is None else np.concatenate([rest, guesses], axis=2)
+        rates: dict[Caching, Rates] = {}
         for scope in SCOPES:
             start = np.stack([most_used(usage, count, scope) for count in slots])
-            fixed = np.stack([replay_fixed(rest, resident).mean(axis=(0, 2)) for resident in start])
-            rates[Caching("static", scope)] = fixed
             cachings = [Caching("lru", scope), *(Caching("lfru", scope, life) for life in HALF_LIVES)]
-            near = replay(rest, cachings, start, usage).mean(axis=(2, 4))
-            rates |= dict(zip(cachings, near, strict=True))
+            fixed = np.stack([replay_fixed(asked, resident) for resident in start])
+            for caching, near in zip(
+                [Caching("static", scope), *cachings],
+                [fixed, *replay(rest, cachings, start, usage, guesses)],
+                strict=True,
+            ):
+                found, there = near[..., : rest.shape[2]], near[..., rest.shape[2] :]
+                rates[caching] = Rates.none_ahead(found.mean(axis=(1, 3)))
+                for most in prefetch:
+                    assert guesses is not None
+                    ready, ahead = _ready(rest, found, guesses[..., :most], there[..., :most])
+                    rates[dataclasses.replace(caching, prefetch=most)] = Rates(
+                        found.mean(axis=(1, 3)), ready.mean(axis=(1, 3)), ahead.mean(axis=1)
+                    )
         return cls(trace, experts, slots, rates)
 
     def table(self) -> pd.DataFrame:
         """Return rows of `lumoe.moe.planning.caching_choice.COLUMNS`, by which a planner chooses."""
-        layers = next(iter(self.rates.values())).shape[1]
-        return pd.DataFrame(
-            [
-                (
-                    caching.policy,
-                    caching.scope,
-                    caching.half_life if caching.policy == "lfru" else None,
-                    count / self.experts,
-                    layer,
-                    rates[at, layer],
-                )
-                for caching, rates in self.rates.items()
-                for at, count in enumerate(self.slots)
-                for layer in range(layers)
-            ],
-            columns=list(caching_choice.COLUMNS),
-        )
+        rows = []
+        for caching, rates in self.rates.items():
+            life = caching.half_life if caching.policy == "lfru" else None
+            for at, layer in np.ndindex(rates.hits.shape):
+                found = (part[at, layer] for part in rates.parts)
+                share = self.slots[at] / self.experts
+                rows.append((caching.policy, caching.scope, life, caching.prefetch, share, layer, *found))
+        return pd.DataFrame(rows, columns=list(caching_choice.COLUMNS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +303,7 @@ class Learned:
     def half_life(self, scope: Scope, count: int) -> float:
         """Return the half-life that served calibration text best at `count` places a layer."""
         at = self.trial.slots.index(count)
-        return max(HALF_LIVES, key=lambda life: float(self.trial.rates[Caching("lfru", scope, life)][at].mean()))
+        return max(HALF_LIVES, key=lambda life: float(self.trial.rates[Caching("lfru", scope, life)].hits[at].mean()))
 
     def expected(self, way: Way) -> Floats | None:
         """Return the hit rate of each layer that calibration text lets expect, `[L]`; None if it says nothing."""
@@ -273,23 +311,8 @@ class Learned:
             return None
         life = {} if way.half_life is None else {"half_life": way.half_life}
         caching = Caching("static" if way.policy == "frequency" else way.policy, way.scope, **life)  # type: ignore[arg-type]
-        rates: Floats = self.trial.rates[caching][self.trial.slots.index(way.count)]
+        rates: Floats = self.trial.rates[caching].hits[self.trial.slots.index(way.count)]
         return rates
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """What is replayed: a trace of held-out text, and guesses by source (`router`, `transitions`), `[tokens, L, m]`."""
-
-    name: str
-    trace: Trace
-    guesses: Mapping[str, Trace] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Held], name: str) -> Held:
-        """Return traces one after another."""
-        guesses = {source: np.concatenate([part.guesses[source] for part in parts]) for source in parts[0].guesses}
-        return cls(name, np.concatenate([part.trace for part in parts]), guesses)
 
 
 def compare(
@@ -350,6 +373,12 @@ def compare(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def numbers_of_places(experts: int) -> list[int]:
+    """Return the places of a layer that are tried: all numbers of them up to MOST_PLACES, else evenly spaced ones."""
+    steps = min(experts, MOST_PLACES)
+    return [round(step * experts / steps) for step in range(steps + 1)]
+
+
 def _check(slots: Sequence[int], experts: int) -> None:
     if min(slots) < 0 or max(slots) > experts:
         raise UserError(f"a layer has {experts} experts: {max(slots)} of them cannot be resident")
@@ -390,11 +419,9 @@ def _traffic(
     Args:
         guesses, there: `[tokens, L, m]`, what is guessed (-1: nothing), and whether it is resident.
     """
-    ahead: NDArray[np.int64] = np.zeros(trace.shape[:2], dtype=np.int64)
-    ready = found
+    ready, ahead = found, np.zeros(trace.shape[:2], dtype=np.int64)
     if guesses is not None and there is not None:
-        ahead = ((guesses >= 0) & ~there).sum(axis=2)
-        ready = found | (trace[..., :, None] == guesses[..., None, :]).any(axis=3)
+        ready, ahead = _ready(trace, found, guesses, there)
     late = (~ready).sum(axis=2)
     read = float((late + ahead).sum() / len(trace))
     return {
@@ -405,6 +432,18 @@ def _traffic(
             None if costs.model is None else 1.0 / costs.model.replayed_seconds(costs.bits, late, ahead)
         ),
     }
+
+
+def _ready(trace: Trace, found: Bools, guesses: Trace, there: Bools) -> tuple[Bools, Trace]:
+    """Return which look-ups find their expert resident or read ahead, and how many are read ahead.
+
+    Args:
+        found: `[..., tokens, L, k]`, and so is what is returned first; the other is `[..., tokens, L]`.
+        guesses: `[tokens, L, m]`, -1 where nothing is guessed.
+        there: `[..., tokens, L, m]`, which of them are resident.
+    """
+    right = (trace[..., :, None] == guesses[..., None, :]).any(axis=3)
+    return found | right, ((guesses >= 0) & ~there).sum(axis=-1)
 
 
 def synthetic(tokens: int, seeds: Sequence[int], costs: Costs) -> list[pd.DataFrame]:
@@ -418,7 +457,7 @@ def synthetic(tokens: int, seeds: Sequence[int], costs: Costs) -> list[pd.DataFr
         slots = sorted(
             {routes.top_k * halves // 2 for halves in (1, 2, 3, 4, 6, 8)} & {*range(routes.experts // 2 + 1)}
         )
-        trial = Trial.run(trace[:tokens], routes.experts, slots, routes.period // 2)
+        trial = Trial.run(Held(routes.name, trace[:tokens]), routes.experts, slots, routes.period // 2)
         learned = Learned.learn(frequencies(trace[:tokens], routes.experts), trial)
         counted = dataclasses.replace(costs, model=None)
         tables.append(compare(Held(routes.name, trace[tokens:]), learned, slots, seeds, counted))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lumoe.errors import UserError
-from lumoe.moe.planning.caching_choice import HitRates, Recommendation
+from lumoe.moe.planning.caching_choice import HitRates, Rates, Recommendation
 from lumoe.moe.planning.cost import CostModel, Prediction, Served
 from lumoe.moe.planning.perplexities import nll_by_count
 from lumoe.moe.planning.placement import PaperRules
@@ -143,7 +143,7 @@ class Planner:
         if self.costs is None:
             return self._by_rules(wish)
         plans = self.candidates(wish.weight_bytes)
-        predictions = [self.costs.predict(plan, self._served(plan)) for plan in plans]
+        predictions = [self._predict(self.costs, plan) for plan in plans]
         speeds = np.array([prediction.tokens_per_s for prediction in predictions])
         increases = np.array([self.increase(plan.bits) for plan in plans])
         index, missing = choose(wish, speeds, increases)
@@ -154,11 +154,15 @@ class Planner:
         """Return how the plan's residents should change; None if that is not known, or nothing is ever missed."""
         if self.hit_rates is None or plan.resident.all():
             return None
-        return self.hit_rates.recommend(plan)
+        costs = self.costs
+        if costs is None:
+            return self.hit_rates.recommend(plan)
+        return self.hit_rates.recommend(plan, lambda rates: costs.predict(plan, _served(rates)).tokens_per_s)
 
-    def _served(self, plan: Plan) -> Served | None:
+    def _predict(self, costs: CostModel, plan: Plan) -> Prediction:
         caching = self._caching(plan)
-        return Served(caching.hits) if caching is not None and caching.changes else None
+        # Of residents that stay it is known which they are.
+        return costs.predict(plan, _served(caching.rates) if caching is not None and caching.changes else None)
 
     def _by_rules(self, wish: Wish) -> Proposal:
         if wish.min_tokens_per_s is not None or wish.max_perplexity_increase is not None:
@@ -183,6 +187,10 @@ class Planner:
         fast = memory.fast(plan)
         tokens = (wish.budget_bytes - fast) // memory.kv_block * KV_BLOCK if memory.kv_block else None
         return Proposal(plan, prediction, fast, self.increase(plan.bits), why, missing, tokens, self._caching(plan))
+
+
+def _served(rates: Rates) -> Served:
+    return Served(rates.ready, rates.ahead)
 
 
 def choose(wish: Wish, speeds: ArrayLike, increases: ArrayLike) -> tuple[int, dict[str, float]]:
