@@ -64,10 +64,11 @@ def replay(
     """
     tokens, layers, k = trace.shape
     experts = start.shape[2]
-    block = np.zeros((len(cachings), layers, experts))
+    # Values of layers do not touch one another: as one long layer, the uses of a token are noted at once.
+    block = np.zeros((len(cachings), 1, layers * experts))
     values = []
     for caching, now in zip(cachings, block, strict=True):
-        value = Values(caching, (layers, experts), usage)
+        value = Values(caching, (1, layers * experts), None if usage is None else usage.reshape(1, -1))
         now[:] = value.now
         value.now = now  # one array for all policies, which each changes in place
         values.append(value)
@@ -80,16 +81,14 @@ def replay(
     always = np.array([caching.policy == "lru" for caching in cachings])[:, None, None]
     near = np.empty((tokens, layers // rows, len(cachings), len(start), rows, asked.shape[2]), dtype=bool)
     row = np.arange(rows)[:, None]
-    chosen_of = trace.tolist()
+    used = (trace + experts * np.arange(layers)[:, None]).reshape(tokens, layers // rows, -1)
     for token in range(tokens):
         for value in values:
             value.step()
         for turn in range(layers // rows):
-            here = range(layers) if rows == layers else [turn]
-            for layer in here:
-                for value in values:
-                    value.use(layer, chosen_of[token][layer])
-            wanted = asked[token, here]
+            for value in values:
+                value.use(0, used[token, turn])
+            wanted = asked[token] if rows == layers else asked[token, turn : turn + 1]
             found = near[token, turn] = resident[:, :, row, wanted]
             if not found[..., :k].all():
                 _change(resident, worth, wanted[:, :k], found[..., :k], always)
