@@ -158,3 +158,15 @@ def test_synthetic_routing_is_as_skewed_as_stated_and_drifts() -> None:
     distinct = Drifting(experts=6, top_k=4).draw(50, seed=0)
     assert all(len({*token}) == 4 for layers in distinct.tolist() for token in layers)
     assert np.array_equal(routes.draw(8000, seed=1), trace)
+
+
+@pytest.mark.parametrize("scope", ["layer", "model"])
+def test_traces_side_by_side_are_replayed_as_each_alone(scope: Scope) -> None:
+    apart = [random_trace(seed, layers=3) for seed in (1, 2)]
+    both, start = np.concatenate(apart, axis=1), first(3, 6, 2)
+    cachings, usage = [Caching("lru", scope), Caching("lfru", scope, 4.0)], frequencies(apart[0], 6)
+    found = replay(both, cachings, np.tile(start, (1, 2, 1)), np.tile(usage, (2, 1)), traces=2)
+    best = replay_best(both, [2], 6, scope, traces=2)
+    for trace, part, bound in zip(apart, np.split(found, 2, axis=3), np.split(best, 2, axis=2), strict=True):
+        assert np.array_equal(part, replay(trace, cachings, start, usage))
+        assert np.array_equal(bound, replay_best(trace, [2], 6, scope))

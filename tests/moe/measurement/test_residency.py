@@ -53,7 +53,7 @@ def learned_on(trace: np.ndarray, experts: int, slots: range) -> Learned:
 @settings(deadline=None, max_examples=10)
 def test_no_fixed_choice_beats_the_best_one_and_nothing_the_optimum(seed: int) -> None:
     learned = learned_on(random_trace(seed + 1), 6, range(7))
-    table = compare(Held("t", random_trace(seed)), learned, range(7), [0, 1], COSTS)
+    table = compare([Held("t", random_trace(seed))], learned, range(7), [0, 1], COSTS)
     assert list(table.columns) == list(COLUMNS)
     assert (table["regret"].dropna() >= 0).all()
     layer = table[table["scope"] == "layer"]
@@ -68,7 +68,7 @@ def test_no_fixed_choice_beats_the_best_one_and_nothing_the_optimum(seed: int) -
 
 
 def test_regret_is_relative_to_the_optimum_of_the_same_scope() -> None:
-    table = compare(Held("t", random_trace(3)), learned_on(random_trace(4), 6, range(1, 6)), range(1, 6), [0], COSTS)
+    table = compare([Held("t", random_trace(3))], learned_on(random_trace(4), 6, range(1, 6)), range(1, 6), [0], COSTS)
     for _, rows in table.groupby(["scope", "resident_share"]):
         best = 1 - rows.loc[rows["policy"] == "belady", "hit_rate"].item()
         assert np.allclose(rows["regret"], (1 - rows["hit_rate"]) / best - 1)
@@ -76,7 +76,7 @@ def test_regret_is_relative_to_the_optimum_of_the_same_scope() -> None:
 
 def traffic(trace: np.ndarray, guesses: np.ndarray, most: int) -> pd.DataFrame:
     held = Held("t", trace, {"router": guesses})
-    table = compare(held, learned_on(random_trace(9), 6, range(1, 4)), range(1, 4), [0], COSTS, [most])
+    table = compare([held], learned_on(random_trace(9), 6, range(1, 4)), range(1, 4), [0], COSTS, [most])
     return table.set_index(["policy", "scope", "resident_share"])
 
 
@@ -121,7 +121,7 @@ def test_half_lives_are_those_of_calibration_text_alone() -> None:
     for count in range(1, 4):
         rates = [trial.rates[Caching("lfru", "model", life)].hits[count - 1].mean() for life in HALF_LIVES]
         assert learned.half_life("model", count) == HALF_LIVES[int(np.argmax(rates))]
-    table = compare(Held("t", held_out), learned, range(1, 4), [0], COSTS)
+    table = compare([Held("t", held_out)], learned, range(1, 4), [0], COSTS)
     used = table[table["policy"] == "lfru"].set_index(["scope", "resident_share"])["half_life"]
     assert len(used) == 6
     assert all(life == learned.half_life(scope, round(6 * share)) for (scope, share), life in used.items())
@@ -144,7 +144,7 @@ def test_modelled_speed_adds_up_each_miss() -> None:
     # All miss at no places: 2 layers of 2 experts, each 1 s and 5 s of reading (1 s and 40 bytes at 10/s), dense 1 s.
     costs = Costs(16, 40, CostModel(machine(), SMALL, BYTES))
     trace = random_trace(0, experts=4)
-    table = compare(Held("t", trace), learned_on(random_trace(1, experts=4), 4, range(5)), range(5), [0], costs)
+    table = compare([Held("t", trace)], learned_on(random_trace(1, experts=4), 4, range(5)), range(5), [0], costs)
     speed = table[table["policy"] == "lfru"].set_index(["scope", "resident_share"])["modelled_tokens_per_s"]
     assert speed["layer", 0.0] == pytest.approx(1 / (1 + 4 * 1 + 4 * 5))
     assert speed["layer", 1.0] == pytest.approx(1 / (1 + 4 * 1))
@@ -167,7 +167,7 @@ def test_speeds_are_predicted_by_hit_rates_of_calibration_text(routes: Drifting,
         trace = routes.draw(1000, seed)
         trial = Trial.run(Held("c", trace[:500]), routes.experts, slots, routes.period // 2)
         learned = Learned.learn(frequencies(trace[:500], routes.experts), trial)
-        table = compare(Held("t", trace[500:]), learned, slots, [0], costs)
+        table = compare([Held("t", trace[500:])], learned, slots, [0], costs)
         table = table[table["policy"].isin(["lru", "lfru"])]
         errors += (table["predicted_tokens_per_s"] / table["modelled_tokens_per_s"] - 1).abs().tolist()
     assert len(errors) == 2 * 2 * 2 * len(slots)
@@ -220,4 +220,4 @@ def test_the_store_hits_as_the_replay_says(model_bf16: Path) -> None:
 def test_bad_slots() -> None:
     learned = learned_on(random_trace(0), 6, range(7))
     with pytest.raises(UserError, match="6 experts"):
-        compare(Held("t", random_trace(0)), learned, [7], [0], COSTS)
+        compare([Held("t", random_trace(0))], learned, [7], [0], COSTS)

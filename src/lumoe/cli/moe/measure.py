@@ -210,8 +210,8 @@ def residency(
     for folder in track(corpus, "corpora recorded"):
         part = recorded(folder.name, [folder], 0, "test")
         parts.append(part.guessed("transitions", learned.transitions.guess(part.trace, max(ahead))))
-    held = [*parts, Held.joined(parts, "joined")] if len(parts) > 1 else parts
-    tables = [compare(part, learned, slots, seeds, costs, ahead) for part in track(held, "traces replayed")]
+    groups = [parts, [Held.joined(parts, "joined")]] if len(parts) > 1 else [parts]
+    tables = [compare(held, learned, slots, seeds, costs, ahead) for held in track(groups, "groups of traces replayed")]
     if synthetic_tokens:
         tables += synthetic(synthetic_tokens, seeds, costs)
     write_csv(output, pd.concat(tables), COLUMNS)

@@ -49,10 +49,12 @@ def replay(
     start: Bools,
     usage: Floats | None = None,
     guesses: Trace | None = None,
+    traces: int = 1,
 ) -> Bools:
     """Replay policies that change the residents.
 
     Args:
+        trace: one, or as many as `traces` side by side: the layers of the second follow those of the first, and so on.
         cachings: of one scope; `lru` or `lfru`.
         start: residents at first, `[n, L, E]`, for each number of places that is tried.
         usage: `[L, E]`, what `lfru` starts from (see `Values`).
@@ -73,27 +75,35 @@ def replay(
         value.now = now  # one array for all policies, which each changes in place
         values.append(value)
     # A row of places competes within itself: one a layer, or one for the model, whose look-ups come layer by layer.
-    rows = layers if cachings[0].scope == "layer" else 1
-    asked = trace if guesses is None else np.concatenate([trace, guesses], axis=2)
-    asked = asked if rows == layers else asked + experts * np.arange(layers)[:, None]
+    rows = layers if cachings[0].scope == "layer" else traces
+    asked = _in_turns(trace if guesses is None else np.concatenate([trace, guesses], axis=2), rows, experts)
+    turns = asked.shape[1]
     resident = np.repeat(start[None], len(cachings), axis=0).reshape(len(cachings), len(start), rows, -1)
     worth = block.reshape(len(cachings), 1, rows, -1)
     always = np.array([caching.policy == "lru" for caching in cachings])[:, None, None]
-    near = np.empty((tokens, layers // rows, len(cachings), len(start), rows, asked.shape[2]), dtype=bool)
+    near = np.empty((tokens, turns, len(cachings), len(start), rows, asked.shape[3]), dtype=bool)
     row = np.arange(rows)[:, None]
-    used = (trace + experts * np.arange(layers)[:, None]).reshape(tokens, layers // rows, -1)
+    used = (asked[..., :k] + turns * experts * row).reshape(tokens, turns, -1)
     for token in range(tokens):
         for value in values:
             value.step()
-        for turn in range(layers // rows):
+        for turn in range(turns):
             for value in values:
                 value.use(0, used[token, turn])
-            wanted = asked[token] if rows == layers else asked[token, turn : turn + 1]
+            wanted = asked[token, turn]
             found = near[token, turn] = resident[:, :, row, wanted]
             if not found[..., :k].all():
                 _change(resident, worth, wanted[:, :k], found[..., :k], always)
-    near = near.transpose(2, 3, 0, 1, 4, 5)
-    return near.reshape(len(cachings), len(start), tokens, layers, asked.shape[2])
+    near = near.transpose(2, 3, 0, 4, 1, 5)
+    return near.reshape(len(cachings), len(start), tokens, layers, asked.shape[3])
+
+
+def _in_turns(trace: Trace, rows: int, experts: int) -> Trace:
+    """Return what rows are asked for in the turns of a token, as numbers of members: `[tokens, turns, rows, k]`."""
+    tokens, layers, k = trace.shape
+    turns = layers // rows
+    members: Trace = trace.reshape(tokens, rows, turns, k) + experts * np.arange(turns)[:, None]
+    return members.transpose(0, 2, 1, 3)
 
 
 def _change(resident: Bools, worth: Floats, chosen: Trace, found: Bools, always: Bools) -> None:
@@ -120,7 +130,12 @@ def _change(resident: Bools, worth: Floats, chosen: Trace, found: Bools, always:
 
 
 def replay_best(
-    trace: Trace, slots: Sequence[int], experts: int, scope: Scope = "layer", guesses: Trace | None = None
+    trace: Trace,
+    slots: Sequence[int],
+    experts: int,
+    scope: Scope = "layer",
+    guesses: Trace | None = None,
+    traces: int = 1,
 ) -> Bools:
     """Replay the best that any policy could do: it knows the future (L. A. Belady, IBM Systems Journal 5(2), 1966).
 
@@ -129,21 +144,21 @@ def replay_best(
 
     Args:
         slots: places of each layer (`layer`), or of the model divided by its layers (`model`).
-        guesses: see `replay`.
+        guesses, traces: see `replay`.
 
     Returns:
         As `replay`, without policies: `[n, tokens, L, k + m]`.
     """
     tokens, layers, k = trace.shape
-    rows = layers if scope == "layer" else 1
-    asked = trace if guesses is None else np.concatenate([trace, guesses], axis=2)
-    asked = asked if rows == layers else asked + experts * np.arange(layers)[:, None]
+    rows = layers if scope == "layer" else traces
+    asked = _in_turns(trace if guesses is None else np.concatenate([trace, guesses], axis=2), rows, experts)
+    turns, width = asked.shape[1], asked.shape[3]
     # Times count look-ups of a row.
-    steps = asked.reshape(-1, rows, asked.shape[2])
-    following = _next_uses(steps[..., :k], experts * layers // rows)
-    places = np.array(slots)[:, None, None] * (layers // rows)
+    steps = asked.reshape(-1, rows, width)
+    following = _next_uses(steps[..., :k], experts * turns)
+    places = np.array(slots)[:, None, None] * turns
     row = np.arange(rows)[:, None]
-    near = np.empty((len(steps), len(slots), rows, asked.shape[2]), dtype=bool)
+    near = np.empty((len(steps), len(slots), rows, width), dtype=bool)
     resident = np.argsort(np.argsort(following[0], axis=-1), axis=-1) < places
     for step, wanted in enumerate(steps):
         found = near[step] = resident[:, row, wanted]
@@ -151,7 +166,8 @@ def replay_best(
             resident[:, row, wanted[:, :k]] = True
             soon = np.where(resident, following[step + 1], len(steps) + 1)
             resident &= np.argsort(np.argsort(soon, axis=-1, kind="stable"), axis=-1) < places
-    return near.transpose(1, 0, 2, 3).reshape(len(slots), tokens, layers, asked.shape[2])
+    near = near.reshape(tokens, turns, len(slots), rows, width).transpose(2, 0, 3, 1, 4)
+    return near.reshape(len(slots), tokens, layers, width)
 
 
 def _next_uses(steps: Trace, members: int) -> NDArray[np.int64]:

@@ -316,9 +316,14 @@ class Learned:
 
 
 def compare(
-    held: Held, learned: Learned, slots: Sequence[int], seeds: Sequence[int], costs: Costs, prefetch: Sequence[int] = ()
+    held: Sequence[Held],
+    learned: Learned,
+    slots: Sequence[int],
+    seeds: Sequence[int],
+    costs: Costs,
+    prefetch: Sequence[int] = (),
 ) -> pd.DataFrame:
-    """Return hits and reads of every policy and number of places.
+    """Return hits and reads of every policy and number of places, for traces of the same length one after another.
 
     `random` draws its residents (the paper's static choice), `frequency` takes the experts used most on calibration
     text, `oracle` those used most in the trace itself (the best that a fixed choice can do); `lru` and `lfru` change as
@@ -336,41 +341,47 @@ def compare(
     Raises:
         UserError: more residents are asked for than a layer has experts.
     """
-    layers, experts = learned.usage.shape
-    _check(slots, experts)
-    sources = sorted(held.guesses)
-    asked = np.concatenate([held.guesses[source] for source in sources], axis=2) if sources else None
-    missed: dict[tuple[Scope, int], int] = {}
-    rows = []
-    for way, near in _all_ways(held.trace, learned, slots, seeds, asked):
-        found = near[..., : held.trace.shape[2]]
-        misses = int((~found).sum())
+    _check(slots, learned.usage.shape[1])
+    tables: list[list[dict[str, object]]] = [[] for _ in held]
+    missed: dict[tuple[Scope, int, int], int] = {}
+    for way, at, near in _all_ways(held, learned, slots, seeds):
+        misses = int((~near[..., : held[at].trace.shape[2]]).sum())
         if way.policy == "belady":
-            missed[way.scope, way.count] = misses
-        least, expected = missed[way.scope, way.count], learned.expected(way)
+            missed[way.scope, way.count, at] = misses
+        least, expected = missed[way.scope, way.count, at], learned.expected(way)
         about = {
-            "trace": held.name,
+            "trace": held[at].name,
             **dataclasses.asdict(way),
-            "resident_share": way.count / experts,
-            "resident_experts": way.count * layers,
-            "hit_rate": float(found.mean()),
+            "resident_share": way.count / learned.usage.shape[1],
+            "resident_experts": way.count * len(learned.usage),
             "expected_hit_rate": None if expected is None else float(expected.mean()),
             "regret": misses / least - 1 if least else (0.0 if not misses else np.nan),
-            "tokens": len(held.trace),
-            "lookups": held.trace.size,
+            "tokens": len(held[at].trace),
+            "lookups": held[at].trace.size,
             "basis": "simulated",
         }
-        without = {"guesses": "none", "prefetch": 0, "predicted_tokens_per_s": costs.predict(expected)}
-        rows.append(about | without | _traffic(held.trace, found, None, None, costs))
-        at = held.trace.shape[2]
-        for source in sources:
-            guesses = held.guesses[source]
-            there = near[..., at : at + guesses.shape[2]]
-            at += guesses.shape[2]
-            for most in prefetch if way.policy != "random" else ():
-                counted = _traffic(held.trace, found, guesses[..., :most], there[..., :most], costs)
-                rows.append(about | {"guesses": source, "prefetch": most} | counted)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+        predicted = {"predicted_tokens_per_s": costs.predict(expected)}
+        for counted in _all_guesses(held[at], near, costs, prefetch if way.policy != "random" else ()):
+            tables[at].append(about | counted | (predicted if counted["guesses"] == "none" else {}))
+    return pd.DataFrame([row for table in tables for row in table], columns=list(COLUMNS))
+
+
+def _all_guesses(held: Held, near: Bools, costs: Costs, prefetch: Sequence[int]) -> Iterator[dict[str, object]]:
+    """Yield what is found and read without guesses, then with so many of each source.
+
+    Args:
+        near: what is resident at each look-up: of the trace, then of the guesses in the order of their sources' names.
+    """
+    at = held.trace.shape[2]
+    found = near[..., :at]
+    about = {"hit_rate": float(found.mean())}
+    yield about | {"guesses": "none", "prefetch": 0} | _traffic(held.trace, found, None, None, costs)
+    for source, guesses in sorted(held.guesses.items()):
+        there = near[..., at : at + guesses.shape[2]]
+        at += guesses.shape[2]
+        for most in prefetch:
+            counted = _traffic(held.trace, found, guesses[..., :most], there[..., :most], costs)
+            yield about | {"guesses": source, "prefetch": most} | counted
 
 
 def numbers_of_places(experts: int) -> list[int]:
@@ -385,30 +396,43 @@ def _check(slots: Sequence[int], experts: int) -> None:
 
 
 def _all_ways(
-    trace: Trace, learned: Learned, slots: Sequence[int], seeds: Sequence[int], guesses: Trace | None
-) -> Iterator[tuple[Way, Bools]]:
-    """Yield each policy with what is resident at each look-up, `[tokens, L, k + m]`; first the bound of a scope."""
-    experts = learned.usage.shape[1]
+    held: Sequence[Held], learned: Learned, slots: Sequence[int], seeds: Sequence[int]
+) -> Iterator[tuple[Way, int, Bools]]:
+    """Yield each policy on each trace with what is resident at each look-up, `[tokens, L, k + m]`.
+
+    Of a scope the bound comes first. Traces are replayed side by side, which takes hardly longer than one of them.
+    """
+    layers, experts = learned.usage.shape
+    trace, count_of = np.concatenate([part.trace for part in held], axis=1), len(held)
+    sources = [np.concatenate([part.guesses[name] for part in held], axis=1) for name in sorted(held[0].guesses)]
+    guesses = np.concatenate(sources, axis=2) if sources else None
     asked = trace if guesses is None else np.concatenate([trace, guesses], axis=2)
     own = frequencies(trace, experts)
+
+    def split(way: Way, near: Bools) -> Iterator[tuple[Way, int, Bools]]:
+        return ((way, at, near[:, at * layers : (at + 1) * layers]) for at in range(count_of))
+
+    def fixed(way: Way, resident: Bools) -> Iterator[tuple[Way, int, Bools]]:
+        return split(way, replay_fixed(asked, resident))
+
     for scope in SCOPES:
-        best = replay_best(trace, slots, experts, scope, guesses)
-        yield from ((Way("belady", scope, count), near) for count, near in zip(slots, best, strict=True))
-        start = np.stack([most_used(learned.usage, count, scope) for count in slots])
-        for at, count in enumerate(slots):
-            if scope == "layer":
-                for seed in seeds:
-                    drawn = np.random.default_rng(seed).random(learned.usage.shape)
-                    yield Way("random", scope, count, seed), replay_fixed(asked, most_used(drawn, count))
-            yield Way("frequency", scope, count), replay_fixed(asked, start[at])
-            yield Way("oracle", scope, count), replay_fixed(asked, most_used(own, count, scope))
+        best = replay_best(trace, slots, experts, scope, guesses, count_of)
+        for near, count in zip(best, slots, strict=True):
+            yield from split(Way("belady", scope, count), near)
+        start = np.stack([np.tile(most_used(learned.usage, count, scope), (count_of, 1)) for count in slots])
         lives = sorted({learned.half_life(scope, count) for count in slots})
         cachings = [Caching("lru", scope), *(Caching("lfru", scope, life) for life in lives)]
-        near = replay(trace, cachings, start, learned.usage, guesses)
+        changing = replay(trace, cachings, start, np.tile(learned.usage, (count_of, 1)), guesses, count_of)
         for at, count in enumerate(slots):
-            yield Way("lru", scope, count), near[0, at]
+            for seed in seeds if scope == "layer" else ():
+                drawn = np.random.default_rng(seed).random(learned.usage.shape)
+                yield from fixed(Way("random", scope, count, seed), np.tile(most_used(drawn, count), (count_of, 1)))
+            yield from fixed(Way("frequency", scope, count), start[at])
+            chosen = [most_used(part, count, scope) for part in np.split(own, count_of)]
+            yield from fixed(Way("oracle", scope, count), np.concatenate(chosen))
+            yield from split(Way("lru", scope, count), changing[0, at])
             life = learned.half_life(scope, count)
-            yield Way("lfru", scope, count, half_life=life), near[1 + lives.index(life), at]
+            yield from split(Way("lfru", scope, count, half_life=life), changing[1 + lives.index(life), at])
 
 
 def _traffic(
@@ -460,5 +484,5 @@ def synthetic(tokens: int, seeds: Sequence[int], costs: Costs) -> list[pd.DataFr
         trial = Trial.run(Held(routes.name, trace[:tokens]), routes.experts, slots, routes.period // 2)
         learned = Learned.learn(frequencies(trace[:tokens], routes.experts), trial)
         counted = dataclasses.replace(costs, model=None)
-        tables.append(compare(Held(routes.name, trace[tokens:]), learned, slots, seeds, counted))
+        tables.append(compare([Held(routes.name, trace[tokens:])], learned, slots, seeds, counted))
     return tables
