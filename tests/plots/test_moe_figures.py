@@ -14,6 +14,7 @@ from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.frontier import enumerate_configurations, pareto, predict_anchors, with_perplexity
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.plots.moe.configurations import draw_pareto, draw_perplexity, draw_prediction, draw_throughput_memory
+from lumoe.plots.moe.serving import draw_residency
 from lumoe.resources import data_path
 
 MIXTRAL, A100, WORKLOAD = read_shape("mixtral-8x7b"), read_hardware("a100-80gb"), Workload()
@@ -79,3 +80,24 @@ def test_the_prediction_figure_holds_the_errors(tmp_path: Path):
     )
     draw_prediction(table, tmp_path / "prediction.svg")
     assert read_csv(tmp_path / "prediction.csv")["error"].tolist() == pytest.approx([0.1, -0.1, 0.0])
+
+
+def test_the_residency_figure_shows_all_corpora_in_turn_and_the_synthetic_traces(tmp_path: Path):
+    rows = [
+        {"trace": trace, "policy": policy, "scope": scope, "guesses": guesses, "resident_share": share,
+         "hit_rate": share}
+        for trace in ("scipy", "torch", "joined", "drift-8x2", "drift-64x8")
+        for policy in ("belady", "random", "frequency", "oracle", "lru", "lfru")
+        for scope, guesses in (("layer", "none"), ("model", "none"), ("layer", "router"))
+        for share in (0.25, 0.5)
+    ]  # fmt: skip
+    draw_residency(pd.DataFrame(rows), tmp_path / "residency.svg")
+    drawn = read_csv(tmp_path / "residency.csv")
+    assert sorted(drawn["trace"].unique()) == ["drift-64x8", "drift-8x2", "joined"]
+    assert {*drawn["scope"], *drawn["guesses"]} == {"layer", "none"}
+    assert len(drawn) == 3 * 6 * 2
+    text = (tmp_path / "residency.svg").read_text()
+    assert "best fixed choice" in text
+    assert "oracle" not in text
+    draw_residency(pd.DataFrame(rows[:36]), tmp_path / "one.svg")
+    assert read_csv(tmp_path / "one.csv")["trace"].unique().tolist() == ["scipy"]

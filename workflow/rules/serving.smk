@@ -97,10 +97,12 @@ rule replay_residency:
     input:
         model=MODEL_FILES,
         quantized=f"{EXPERTS}/experts.csv",
-        corpora=in_corpora("test.jsonl"),
+        hardware=rules.calibrate_machine.output,
+        corpora=in_corpora("train.jsonl") + in_corpora("test.jsonl"),
         code=code("moe residency"),
     output:
-        f"{MOE}/residency.csv",
+        table=f"{MOE}/residency.csv",
+        summary=f"{MOE}/residency-calibration.csv",
     log:
         f"logs/replay_residency/{MODEL}.log",
     conda:
@@ -113,13 +115,14 @@ rule replay_residency:
             seed=SEEDS,
         ),
     shell:
-        "lumoe moe residency {params} --threads {threads} --output {output} 2> {log}"
+        "lumoe moe residency {params} --hardware {input.hardware} --threads {threads}"
+        " --output {output.table} --summary {output.summary} 2> {log}"
 
 
 TABLES += rules.measure_batching.output
 for figure, command, table in (
     ("throughput", "serving throughput", rules.measure_throughput.output),
     ("moe-prediction", "moe prediction", rules.measure_throughput.output),
-    ("residency", "serving residency", rules.replay_residency.output),
+    ("residency", "serving residency", rules.replay_residency.output.table),
 ):
     FIGURES[f"measured/{figure}"] = Figure(command, OF_SERVING, {"table": table})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -142,15 +143,25 @@ def residency(
     quantized: Annotated[Path, typer.Option(help="folder of quantised experts: calibration routing frequencies")],
     corpus: CorpusOption,
     output: Annotated[Path, typer.Option(help="the table")],
-    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split")] = 4096,
+    summary: Annotated[
+        Path | None,
+        typer.Option(help="write hit rates on calibration text, by which `lumoe moe plan` chooses a policy"),
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="profile of a machine, for modelled speeds")] = None,
+    bits: Annotated[int, typer.Option(help="precision that reads are counted at: 16, or that of --quantized")] = 16,
+    tokens: Annotated[int, typer.Option(min=16, help="tokens of each corpus's test split, and of calibration")] = 2048,
+    synthetic_tokens: Annotated[int, typer.Option(min=0, help="tokens of each synthetic trace; 0: none")] = 1000,
+    prefetch: Annotated[
+        list[int] | None, typer.Option(min=1, help="experts that are guessed and read ahead; k and 2k by default")
+    ] = None,
     sequence: Annotated[int, typer.Option(min=2)] = 256,
     seed: Annotated[list[int] | None, typer.Option(help="seeds of the random policy")] = None,
     threads: ThreadsOption = 0,
 ) -> None:
-    """Record routing on held-out text and replay residency policies on it.
+    """Record routing on held-out text and replay residency policies on it, and on synthetic routing that drifts.
 
     Example: `lumoe moe residency --model data/models/mini-mixtral --quantized quantized --corpus corpora/scipy
-    --output residency.csv`
+    --output residency.csv --summary caching.csv`
     """
     import pandas as pd
     import torch
@@ -159,19 +170,53 @@ def residency(
     from lumoe.moe.checkpoint.weights import Checkpoint
     from lumoe.moe.corpora.sequences import draw_sequences
     from lumoe.moe.engine.engine import Engine
-    from lumoe.moe.measurement.residency import COLUMNS, compare, record_trace
+    from lumoe.moe.measurement.residency import (
+        COLUMNS,
+        Costs,
+        Held,
+        Learned,
+        Trial,
+        compare,
+        numbers_of_places,
+        record_with_guesses,
+        synthetic,
+    )
+    from lumoe.moe.offload.file_experts import expert_bytes
+    from lumoe.moe.planning import caching_choice
+    from lumoe.moe.planning.cost import CostModel
+    from lumoe.moe.planning.hardware import read_hardware
+    from lumoe.moe.planning.scaling import scaled
     from lumoe.moe.quantization.folder import QuantizedExperts, read_frequencies
+    from lumoe.progress import track
 
     use_threads(threads)
     QuantizedExperts(quantized).check_fits(Checkpoint(model))
+    sizes = expert_bytes(model, quantized, [bits])
     engine = Engine.load(model, dtype=torch.float32)
-    usage = read_frequencies(quantized)
-    slots = range(usage.shape[1] + 1)
-    tables = []
-    for folder in corpus:
-        trace = record_trace(engine, draw_sequences(model, [folder], tokens, sequence, 0, "test"))
-        tables.append(compare(trace, usage, slots, seed or [0, 1, 2], folder.name))
+    shape, usage = engine.decoder.architecture, read_frequencies(quantized)
+    machine = scaled(read_hardware(hardware), shape) if hardware else None
+    costs = Costs(bits, sizes[bits], CostModel(machine, shape, sizes) if machine else None)
+    slots, seeds = numbers_of_places(usage.shape[1]), seed or [0, 1, 2]
+    ahead = prefetch or sorted({min(count * shape.num_experts_per_tok, usage.shape[1]) for count in (1, 2)} | {1})
+
+    def recorded(name: str, folders: Sequence[Path], draw: int, split: str) -> Held:
+        sequences = draw_sequences(model, folders, tokens, sequence, draw, split)
+        trace, routers = record_with_guesses(engine, sequences, max(ahead))
+        return Held(name, trace, {"router": routers})
+
+    trial = Trial.run(recorded("calibration", corpus, seeds[0], "train"), usage.shape[1], slots, sequence, ahead)
+    learned = Learned.learn(usage, trial)
+    parts = []
+    for folder in track(corpus, "corpora recorded"):
+        part = recorded(folder.name, [folder], 0, "test")
+        parts.append(part.guessed("transitions", learned.transitions.guess(part.trace, max(ahead))))
+    groups = [parts, [Held.joined(parts, "joined")]] if len(parts) > 1 else [parts]
+    tables = [compare(held, learned, slots, seeds, costs, ahead) for held in track(groups, "groups of traces replayed")]
+    if synthetic_tokens:
+        tables += synthetic(synthetic_tokens, seeds, costs)
     write_csv(output, pd.concat(tables), COLUMNS)
+    if summary:
+        write_csv(summary, trial.table(), caching_choice.COLUMNS)
 
 
 @app.command()

@@ -39,6 +39,9 @@ def plan(
         Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
     ] = None,
     perplexity: Annotated[Path | None, typer.Option(help="perplexities instead of those of --measurements")] = None,
+    residency: Annotated[
+        Path | None, typer.Option(help="hit rates that `lumoe moe residency --summary` wrote, to choose a cache policy")
+    ] = None,
     bits: BitsOption = 4,
     group_size: GroupOption = 64,
     buffer_experts: Annotated[int, typer.Option(min=0, help="swap buffers, as large as the plan's missed experts")] = 2,
@@ -79,7 +82,7 @@ def plan(
     whole = memory.non_expert + shape.experts * memory.expert[FULL_BITS]
     amount, preference = parse_budget(budget, whole), parse_preference(prefer)
     wish = Wish(amount, preference, min_tokens_per_s, max_perplexity_increase, shape.kv_bytes(context))
-    known = Known.find(model, measurements, hardware, quantized, perplexity)
+    known = Known.find(model, measurements, hardware, quantized, perplexity, residency)
     if quantized:
         memory = replace(memory, expert=expert_bytes(model, quantized, (bits, FULL_BITS)))
         frequencies = read_frequencies(quantized, shape.plan_shape)

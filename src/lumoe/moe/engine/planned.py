@@ -42,7 +42,8 @@ def planner_for(
         device = model.config.device
         raise UserError(f"{device}: give --quantized FOLDER, experts at 4 bits from `lumoe moe quantize`")
     bits, shape = min(lesser), model.decoder.architecture
-    known = Known.measured(str(folder), measurements, quantized)
+    # How residents change is the engine's configuration: its plans are not to count on another policy's hits.
+    known = replace(Known.measured(str(folder), measurements, quantized), residency=None)
     frequencies = read_frequencies(quantized, shape.plan_shape) if quantized else None
     if known.hardware is not None:
         try:

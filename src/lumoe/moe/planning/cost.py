@@ -6,11 +6,12 @@ One step over `n` tokens takes
 
 with `D` the time outside the experts, `u_e = 1 − (1 − f_e)^n` the chance that expert `e` is used at all when each token
 is routed to it with frequency `f_e`, `n_e = n·f_e / u_e` the tokens it then gets, `K_b` the time of one expert at `b`
-bits and `X_b = latency + bytes_b / bandwidth` the time to bring in a missed one. Residency is static, nothing is cached
-from step to step. Where reads run beside computation (one after another, hits computed first), a layer
-with a miss takes the longer of all computation and of all reads with the last miss's computation. A generation of `m`
-tokens is one prefill and `m − 1` decode steps; its speed counts the `m` new tokens over all of that time. The
-structure is that of arXiv 2407.14417; frequencies and `K_b` are ours.
+bits and `X_b = latency + bytes_b / bandwidth` the time to bring in a missed one. Where residents change as they are
+used, a decode step takes the share of look-ups that are served (`Served`) in place of `resident_e`; in a prefill, which
+uses most experts, the plan's residents stand for those that are there. Where reads run beside computation (one after
+another, hits computed first), a layer with a miss takes the longer of all computation and of all reads with the last
+miss's computation. A generation of `m` tokens is one prefill and `m − 1` decode steps; its speed counts the `m` new
+tokens over all of that time. The structure is that of arXiv 2407.14417; frequencies and `K_b` are ours.
 """
 
 from __future__ import annotations
@@ -50,6 +51,19 @@ class Prediction:
     prefill_s: float
     decode_s: float
     tokens_per_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """What a decode step finds where residents change as they are used.
+
+    Attributes:
+        found: share of a layer's look-ups that find their expert resident or read ahead, `[L]`.
+        ahead: experts that a step reads ahead for a layer, `[L]`, needed or not.
+    """
+
+    found: ArrayLike
+    ahead: ArrayLike = 0.0
 
 
 def seconds_at(times: Seconds, tokens: ArrayLike) -> FloatArray:
@@ -164,17 +178,24 @@ class CostModel:
         for bits in precisions:
             expert_seconds(self.hardware, self.shape, bits, 1)
 
-    def predict(self, plan: Plan) -> Prediction:
+    def predict(self, plan: Plan, served: Served | None = None) -> Prediction:
         """Predict a generation under `plan`.
+
+        Args:
+            served: what decode steps find, where that is not what the plan makes resident.
 
         Raises:
             UserError: the profile is of a model of other widths, or lacks one of the plan's precisions.
         """
-        prefill, decode = self.step_seconds(plan, self.workload.prompt_tokens), self.step_seconds(plan, 1)
+        prefill, decode = self.step_seconds(plan, self.workload.prompt_tokens), self.step_seconds(plan, 1, served)
         return Prediction(prefill, decode, float(tokens_per_second(prefill, decode, self.workload)))
 
-    def step_seconds(self, plan: Plan, tokens: int) -> float:
-        """Expected time of one forward pass over `tokens` tokens under `plan`."""
+    def step_seconds(self, plan: Plan, tokens: int, served: Served | None = None) -> float:
+        """Expected time of one forward pass over `tokens` tokens under `plan`.
+
+        Args:
+            served: what it finds, where that is not what the plan makes resident.
+        """
         hardware, shape = self.hardware, self.shape
         balanced = self.frequencies is None
         chance = uniform_frequencies(shape) if balanced else np.asarray(self.frequencies, dtype=float)
@@ -183,17 +204,60 @@ class CostModel:
         for bits in np.unique(plan.bits).tolist():
             here = plan.bits == bits
             compute[here] = expert_seconds(hardware, shape, bits, share[here])
-        away = used * ~plan.resident
+        if served is None:
+            away, found = used * ~plan.resident, (chance * plan.resident).sum(axis=1) / chance.sum(axis=1)
+        else:
+            # Which experts are missed is not known: each in proportion to its use.
+            found = np.broadcast_to(np.asarray(served.found, dtype=float), (plan.shape[0],))
+            away = used * (1.0 - found)[:, None]
+        each = transfer_seconds(hardware, plan.expert_bytes(self.bytes_of))
         layers = layer_seconds(
             compute=(used * compute).sum(axis=1),
             misses=away.sum(axis=1),
             miss_compute=(away * compute).sum(axis=1),
-            read=(away * transfer_seconds(hardware, plan.expert_bytes(self.bytes_of))).sum(axis=1),
-            hit_share=(chance * plan.resident).sum(axis=1) / chance.sum(axis=1),
+            read=(away * each).sum(axis=1),
+            hit_share=found,
             look_ups=tokens * shape.num_experts_per_tok,
             overlapped=hardware.transfer.overlapped,
         )
-        return float(seconds_at(hardware.dense, tokens)) + float(layers.sum())
+        dense = float(seconds_at(hardware.dense, tokens))
+        if served is not None:
+            one_read = (used * each).sum(axis=1) / used.sum(axis=1)
+            layers = layers + self._ahead_seconds(
+                np.asarray(served.ahead) * one_read, (used * compute).sum(axis=1), dense
+            )
+        return dense + float(layers.sum())
+
+    def _ahead_seconds(self, read: FloatArray, compute: FloatArray, dense: float) -> FloatArray:
+        """Return what a layer waits for reads of `read` seconds that began when the layer before chose its experts.
+
+        Args:
+            compute: of that layer's experts.
+            dense: the time outside the experts, of which a layer has its part.
+        """
+        if not self.hardware.transfer.overlapped:
+            return read
+        return np.asarray(np.maximum(read - compute - dense / self.shape.num_hidden_layers, 0.0))
+
+    def replayed_seconds(self, bits: int, late: ArrayLike, ahead: ArrayLike) -> float:
+        """Return the mean time of decode steps whose every miss is known, all experts at `bits`.
+
+        Args:
+            late: experts that a token's layer misses and that were not read ahead, `[tokens, L]`.
+            ahead: experts that were read ahead for it, `[tokens, L]`.
+        """
+        hardware, shape = self.hardware, self.shape
+        misses = np.asarray(late, dtype=float)
+        one = float(expert_seconds(hardware, shape, bits, 1))
+        read = float(transfer_seconds(hardware, self.bytes_of[bits]))
+        compute, dense = np.array(shape.num_experts_per_tok * one), float(seconds_at(hardware.dense, 1))
+        missed = (misses > 0).astype(float)
+        layers = compute + misses * read
+        if hardware.transfer.overlapped:
+            none_near = misses == shape.num_experts_per_tok
+            layers = compute + np.maximum(missed * (misses * read + one - compute), none_near * read)
+        layers = layers + self._ahead_seconds(np.asarray(ahead, dtype=float) * read, compute, dense)
+        return dense + float(layers.sum(axis=1).mean())
 
     def count_step_seconds(
         self, tokens: int, held: Mapping[int, ArrayLike], resident: Mapping[int, ArrayLike]

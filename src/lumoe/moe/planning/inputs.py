@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lumoe.errors import UserError, about
 from lumoe.files import read_csv, read_yaml
+from lumoe.moe.planning.caching_choice import read_hit_rates
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.parts import Parts, amount, number
@@ -32,6 +33,7 @@ from lumoe.moe.planning.shape import ModelShape
 from lumoe.resources import data_path
 
 MACHINE = "machine.json"
+RESIDENCY = "residency-calibration.csv"
 HUB = "hub:"  # what the names of models on the Hugging Face hub begin with here
 UNMEASURED = "not measured"
 # What is known of quality where each expert's own cost is.
@@ -47,6 +49,7 @@ class Known:
     quantized: Path | None
     perplexity: Path | None
     sensitivity: Path | None
+    residency: Path | None = None
 
     @classmethod
     def find(
@@ -56,6 +59,7 @@ class Known:
         hardware: str | None = None,
         quantized: Path | None = None,
         perplexity: Path | None = None,
+        residency: Path | None = None,
     ) -> Known:
         """Look for measurements in their folder (`results/moe/NAME` of the model); what is given goes first.
 
@@ -73,7 +77,12 @@ class Known:
                 "--hardware"
             )
         published = _if_there(data_path("measurements", f"{name}-perplexity.csv"))
-        return replace(found, hardware=hardware, perplexity=perplexity or found.perplexity or published)
+        return replace(
+            found,
+            hardware=hardware,
+            perplexity=perplexity or found.perplexity or published,
+            residency=residency or found.residency,
+        )
 
     @classmethod
     def measured(cls, model: str, measurements: Path | None = None, quantized: Path | None = None) -> Known:
@@ -81,7 +90,8 @@ class Known:
         folder = measurements or _measurements(model)
         machine = _if_there(folder / MACHINE)
         perplexity, sensitivity = (_if_there(folder / f"{table}.csv") for table in ("perplexity", "sensitivity"))
-        return cls(model, str(machine) if machine else None, quantized, perplexity, sensitivity)
+        residency = _if_there(folder / RESIDENCY)
+        return cls(model, str(machine) if machine else None, quantized, perplexity, sensitivity, residency)
 
 
 def build_planner(
@@ -111,12 +121,14 @@ def build_planner(
         elif increase is unknown_increase:
             basis = _lacks(known.sensitivity, bits, {*costs} - {FULL_BITS})
     rules = PaperRules(memory, shape.plan_shape, order, bits, frequencies)
+    rates = read_hit_rates(known.residency) if known.residency else None
     if known.hardware is None:
-        return Planner(rules, increase, basis=basis)
+        return Planner(rules, increase, basis=basis, hit_rates=rates)
     measured = read_hardware(known.hardware)
     hardware = scaled(measured, shape, memory.stored)
     other = None if hardware is measured else (measured.hidden, measured.intermediate)
-    return Planner(rules, increase, CostModel(hardware, shape, memory.expert, workload, frequencies, other), basis)
+    model = CostModel(hardware, shape, memory.expert, workload, frequencies, other)
+    return Planner(rules, increase, model, basis, rates)
 
 
 def _by_count(known: Known, bits: int) -> tuple[Increase, str]:
@@ -154,6 +166,7 @@ def describe(model: str, planner: Planner, wish: Wish, proposal: Proposal, parts
         f"  memory      {amount(proposal.bytes_fast)}: {amount(memory.non_expert)} outside the experts, "
         f"{amount(residents)} resident experts, {amount(buffer)} swap buffer",
         *_context(proposal),
+        *([] if proposal.caching is None else [f"  residency   {proposal.caching}"]),
         f"  speed       {_speed(planner, proposal)}",
         f"  perplexity  {quality}",
         f"  {'why        ' if proposal.possible else 'impossible '} {proposal.why}",

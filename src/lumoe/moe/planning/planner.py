@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lumoe.errors import UserError
-from lumoe.moe.planning.cost import CostModel, Prediction
+from lumoe.moe.planning.caching_choice import HitRates, Rates, Recommendation
+from lumoe.moe.planning.cost import CostModel, Prediction, Served
 from lumoe.moe.planning.perplexities import nll_by_count
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import FULL_BITS, IntArray, Plan, Preference
@@ -53,6 +54,7 @@ class Proposal:
 
     Attributes:
         context_tokens: whose keys and values fit what the plan leaves of the budget; None if their size is not known.
+        caching: how residents should change as they are used, and what the prediction rests on; None if not known.
     """
 
     plan: Plan
@@ -62,6 +64,7 @@ class Proposal:
     why: str
     missing: Mapping[str, float]
     context_tokens: int | None = None
+    caching: Recommendation | None = None
 
     @property
     def possible(self) -> bool:
@@ -89,6 +92,7 @@ class Proposal:
             "perplexity_increase": None if np.isnan(self.increase) else self.increase,
             "why": self.why,
             "missing": dict(self.missing),
+            "residency": self.caching and self.caching.to_dict(),
             **self.plan.to_dict(),
         }
 
@@ -102,12 +106,14 @@ class Planner:
         increase: what precisions cost in quality.
         costs: what plans cost in time; without it the paper's two rules decide, and nothing is predicted.
         basis: what `increase` rests on, or why it is not known, in words.
+        hit_rates: what cache policies find on calibration text; without them residents stay as they are.
     """
 
     rules: PaperRules
     increase: Increase
     costs: CostModel | None = None
     basis: str = "not measured"
+    hit_rates: HitRates | None = None
 
     @property
     def knows_quality(self) -> bool:
@@ -137,12 +143,26 @@ class Planner:
         if self.costs is None:
             return self._by_rules(wish)
         plans = self.candidates(wish.weight_bytes)
-        predictions = [self.costs.predict(plan) for plan in plans]
+        predictions = [self._predict(self.costs, plan) for plan in plans]
         speeds = np.array([prediction.tokens_per_s for prediction in predictions])
         increases = np.array([self.increase(plan.bits) for plan in plans])
         index, missing = choose(wish, speeds, increases)
         why = self._why(wish, plans[index], missing)
         return self._proposal(wish, plans[index], why, predictions[index], missing)
+
+    def _caching(self, plan: Plan) -> Recommendation | None:
+        """Return how the plan's residents should change; None if that is not known, or nothing is ever missed."""
+        if self.hit_rates is None or plan.resident.all():
+            return None
+        costs = self.costs
+        if costs is None:
+            return self.hit_rates.recommend(plan)
+        return self.hit_rates.recommend(plan, lambda rates: costs.predict(plan, _served(rates)).tokens_per_s)
+
+    def _predict(self, costs: CostModel, plan: Plan) -> Prediction:
+        caching = self._caching(plan)
+        # Of residents that stay it is known which they are.
+        return costs.predict(plan, _served(caching.rates) if caching is not None and caching.changes else None)
 
     def _by_rules(self, wish: Wish) -> Proposal:
         if wish.min_tokens_per_s is not None or wish.max_perplexity_increase is not None:
@@ -166,7 +186,11 @@ class Planner:
         memory = self.rules.memory
         fast = memory.fast(plan)
         tokens = (wish.budget_bytes - fast) // memory.kv_block * KV_BLOCK if memory.kv_block else None
-        return Proposal(plan, prediction, fast, self.increase(plan.bits), why, missing, tokens)
+        return Proposal(plan, prediction, fast, self.increase(plan.bits), why, missing, tokens, self._caching(plan))
+
+
+def _served(rates: Rates) -> Served:
+    return Served(rates.ready, rates.ahead)
 
 
 def choose(wish: Wish, speeds: ArrayLike, increases: ArrayLike) -> tuple[int, dict[str, float]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 
 from lumoe.plots.style import COLUMN_WIDTH_IN, MARKERS, OKABE_ITO, basis_note, save, shades, use_style
 
@@ -14,7 +15,16 @@ THROUGHPUT_COLUMNS = (
     "quantized_experts", "budget_bytes", "tokens_per_s", "tokens_per_s_min", "tokens_per_s_max",
     "predicted_tokens_per_s",
 )  # fmt: skip
-RESIDENCY_COLUMNS = ("policy", "resident_share", "hit_rate")
+RESIDENCY_COLUMNS = ("trace", "policy", "scope", "guesses", "resident_share", "hit_rate")
+# Best first; where policies coincide, a dashed line does not hide the one below it.
+POLICY_LINES = {
+    "belady": ("optimum (Belady)", "-"),
+    "lfru": ("lfru", "-"),
+    "lru": ("lru", "--"),
+    "oracle": ("best fixed choice", "-"),
+    "frequency": ("frequency", "--"),
+    "random": ("random (the paper's)", "-"),
+}
 
 
 def draw_throughput(table: pd.DataFrame, output: str | Path) -> None:
@@ -36,21 +46,41 @@ def draw_throughput(table: pd.DataFrame, output: str | Path) -> None:
 
 
 def draw_residency(table: pd.DataFrame, output: str | Path) -> None:
-    """Hit rate of each residency policy against the share of experts that are resident."""
+    """Hit rate of each residency policy against the share of experts that is resident, nothing read ahead.
+
+    Of recorded routing all corpora one after another, where there are several; beside it the synthetic traces.
+    """
     use_style()
-    figure, axes = plt.subplots(figsize=(COLUMN_WIDTH_IN * 1.3, 2.9))
-    for policy, colour, marker in zip(table["policy"].unique(), OKABE_ITO, MARKERS, strict=False):
-        part = table[table["policy"] == policy].groupby("resident_share")["hit_rate"].agg(["mean", "min", "max"])
-        span = [part["mean"] - part["min"], part["max"] - part["mean"]]
-        # Where policies coincide, the last one must not hide those below it.
-        style = "--" if policy == "oracle" else "-"
+    table = table[(table["guesses"] == "none") & (table["scope"] == "layer")]
+    names = list(table["trace"].unique())
+    made = [name for name in names if name.startswith("drift-")]
+    recorded = [name for name in names if name not in made]
+    shown = [recorded[-1], *made]
+    figure, grid = plt.subplots(len(shown), figsize=(COLUMN_WIDTH_IN, 0.6 + 2.1 * len(shown)), squeeze=False)
+    for axes, name in zip(grid[:, 0], shown, strict=True):
+        part = table[table["trace"] == name]
+        _draw_policies(axes, part)
+        text = "text, " + ("its corpora in turn" if name == "joined" else name) if name in recorded else _made(name)
+        axes.set_title(text, fontsize=8)
+    grid[-1, 0].set_xlabel("share of experts resident")
+    lines, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=7)
+    figure.set_layout_engine("constrained", rect=(0, 0.025, 1, 0.975))
+    basis_note(figure, "simulated: policies replayed on routing; random: mean and range of seeds")
+    save(figure, output, table[table["trace"].isin(shown)])
+
+
+def _draw_policies(axes: Axes, table: pd.DataFrame) -> None:
+    for (policy, (label, style)), colour, marker in zip(POLICY_LINES.items(), OKABE_ITO, MARKERS, strict=False):
+        rates = table[table["policy"] == policy].groupby("resident_share")["hit_rate"].agg(["mean", "min", "max"])
+        span = [rates["mean"] - rates["min"], rates["max"] - rates["mean"]]
         axes.errorbar(
-            part.index, part["mean"], span, color=colour, marker=marker, ms=4, ls=style, mfc="none", capsize=2,
-            label=policy,
+            rates.index, rates["mean"], span if policy == "random" else None, color=colour, marker=marker, ms=3.5,
+            lw=1.1, ls=style, mfc="none", capsize=2, label=label,
         )  # fmt: skip
-    axes.plot([0, 1], [0, 1], color="0.7", lw=0.8, ls=":", zorder=0)
-    axes.set(xlabel="share of experts resident", ylabel="hit rate, decoding", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(loc="upper left", frameon=False)
-    figure.set_layout_engine("constrained", rect=(0, 0.05, 1, 0.95))
-    basis_note(figure, "replayed on recorded routing of held-out text; bars: range over seeds and corpora")
-    save(figure, output, table)
+    axes.set(ylabel="hit rate", xlim=(0, table["resident_share"].max()), ylim=(0, 1))
+
+
+def _made(name: str) -> str:
+    experts, _, chosen = name.removeprefix("drift-").partition("x")
+    return f"synthetic, drifting: {chosen} of {experts} experts"
