@@ -45,7 +45,14 @@ def test_lfru_starts_where_given_frequencies_would_lead() -> None:
     assert started.now[0] / started.now[0, 0] == pytest.approx(run.now[0] / run.now[0, 0], abs=0.02)
 
 
-@pytest.mark.parametrize("wrong", [{"half_life": 0.0}, {"half_life": float("nan")}, {"prefetch": -1}])
+def test_a_half_life_beyond_rounding_keeps_the_order_of_the_frequencies() -> None:
+    values = Values(Caching("lfru", half_life=1e18), (1, 3), [[0.2, 0.1, 0.0]])
+    assert values.now[0] / values.now[0, 0] == pytest.approx([1.0, 0.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"half_life": 0.0}, {"half_life": float("nan")}, {"half_life": float("inf")}, {"prefetch": -1}]
+)
 def test_what_cannot_be_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="must be"):
         Caching(**wrong)  # type: ignore[arg-type]

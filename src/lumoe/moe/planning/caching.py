@@ -3,8 +3,8 @@
 A policy keeps the experts of the highest value. The store asks it which resident to give up for a miss, and a replay
 asks the same object, so that a hit rate found on a trace is that of the engine. `lfru` is LRFU of Lee et al. ("LRFU: a
 spectrum of policies that subsumes the least recently used and least frequently used policies", IEEE Trans. Computers
-50(12), 2001): a use counts, and counts half as much after a half-life. A half-life far below one step is LRU, an
-endless one is LFU.
+50(12), 2001): a use counts, and counts half as much after a half-life. A half-life far below one step is LRU, a
+very long one is LFU.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Caching:
     prefetch: int = 0
 
     def __post_init__(self) -> None:
-        if not self.half_life > 0:
-            raise UserError(f"half-life: {self.half_life:g} steps; it must be more than 0")
+        if not 0 < self.half_life < np.inf:
+            raise UserError(f"half-life: {self.half_life:g} steps; it must be more than 0, and finite")
         if self.prefetch < 0:
             raise UserError(f"prefetch: {self.prefetch} experts; it must be at least 0")
 
@@ -68,7 +68,7 @@ class Values:
         self._step = 0
         self._weight = 1.0
         if frequencies is not None and caching.policy == "lfru":
-            self.now += np.asarray(frequencies, dtype=float) / (1.0 - 2.0 ** (-1.0 / caching.half_life))
+            self.now += np.asarray(frequencies, dtype=float) / -np.expm1(-np.log(2.0) / caching.half_life)
 
     def step(self) -> None:
         """Begin a step (a forward pass): what is used from now on is that much newer."""
