@@ -154,6 +154,7 @@ class MoELayer:
         )
         for index, expert in arriving:
             outputs[places[index]] = self.output(index, expert, rows[places[index]])
+            del expert  # its memory may be given up for the next one
         return outputs
 
 

@@ -60,16 +60,17 @@ class Guesses:
             self._ledger.free(self._idle.pop())
         self._room, self._taken = nbytes, 0
 
-    def begin(self, layer: int, experts: Sequence[int], sizes: Sequence[int], plan: Plan) -> None:
-        """Start to read experts of a layer, the likeliest first, as far as there is room."""
+    def begin(self, layer: int, experts: Sequence[int], sizes: Sequence[int], plan: Plan) -> int:
+        """Start to read experts of a layer, the likeliest first, as far as there is room; return how many."""
         self._sweep()
-        for expert, size in zip(experts, sizes, strict=True):
+        for count, (expert, size) in enumerate(zip(experts, sizes, strict=True)):
             buffer = self._buffer(size)
             if buffer is None:
-                return
+                return count
             dropped = Event()
             task = self._tier.submit(buffer, self._read, layer, expert, buffer, plan, dropped.is_set)
             self._begun[layer, expert] = Guess(buffer, task, dropped)
+        return len(experts)
 
     def keep(self, layer: int, wanted: Sequence[int]) -> dict[int, Guess]:
         """Return those of `wanted` that were guessed and whose reads have begun; drop all other guesses."""
@@ -97,9 +98,9 @@ class Guesses:
 
     def _buffer(self, size: int) -> Buffer | None:
         """Return a buffer of `size`, if there is one or room for one."""
-        for at, buffer in enumerate(self._idle):
-            if buffer.nbytes == size:
-                return self._idle.pop(at)
+        fitting = [at for at, buffer in enumerate(self._idle) if buffer.nbytes == size]
+        if fitting:
+            return self._idle.pop(fitting[0])
         while self._taken + size > self._room and self._idle:
             self._taken -= self._idle[-1].nbytes
             self._ledger.free(self._idle.pop())
@@ -110,5 +111,6 @@ class Guesses:
 
     def _sweep(self) -> None:
         """Take back the buffers of dropped guesses whose reads have ended, in whatever way."""
-        self._idle += [guess.buffer for guess in self._leaving if guess.task.done()]
-        self._leaving = [guess for guess in self._leaving if not guess.task.done()]
+        still = [guess for guess in self._leaving if not guess.task.done()]
+        self._idle += [guess.buffer for guess in self._leaving if guess not in still]
+        self._leaving = still

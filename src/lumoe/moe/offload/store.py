@@ -103,8 +103,9 @@ class ExpertStore:
         self._near = np.zeros(plan.shape, dtype=bool)  # who is in `_held`
         self._swap: deque[Buffer] = deque()
         self._guesses = Guesses(self.tier, self._ledger, self._read)
-        # The layer whose choice may be guessed, and what guesses it.
+        # The layer whose choice may be guessed, and what guesses it; then what it said and there was no room for yet.
         self._expected: tuple[int, Callable[[], Sequence[int]]] | None = None
+        self._likely: tuple[int, list[int]] = 0, []
         # Residents of the plan that are not there yet, in the order of loading, and those being read.
         self._todo: dict[tuple[int, int], None] = {}
         self._arriving: dict[tuple[int, int], Future[Expert]] = {}
@@ -148,7 +149,7 @@ class ExpertStore:
                 f"budget leaves ({budget_bytes})"
             )
         with self._quiet():
-            self._expected = None
+            self._expected, self._likely = None, (0, [])
             self._guesses.resize(0)
             for layer, expert in list(self._held):
                 same = plan.bits[layer, expert] == self.plan.bits[layer, expert]
@@ -248,6 +249,7 @@ class ExpertStore:
         counters.in_place += len(near)
         reading = deque(_Arrival(index, guess.task, guess=guess) for index, guess in early.items())
         waiting = deque(index for index in missing if index not in near)
+        del early  # whoever is done with is held by nobody
         yield from self._fetch_around(layer, wanted, waiting, reading, near, found)
 
     def at_hand(self, layer: int, wanted: Sequence[int]) -> list[Expert] | None:
@@ -284,22 +286,29 @@ class ExpertStore:
     def _guessed(self, layer: int, missing: Sequence[int]) -> dict[int, Guess]:
         """Return those of `missing` whose reads have begun; no other guess is read any further."""
         early = self._guesses.keep(layer, missing)
+        self._likely = layer, []
         self.counters.guessed = self._guesses.started
         return early
 
     def _look_ahead(self) -> None:
         """Begin to read what the next layer will likely ask for; all that is certainly needed is on its way."""
-        if self._expected is None:
-            return
-        (layer, guess), self._expected = self._expected, None
+        if self._expected is not None:
+            (layer, guess), self._expected = self._expected, None
+            self._likely = layer, self._missing_of(layer, guess)
+        layer, likely = self._likely
+        if likely:
+            begun = self._guesses.begin(layer, likely, self._sizes[layer, likely].tolist(), self.plan)
+            self._likely = layer, likely[begun:]
+
+    def _missing_of(self, layer: int, guess: Callable[[], Sequence[int]]) -> list[int]:
+        """Return the likeliest experts of a layer that are neither there nor on their way, up to `prefetch` of them."""
         row = self._rows[layer]
         if None not in row or not self._largest:
-            return
-        likely = [index for index in guess() if row[index] is None]
+            return []
         with self._place_lock:
             on_the_way = {index for where, index in (*self._todo, *self._arriving) if where == layer}
-        likely = [index for index in likely if index not in on_the_way][: self.caching.prefetch]
-        self._guesses.begin(layer, likely, self._sizes[layer, likely].tolist(), self.plan)
+        missing = [index for index in guess() if row[index] is None and index not in on_the_way]
+        return missing[: self.caching.prefetch]
 
     def _fetch_around(
         self,
@@ -342,6 +351,7 @@ class ExpertStore:
                     yield arrival.index, expert
                     expert = None
                 self._give_back(arrival, layer, wanted)
+                del arrival  # it would hold memory that is given up for the next one
                 start()
         finally:
             # After a fault the buffers come back once the reader is done with them.
