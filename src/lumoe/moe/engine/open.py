@@ -22,7 +22,7 @@ from lumoe.moe.model.decoder import Decoder
 from lumoe.moe.model.static_decoder import StaticDecoder
 from lumoe.moe.offload.device_tier import DeviceTier, pin_memory
 from lumoe.moe.offload.file_experts import ExpertSource
-from lumoe.moe.offload.file_tier import FileTier
+from lumoe.moe.offload.file_tier import READERS, FileTier
 from lumoe.moe.offload.host_experts import DeviceExperts, checkpoint_writer
 from lumoe.moe.offload.storage import spill_folder
 from lumoe.moe.offload.store import SWAP_BUFFERS, buffers, bytes_needed
@@ -52,6 +52,7 @@ class EngineConfig:
         beside_bytes: of a GPU's memory, what the caller will take for itself.
         kv_bits: 16 stores keys and values as they are; 8, on the processor, rounds them to 8-bit integers with a scale
             for each head's vector.
+        readers: on the processor, threads that share the read of an expert; see benchmarks/reads.py.
     """
 
     device: str = "cpu"
@@ -64,6 +65,7 @@ class EngineConfig:
     recorded: bool = True
     beside_bytes: int = 0
     kv_bits: int = FULL_BITS
+    readers: int = READERS
 
     @property
     def caching(self) -> Caching:
@@ -216,7 +218,9 @@ def open_model(model: str | Path, quantized: Folders = None, config: EngineConfi
     source.check_savings()
     decoder = Decoder(checkpoint, config.dtype, config.non_expert_bits, config.native)
     opening.outside_is_there()
-    return OpenedModel(decoder, source, FileTier(), config, opening=opening, frequencies=frequencies)
+    return OpenedModel(
+        decoder, source, FileTier(readers=config.readers), config, opening=opening, frequencies=frequencies
+    )
 
 
 def _frequencies(
@@ -244,6 +248,8 @@ def open_on_device(
         raise UserError(
             f"{config.device}: weights outside the experts have 16 bits there, not {config.non_expert_bits}"
         )
+    if config.readers != READERS:
+        raise UserError(f"{config.device}: experts are copied there, not read; leave readers at {READERS}")
     for folder in quantized:
         folder.check_fits(checkpoint)
         if not folder.affine:

@@ -13,8 +13,9 @@ from lumoe.moe.model.expert import Expert
 from lumoe.moe.offload.storage import PageBuffer, Record, fill, pieces
 from lumoe.moe.offload.tier import DroppedError, T, always_wanted
 
-# Threads that share each expert's bytes: with one, the disk idles between two calls (benchmarks/reads.py).
-READERS = 2
+# Threads that share each expert's bytes. One call for megabytes kept the disk busy where benchmarks/reads.py was run;
+# more helped in a quiet hour and cost in a busy one. A disk that answers many at once may want more.
+READERS = 1
 
 
 def _without_a_team() -> None:
@@ -28,7 +29,7 @@ def _without_a_team() -> None:
 
 
 class FileTier:
-    """Fast: RAM. Slow: files, read one expert at a time by threads that share its bytes.
+    """Fast: RAM. Slow: files, read one expert at a time by a thread, or several that share its bytes.
 
     One at a time, for reads are asked for in the order in which they are needed, and the first is done soonest if it
     has the disk for itself. The system takes pages back by itself.

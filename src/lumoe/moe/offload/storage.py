@@ -23,7 +23,7 @@ from lumoe.errors import UserError
 from lumoe.moe.checkpoint.reads import READS
 
 BLOCK = 4096
-# Pieces of a read that several readers share, by benchmarks/reads.py; they are multiples of BLOCK.
+# Pieces of a read, multiples of BLOCK: worth a call of their own, and short enough that a dropped guess ends soon.
 LEAST_PIECE, MOST_PIECE = 1 << 19, 8 << 20
 log = logging.getLogger(__name__)
 
