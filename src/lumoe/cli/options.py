@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from lumoe.errors import UserError
+
+if TYPE_CHECKING:
+    from lumoe.moe.planning.caching import CachePolicy, Caching, Scope
 
 # Tables and figures.
 JsonOption = Annotated[bool, typer.Option("--json", help="rows as JSON, for programs")]
@@ -36,6 +40,18 @@ ThreadsOption = Annotated[int, typer.Option(min=0, help="threads that torch uses
 # Where a table's last digits depend on the number of threads, it is always stated.
 ExactThreadsOption = Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")]
 SeedOption = Annotated[int, typer.Option(min=0)]
+PolicyOption = Annotated[
+    Literal["static", "lru", "lfru"],
+    typer.Option(help="whether a missed expert may take another's place: the least recently or the least often used"),
+]
+ScopeOption = Annotated[
+    Literal["layer", "model"] | None,
+    typer.Option("--cache-scope", help="whose place it may take: of its own layer (the default), or any"),
+]
+HalfLifeOption = Annotated[
+    float | None, typer.Option(help="lfru: steps after which a use counts half; 128 by default", show_default=False)
+]
+PrefetchOption = Annotated[int, typer.Option(min=0, help="experts of the next layer to guess and read ahead")]
 PromptOption = Annotated[int, typer.Option(min=1, help="tokens in")]
 NewOption = Annotated[int, typer.Option(min=1, help="tokens out")]
 
@@ -62,6 +78,22 @@ def check_free(output: Path, force: bool, mark: str | None = None) -> None:
         raise UserError(f"{output}: is there already, but not a folder with {mark}; choose another --output")
     if not force:
         raise UserError(f"{output}: is there already; choose another --output, or replace it with --force")
+
+
+def caching_of(policy: CachePolicy, scope: Scope | None, half_life: float | None, prefetch: int) -> Caching:
+    """Return how the fast tier changes while it is used, from the options.
+
+    Raises:
+        UserError: an option does not go with the policy, or its value is none.
+    """
+    from lumoe.moe.planning.caching import Caching
+
+    if half_life is not None and policy != "lfru":
+        raise UserError(f"--half-life: policy {policy} forgets nothing by and by; give --policy lfru, or leave it out")
+    if scope is not None and policy == "static":
+        raise UserError("--cache-scope: policy static gives up no place; give --policy lru or lfru, or leave it out")
+    given = Caching(policy, scope or "layer", prefetch=prefetch)
+    return given if half_life is None else replace(given, half_life=half_life)
 
 
 def use_threads(threads: int) -> None:

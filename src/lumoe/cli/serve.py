@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import DeviceOption, DtypeOption, ModelOption, ThreadsOption
+from lumoe.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    HalfLifeOption,
+    ModelOption,
+    PolicyOption,
+    PrefetchOption,
+    ScopeOption,
+    ThreadsOption,
+    caching_of,
+)
 
 app = typer.Typer()
 
@@ -46,9 +56,10 @@ def serve(
     ] = True,
     queue: Annotated[int, typer.Option(min=0, help="sequences that may wait; more are answered 429")] = 128,
     prefill_tokens: Annotated[int, typer.Option(min=1, help="prompt tokens fed between two decode steps")] = 512,
-    policy: Annotated[
-        Literal["static", "lru"], typer.Option(help="whether a missed expert may stay in place of another")
-    ] = "static",
+    policy: PolicyOption = "static",
+    cache_scope: ScopeOption = None,
+    half_life: HalfLifeOption = None,
+    prefetch: PrefetchOption = 0,
     drain: Annotated[int, typer.Option(min=0, help="seconds that running requests get after SIGTERM")] = 60,
     arrival: Annotated[
         float, typer.Option(min=0.1, help="seconds within which a request must have arrived; then 408")
@@ -74,6 +85,7 @@ def serve(
     import logging
     import os
 
+    caching = caching_of(policy, cache_scope, half_life, prefetch)
     # Both libraries below torch keep what they prepared for each number of tokens, a thousand of each by default: under
     # load that grows by 450 MB, which no budget counts. docs/serving.md has what fewer cost.
     for kept in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
@@ -93,7 +105,7 @@ def serve(
     longest = min(2048, read_architecture(model).max_position_embeddings)
     limits = Limits(slots, context or longest, queue, prefill_tokens, threads, share_prefixes)
     setup = Setup(
-        model, quantized, budget, prefer, name, api_key, dtype, policy, seed, state, device, measurements,
+        model, quantized, budget, prefer, name, api_key, dtype, caching, seed, state, device, measurements,
         tuple(cors_origin or ()), int(kv_bits),
     )  # fmt: skip
     run(setup, limits, host, port, drain, arrival)

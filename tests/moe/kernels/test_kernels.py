@@ -20,7 +20,8 @@ from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, centre, encode, nearest, pack_nibbles, unpack_nibbles
 from lumoe.moe.offload.file_experts import ExpertSource
-from lumoe.moe.offload.storage import PageBuffer, fill
+from lumoe.moe.offload.file_tier import FileTier
+from lumoe.moe.offload.storage import PageBuffer
 from lumoe.moe.quantization.folder import QuantizedExperts
 from lumoe.moe.quantization.quantize import Recipe, quantize
 
@@ -274,5 +275,5 @@ def test_absent_precision_is_refused(model_bf16: Path, tmp_path: Path) -> None:
 def _expert(source: ExpertSource, bits: int, layer: int = 1, index: int = 2):  # type: ignore[no-untyped-def]
     record = source.record(layer, index, bits)
     buffer = PageBuffer(record.nbytes)
-    fill(buffer, record)
+    FileTier().load(buffer, record)
     return source.build(layer, index, bits, buffer.tensors(record))

@@ -79,7 +79,8 @@ def test_residency_never_changes_a_bit(
     for _ in range(3):  # with lru the residents differ from round to round
         assert torch.equal(outputs(far), expected)
     assert far.store.bytes_fast <= far.store.budget_bytes
-    assert far.store.resident().sum() == far.plan.resident_experts
+    if policy == "static":
+        assert np.array_equal(far.store.resident(), far.plan.resident)
 
 
 @given(first=plans, second=plans)

@@ -16,7 +16,8 @@ from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
 from lumoe.moe.engine.open import EngineConfig, open_model
 from lumoe.moe.offload.file_experts import ExpertSource
-from lumoe.moe.offload.storage import PageBuffer, fill
+from lumoe.moe.offload.file_tier import FileTier
+from lumoe.moe.offload.storage import PageBuffer
 from lumoe.moe.planning.plan import Plan
 from lumoe.moe.quantization.folder import QuantizedExperts
 from lumoe.moe.quantization.quantize import Recipe, quantize
@@ -38,7 +39,7 @@ def outputs(source: ExpertSource, bits: int, hidden: torch.Tensor) -> torch.Tens
     """What expert 3 of layer 1 makes of `hidden`: all rows at once, and each alone."""
     record = source.record(1, 3, bits)
     buffer = PageBuffer(record.nbytes)
-    fill(buffer, record)
+    FileTier().load(buffer, record)
     expert = source.build(1, 3, bits, buffer.tensors(record))
     return torch.stack((expert(hidden), torch.cat([expert(row) for row in hidden.split(1)]))).float()
 

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import DeviceOption, DtypeOption, ModelOption, QuantizedOption, ThreadsOption, use_threads
+from lumoe.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    HalfLifeOption,
+    ModelOption,
+    PolicyOption,
+    PrefetchOption,
+    QuantizedOption,
+    ScopeOption,
+    ThreadsOption,
+    caching_of,
+    use_threads,
+)
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -26,6 +38,10 @@ def generate(
         Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="tokens at most; the model may end earlier")] = 64,
+    policy: PolicyOption = "static",
+    cache_scope: ScopeOption = None,
+    half_life: HalfLifeOption = None,
+    prefetch: PrefetchOption = 0,
     dtype: DtypeOption = "bfloat16",
     device: DeviceOption = "cpu",
     threads: ThreadsOption = 0,
@@ -54,6 +70,7 @@ def generate(
     from lumoe.progress import track
 
     use_threads(threads)
+    caching = caching_of(policy, cache_scope, half_life, prefetch)
     architecture, tokenizer = read_architecture(model), chat_tokenizer(model)
     longest = architecture.max_position_embeddings
     prompts = Prompts(tokenizer, architecture.vocab_size, longest, end_tokens(model, tokenizer))
@@ -61,7 +78,7 @@ def generate(
     architecture.check_context(len(ids) + new_tokens, model)
     with about(plan or ""):
         chosen = Plan.from_dict(read_json(plan)) if plan else None
-    opened = open_model(model, quantized, EngineConfig(device, getattr(torch, dtype)))
+    opened = open_model(model, quantized, EngineConfig(device, getattr(torch, dtype), caching))
     limit = parse_budget(budget, opened.whole_bytes) if budget else None
     if limit is not None and chosen is None:
         planner = planner_for(opened, model, quantized[0] if quantized else None, measurements)
@@ -76,6 +93,7 @@ def generate(
     counts = engine.metrics()
     typer.echo(
         f"{made / seconds:.2f} tokens/s; {counts['bytes_fast']} bytes fast; {counts['hits']} hits, "
-        f"{counts['misses']} misses, {counts['bytes_moved']} bytes moved",
+        f"{counts['misses']} misses, {counts['bytes_moved']} bytes moved"
+        + (f"; {counts['guessed_right']} of {counts['guessed']} guesses right" if prefetch else ""),
         err=True,
     )

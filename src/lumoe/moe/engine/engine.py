@@ -52,7 +52,9 @@ class Engine:
         self.model, self.decoder = model, model.decoder
         config, left = model.config, model.left_for_experts(budget_bytes)
         plan = model.fitted(plan or Plan.uniform(*model.plan_shape), budget_bytes)
-        self.store = ExpertStore(model.source, plan, left, config.policy, config.swap_buffers, model.tier)
+        self.store = ExpertStore(
+            model.source, plan, left, config.policy, config.swap_buffers, model.tier, model.frequencies
+        )
         self.decoder.attach(self.store)
         # Held during each forward pass: plans change between passes, never within one.
         self._step = FairLock()
@@ -205,6 +207,8 @@ class Engine:
             "hits": counters.hits,
             "misses": counters.misses,
             "misses_in_place": counters.in_place,
+            "guessed": counters.guessed,
+            "guessed_right": counters.guessed_right,
             "bytes_moved": counters.bytes_moved,
             "wait_s": counters.wait_s,
             "bytes_fast": self.bytes_fast,

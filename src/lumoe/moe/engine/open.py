@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.reads import READS
@@ -21,14 +22,15 @@ from lumoe.moe.model.decoder import Decoder
 from lumoe.moe.model.static_decoder import StaticDecoder
 from lumoe.moe.offload.device_tier import DeviceTier, pin_memory
 from lumoe.moe.offload.file_experts import ExpertSource
-from lumoe.moe.offload.file_tier import FileTier
+from lumoe.moe.offload.file_tier import READERS, FileTier
 from lumoe.moe.offload.host_experts import DeviceExperts, checkpoint_writer
 from lumoe.moe.offload.storage import spill_folder
-from lumoe.moe.offload.store import SWAP_BUFFERS, CachePolicy, bytes_needed
+from lumoe.moe.offload.store import SWAP_BUFFERS, buffers, bytes_needed
 from lumoe.moe.offload.tier import Source, Tier
+from lumoe.moe.planning.caching import CachePolicy, Caching
 from lumoe.moe.planning.placement import fill
 from lumoe.moe.planning.plan import FULL_BITS, Memory, Plan
-from lumoe.moe.quantization.folder import QuantizedExperts
+from lumoe.moe.quantization.folder import QuantizedExperts, read_frequencies
 
 Folders = str | Path | Sequence[str | Path] | None
 
@@ -40,7 +42,8 @@ class EngineConfig:
     Attributes:
         device: cpu, cuda or cuda:N.
         dtype: type of the activations; float32 is for reference runs and expands quantised weights.
-        policy: what happens to a missed expert after use, see `ExpertStore`.
+        policy: static, lru or lfru: what happens to a missed expert after use. A `Caching` says more: whose place it
+            may take, and how many experts are read ahead.
         swap_buffers: experts that may be on their way at once.
         spill: folder for a nameless file of experts in their kernel's layout; by default where the experts are.
         native: on the processor, run on this package's own kernels where they can be compiled.
@@ -49,11 +52,12 @@ class EngineConfig:
         beside_bytes: of a GPU's memory, what the caller will take for itself.
         kv_bits: 16 stores keys and values as they are; 8, on the processor, rounds them to 8-bit integers with a scale
             for each head's vector.
+        readers: on the processor, threads that share the read of an expert; see benchmarks/reads.py.
     """
 
     device: str = "cpu"
     dtype: torch.dtype = torch.bfloat16
-    policy: CachePolicy = "static"
+    policy: CachePolicy | Caching = "static"
     swap_buffers: int = SWAP_BUFFERS
     spill: str | Path | None = None
     native: bool = True
@@ -61,6 +65,21 @@ class EngineConfig:
     recorded: bool = True
     beside_bytes: int = 0
     kv_bits: int = FULL_BITS
+    readers: int = READERS
+
+    @property
+    def caching(self) -> Caching:
+        """How the fast tier changes while it is used.
+
+        Raises:
+            UserError: there is no such policy.
+        """
+        return Caching.of(self.policy)
+
+    @property
+    def buffers(self) -> int:
+        """Buffers beside the residents, each as large as the largest expert that may be missed."""
+        return buffers(self.swap_buffers, self.caching)
 
 
 class Opening:
@@ -104,6 +123,8 @@ class OpenedModel:
         tier: the fast tier that an engine brings them into.
         limit_bytes: what the device has for experts and swap buffers; None where nothing but the budget limits them.
         opening: what opening it cost so far.
+        frequencies: `[L, E]`, how often calibration text was routed to each expert; None if it is not known or nothing
+            goes by it.
     """
 
     decoder: Decoding
@@ -112,6 +133,7 @@ class OpenedModel:
     config: EngineConfig
     limit_bytes: int | None = None
     opening: Opening = field(default_factory=Opening)
+    frequencies: NDArray[np.float64] | None = None
 
     @property
     def plan_shape(self) -> tuple[int, int]:
@@ -123,8 +145,9 @@ class OpenedModel:
         """What the parts of this model really take, for planning."""
         sizes = {bits: self.source.nbytes(bits) for bits in self.source.precisions}
         block = self.decoder.architecture.kv_block_bytes(self.config.dtype.itemsize, self.config.kv_bits)
-        buffers = max(self.config.swap_buffers, 1)
-        return Memory(sizes, self.decoder.nbytes, swap_buffers=buffers, kv_block=block, stored=self.source.stored_as)
+        return Memory(
+            sizes, self.decoder.nbytes, swap_buffers=self.config.buffers, kv_block=block, stored=self.source.stored_as
+        )
 
     @property
     def whole_bytes(self) -> int:
@@ -139,14 +162,14 @@ class OpenedModel:
 
     def bytes_needed(self, plan: Plan) -> int:
         """Bytes of the fast tier that `plan` takes: all weights outside the experts, residents, swap buffers."""
-        return self.decoder.nbytes + bytes_needed(self.source, plan, self.config.swap_buffers)
+        return self.decoder.nbytes + bytes_needed(self.source, plan, self.config.buffers)
 
     def fitted(self, plan: Plan, budget_bytes: int | None = None) -> Plan:
         """Return `plan`; without a budget, without the residents that the device has no memory for: small ones stay."""
         if budget_bytes is not None or self.most_bytes is None or self.bytes_needed(plan) <= self.most_bytes:
             return plan
         sizes = self.memory.expert
-        swap = max(self.config.swap_buffers, 1) * max(sizes[bits] for bits in np.unique(plan.bits).tolist())
+        swap = self.config.buffers * max(sizes[bits] for bits in np.unique(plan.bits).tolist())
         left = self.most_bytes - self.decoder.nbytes - swap
         return Plan(plan.bits, plan.resident & fill(plan.bits, left, sizes))
 
@@ -184,16 +207,29 @@ def open_model(model: str | Path, quantized: Folders = None, config: EngineConfi
         UserError: the device is absent, or a file is missing or damaged.
     """
     config, opening = config or EngineConfig(), Opening()
+    config.caching  # noqa: B018 - an unknown policy is refused before anything is read
     folders = [quantized] if isinstance(quantized, str | Path) else list(quantized or [])
     checkpoint, experts = Checkpoint(model), [QuantizedExperts(folder) for folder in folders]
     if config.device != "cpu":
         return open_on_device(checkpoint, experts, config, opening)
+    frequencies = _frequencies(experts, checkpoint, config)
     spill = spill_folder(config.spill, [*folders, model])
     source = ExpertSource(checkpoint, experts, config.dtype, spill, config.native)
     source.check_savings()
     decoder = Decoder(checkpoint, config.dtype, config.non_expert_bits, config.native)
     opening.outside_is_there()
-    return OpenedModel(decoder, source, FileTier(), config, opening=opening)
+    return OpenedModel(
+        decoder, source, FileTier(readers=config.readers), config, opening=opening, frequencies=frequencies
+    )
+
+
+def _frequencies(
+    quantized: Sequence[QuantizedExperts], checkpoint: Checkpoint, config: EngineConfig
+) -> NDArray[np.float64] | None:
+    """Return what calibration counted, where the policy begins with it and there is a quantised folder to ask."""
+    if config.caching.policy != "lfru" or not quantized:
+        return None
+    return read_frequencies(quantized[0].folder, checkpoint.architecture.plan_shape)
 
 
 def open_on_device(
@@ -212,6 +248,8 @@ def open_on_device(
         raise UserError(
             f"{config.device}: weights outside the experts have 16 bits there, not {config.non_expert_bits}"
         )
+    if config.readers != READERS:
+        raise UserError(f"{config.device}: experts are copied there, not read; leave readers at {READERS}")
     for folder in quantized:
         folder.check_fits(checkpoint)
         if not folder.affine:
@@ -229,4 +267,5 @@ def open_on_device(
     opening.outside_is_there()
     free = device.free_bytes(place)
     limit = None if free is None else max(free - device.KEPT_FREE - config.beside_bytes, 0)
-    return OpenedModel(decoder, experts, DeviceTier(experts), config, limit, opening)
+    frequencies = _frequencies(quantized, checkpoint, config)
+    return OpenedModel(decoder, experts, DeviceTier(experts), config, limit, opening, frequencies)

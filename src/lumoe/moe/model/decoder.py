@@ -26,7 +26,7 @@ from lumoe.moe.model.delta_net import DeltaNet, DeltaWeights
 from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, Rows, linear4, stacked
-from lumoe.moe.model.moe_layer import ExpertBiases, Experts, MoELayer, Observer
+from lumoe.moe.model.moe_layer import ExpertBiases, Experts, MoELayer, Observer, attach
 from lumoe.moe.model.norm import Norm
 from lumoe.moe.model.rotary import Rotary, order
 from lumoe.moe.model.router import Router
@@ -101,8 +101,7 @@ class Decoder:
 
     def attach(self, experts: Experts | None) -> None:
         """Take experts from `experts`; None lets go of those that there are."""
-        for layer in self.moe_layers:
-            layer.experts = experts
+        attach(self.moe_layers, experts)
 
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer` each layer's choices of experts from now on."""

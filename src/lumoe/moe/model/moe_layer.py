@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate, pairwise
+from functools import partial
+from itertools import accumulate, pairwise, zip_longest
 from typing import Protocol
 
 import torch
@@ -34,6 +35,18 @@ class Experts(Protocol):
         """Return `wanted`, if all of them are where they compute from; else None, and `fetch` brings them."""
         ...
 
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it helps to tell what a later layer may choose."""
+        ...
+
+    def expect(self, layer: int, guess: Callable[[], Sequence[int]]) -> None:
+        """Let `guess` say which experts `layer` will likely ask for, the likeliest first; called before a look-up.
+
+        A wrong guess costs time and nothing else.
+        """
+        ...
+
 
 class ExpertBiases:
     """What is added to the products of one layer's experts, and what they make of them then.
@@ -57,7 +70,7 @@ class ExpertBiases:
 class MoELayer:
     """One layer's router and experts, and the network beside them that every token passes, if there is one."""
 
-    __slots__ = ("activation", "biases", "experts", "index", "observer", "router", "shared")
+    __slots__ = ("activation", "biases", "experts", "following", "index", "observer", "router", "shared")
 
     def __init__(
         self,
@@ -75,6 +88,8 @@ class MoELayer:
         self.index, self.router, self.shared, self.activation, self.biases = index, router, shared, activation, biases
         self.experts: Experts | None = None
         self.observer: Observer | None = None
+        # The router of the layer after this one, where experts are read ahead.
+        self.following: Router | None = None
 
     @property
     def nbytes(self) -> int:
@@ -93,6 +108,8 @@ class MoELayer:
         """Return the sum of the `chosen` experts' outputs, weighted; both are `[tokens, k]`, as a router makes them."""
         if self.observer is not None:
             self.observer(self.index, chosen)
+        if self.following is not None and self.experts is not None:
+            self.experts.expect(self.index + 1, partial(likely, self.following, hidden))
         if hidden.shape[0] == 1:
             return self._one_token(hidden, weights, chosen.tolist()[0])
         return self._grouped(hidden, weights, chosen)
@@ -137,4 +154,24 @@ class MoELayer:
         )
         for index, expert in arriving:
             outputs[places[index]] = self.output(index, expert, rows[places[index]])
+            del expert  # its memory may be given up for the next one
         return outputs
+
+
+def attach(layers: Sequence[MoELayer], experts: Experts | None) -> None:
+    """Let layers, in their order, take experts from `experts`; None lets go of those that there are."""
+    for layer, after in zip_longest(layers, layers[1:]):
+        layer.experts = experts
+        layer.following = after.router if after is not None and experts is not None and experts.looks_ahead else None
+
+
+def likely(router: Router, hidden: torch.Tensor) -> list[int]:
+    """Return which experts a router would choose for `[tokens, hidden]`, those of most weight over all tokens first.
+
+    Neighbouring layers' inputs are alike, so that a router chooses much the same for the input of the layer before.
+    """
+    weights, chosen = router(hidden)
+    total = torch.zeros(router.gate.shape[0], device=hidden.device)
+    total.index_add_(0, chosen.flatten(), weights.float().flatten())
+    order = total.argsort(descending=True).tolist()
+    return order[: int((total > 0).sum())]

@@ -22,7 +22,7 @@ from lumoe.moe.model import attention
 from lumoe.moe.model.cuda_graphs import Recorder, as_it_is
 from lumoe.moe.model.decoder import Decoder, Layer
 from lumoe.moe.model.linear import DenseLinear, Linear
-from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer
+from lumoe.moe.model.moe_layer import Experts, MoELayer, Observer, attach
 from lumoe.moe.model.norm import Norm
 from lumoe.moe.model.rotary import Rotary
 from lumoe.moe.model.router import Router as LayerRouter
@@ -132,8 +132,7 @@ class StaticDecoder:
 
     def attach(self, experts: Experts | None) -> None:
         """Take experts from `experts`; None lets go of those that there are."""
-        for layer in self.experts:
-            layer.experts = experts
+        attach(self.experts, experts)
 
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer` each layer's choices of experts from now on."""

@@ -15,6 +15,7 @@ from lumoe.moe.model.expert import Expert
 from lumoe.moe.offload.host_experts import DeviceExperts, HostCopy
 from lumoe.moe.offload.miss_cost import MissCosts, split_misses
 from lumoe.moe.offload.storage import aligned, views
+from lumoe.moe.offload.tier import DroppedError, always_wanted
 
 T = TypeVar("T")
 # Copies in flight: one runs, the next is already queued behind it on the copy stream.
@@ -149,7 +150,9 @@ class DeviceTier:
     def allocate(self, nbytes: int) -> DeviceBuffer:
         return DeviceBuffer(nbytes, self._device)
 
-    def load(self, buffer: DeviceBuffer, record: HostCopy) -> None:
+    def load(self, buffer: DeviceBuffer, record: HostCopy, dropped: Callable[[], bool] = always_wanted) -> None:
+        if dropped():
+            raise DroppedError
         # Buffers may be made within a forward pass, and the mode of that is its thread's own.
         with torch.inference_mode():
             self.streams.copy(buffer.bytes[: record.nbytes], record.bytes, buffer.after)
@@ -172,6 +175,9 @@ class DeviceTier:
             for index, value, here in zip(missing, bits, stay, strict=True)
             if here
         }
+
+    def miss_cost(self, bits: int, nbytes: int) -> float:
+        return float(nbytes) if self._costs is None else self._costs.link(bits)
 
     def finish(self) -> None:
         self.streams.finish()

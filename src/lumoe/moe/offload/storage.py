@@ -23,6 +23,8 @@ from lumoe.errors import UserError
 from lumoe.moe.checkpoint.reads import READS
 
 BLOCK = 4096
+# Pieces of a read, multiples of BLOCK: worth a call of their own, and short enough that a dropped guess ends soon.
+LEAST_PIECE, MOST_PIECE = 1 << 19, 8 << 20
 log = logging.getLogger(__name__)
 
 
@@ -182,21 +184,29 @@ def span(
     return Record(tuple(reads), tuple(places), at)
 
 
-def fill(buffer: PageBuffer, record: Record) -> None:
-    """Read a record into a buffer.
+def pieces(record: Record, readers: int) -> list[Read]:
+    """Cut a record's reads into pieces for `readers` that share them: none so small that asking costs more than it."""
+    most = min(max(aligned(-(-record.nbytes // readers)), LEAST_PIECE), MOST_PIECE)
+    return [
+        Read(read.file, read.offset + begin, min(most, read.nbytes - begin), read.at + begin)
+        for read in record.reads
+        for begin in range(0, read.nbytes, most)
+    ]
+
+
+def fill(buffer: PageBuffer, record: Record, piece: Read) -> None:
+    """Read a piece of a record into a buffer.
 
     Raises:
-        UserError: a file ends before the record does.
+        UserError: the file ends before the record does.
     """
-    for read in record.reads:
-        got = read.file.read_into(buffer.view[read.at : read.at + read.nbytes], read.offset)
-        needed = max(
-            place.at + torch.Size(place.shape).numel() * place.dtype.itemsize - read.at
-            for place in record.places
-            if read.at <= place.at < read.at + read.nbytes
-        )
-        if got < needed:
-            raise UserError(f"{read.file.path}: cut off at {read.offset + got} bytes; fetch the file again")
+    end = piece.at + piece.nbytes
+    there = piece.at + piece.file.read_into(buffer.view[piece.at : end], piece.offset)
+    if there < end and any(
+        place.at < end and place.at + torch.Size(place.shape).numel() * place.dtype.itemsize > there
+        for place in record.places
+    ):
+        raise UserError(f"{piece.file.path}: cut off at {piece.offset + there - piece.at} bytes; fetch the file again")
 
 
 def lay_out(tensors: Sequence[tuple[str, torch.dtype, tuple[int, ...]]]) -> tuple[Place, ...]:

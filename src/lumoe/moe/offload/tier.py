@@ -21,6 +21,15 @@ Stored_co = TypeVar("Stored_co", bound="Stored", covariant=True)
 Stored_contra = TypeVar("Stored_contra", bound="Stored", contravariant=True)
 
 
+class DroppedError(Exception):
+    """A read ended early, for nobody wants the expert any more."""
+
+
+def always_wanted() -> bool:
+    """Say that a read is not dropped."""
+    return False
+
+
 class Buffer(Protocol):
     """Memory of the fast tier; it is given back when the last reference is dropped."""
 
@@ -88,8 +97,17 @@ class Tier(Protocol[Held, Stored_contra]):
         """Return memory for one expert."""
         ...
 
-    def load(self, buffer: Held, record: Stored_contra) -> None:
-        """Copy an expert into `buffer`; on return it is whole. Called from a thread of `submit`."""
+    def load(self, buffer: Held, record: Stored_contra, dropped: Callable[[], bool] = always_wanted) -> None:
+        """Copy an expert into `buffer`; on return it is whole, and on any end nobody writes there any more.
+
+        Called from a thread of `submit`.
+
+        Args:
+            dropped: whether the expert is no longer wanted; may be asked from time to time.
+
+        Raises:
+            DroppedError: it was not.
+        """
         ...
 
     def submit(self, buffer: Held, work: Callable[..., T], *arguments: Any) -> Future[T]:
@@ -104,6 +122,10 @@ class Tier(Protocol[Held, Stored_contra]):
         Args:
             bits, tokens: of each of `missing`: its precision, and how many tokens it will be given.
         """
+        ...
+
+    def miss_cost(self, bits: int, nbytes: int) -> float:
+        """Return what bringing an expert costs: seconds where they are known, else its bytes."""
         ...
 
     def finish(self) -> None:

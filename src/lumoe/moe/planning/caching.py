@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,10 +43,33 @@ class Caching:
     prefetch: int = 0
 
     def __post_init__(self) -> None:
+        for name, value, known in (("policy", self.policy, CachePolicy), ("cache scope", self.scope, Scope)):
+            if value not in get_args(known):
+                raise UserError(f"{name}: '{value}' is none; there are {', '.join(get_args(known))}")
         if not 0 < self.half_life < np.inf:
             raise UserError(f"half-life: {self.half_life:g} steps; it must be more than 0, and finite")
         if self.prefetch < 0:
             raise UserError(f"prefetch: {self.prefetch} experts; it must be at least 0")
+
+    @classmethod
+    def of(cls, policy: CachePolicy | Caching) -> Caching:
+        """Return what a policy alone stands for; a `Caching` is itself.
+
+        Raises:
+            UserError: there is no such policy.
+        """
+        return policy if isinstance(policy, Caching) else cls(policy)
+
+    def __str__(self) -> str:
+        """What is in force, in words."""
+        words: list[str] = [self.policy]
+        if self.policy != "static":
+            words.append("within each layer" if self.scope == "layer" else "over all layers")
+        if self.policy == "lfru":
+            words.append(f"half-life {self.half_life:g} steps")
+        if self.prefetch:
+            words.append(f"{self.prefetch} read ahead")
+        return ", ".join(words)
 
 
 class Values:

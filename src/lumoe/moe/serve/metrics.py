@@ -193,6 +193,12 @@ class EngineCollector(Collector):
         uses.add_metric(["hit"], values["hits"])
         uses.add_metric(["miss"], values["misses"])
         yield uses
+        guesses = CounterMetricFamily(
+            "lumoe_expert_guesses", "Experts read before they were asked for", labels=["asked"]
+        )
+        guesses.add_metric(["yes"], values["guessed_right"])
+        guesses.add_metric(["no"], values["guessed"] - values["guessed_right"])
+        yield guesses
         yield CounterMetricFamily("lumoe_moved_bytes", "Bytes read from the slow tier", value=values["bytes_moved"])
         experts = GaugeMetricFamily("lumoe_plan_experts", "Experts of the plan", labels=["bits", "tier"])
         for bits in np.unique(plan.bits).tolist():

@@ -26,8 +26,8 @@ from lumoe.moe.engine.loader import PlanChange
 from lumoe.moe.engine.open import EngineConfig, OpenedModel, open_model
 from lumoe.moe.engine.planned import planner_for
 from lumoe.moe.model.kv_cache import KVCache
-from lumoe.moe.offload.store import CachePolicy
 from lumoe.moe.planning.budget import parse_budget
+from lumoe.moe.planning.caching import CachePolicy, Caching
 from lumoe.moe.planning.plan import FULL_BITS, Plan, Preference
 from lumoe.moe.serve.app import Server, create_app
 from lumoe.moe.serve.arrival import arriving_within
@@ -48,6 +48,7 @@ class Setup:
 
     Attributes:
         budget: of the fast tier, as text; None is the whole model at 16 bits, or what free memory holds of it.
+        policy: what happens to a missed expert after use, see `EngineConfig`.
         name: what clients call the model; the folder's name by default.
         measurements: folder of machine.json, perplexity.csv and sensitivity.csv; results/moe/NAME by default.
         seed: of the order in which experts give up precision, where sensitivities are not known.
@@ -64,7 +65,7 @@ class Setup:
     name: str | None = None
     api_key: str | None = None
     dtype: str = "bfloat16"
-    policy: CachePolicy = "static"
+    policy: CachePolicy | Caching = "static"
     seed: int = 0
     state: Path | None = None
     device: str = "cpu"
@@ -144,7 +145,7 @@ def _say_what_is_in_force(governor: Governor, setup: Setup, limits: Limits) -> N
         for bits, count in counts.items()
     )
     weights = engine.model.bytes_needed(plan)
-    log.info("%s on %s, %s; %s misses", experts, setup.device, setup.dtype, setup.policy)
+    log.info("%s on %s, %s; residents: %s", experts, setup.device, setup.dtype, engine.store.caching)
     log.info(
         "%d of %d experts resident: %d bytes of weights (%d outside the experts) and swap buffers",
         int(plan.resident.sum()), plan.resident.size, weights, engine.decoder.nbytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import psutil
@@ -31,6 +32,7 @@ def page_state(governor: Governor, metrics: Metrics, scheduler: Scheduler, readi
     engine, pool = governor.engine, governor.pool
     plan, held, memory = engine.plan, engine.store.resident(), governor.memory
     hits, misses = engine.store.uses()
+    counters = engine.store.counters
     return {
         **budget_state(governor, metrics).model_dump(),
         "bytes_non_expert": memory.non_expert,
@@ -43,6 +45,9 @@ def page_state(governor: Governor, metrics: Metrics, scheduler: Scheduler, readi
         "resident": held.tolist(),
         "hits": hits.tolist(),
         "misses": misses.tolist(),
+        "caching": asdict(engine.store.caching),
+        "guessed": counters.guessed,
+        "guessed_right": counters.guessed_right,
         "tokens_per_s": metrics.tokens_per_s(),
         "running": scheduler.running,
         "slots": len(scheduler.cache.lengths),
