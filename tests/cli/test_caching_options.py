@@ -19,11 +19,11 @@ MODEL = Path(__file__).parents[2] / "data/models/mini-mixtral"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--half-life", "8"], "--half-life: policy static"),
+        (["--half-life", "8"], "--half-life: policy auto"),
         (["--policy", "lru", "--half-life", "8"], "--half-life: policy lru"),
         (["--policy", "lfru", "--half-life", "0"], "must be more than 0"),
         (["--policy", "lfru", "--half-life", "nan"], "must be more than 0"),
-        (["--cache-scope", "model"], "--cache-scope: policy static"),
+        (["--cache-scope", "model"], "--cache-scope: policy auto"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(words: list[str], message: str) -> None:
@@ -36,10 +36,10 @@ def test_an_option_that_would_do_nothing_is_refused(words: list[str], message: s
 
 
 def test_options_become_what_they_say() -> None:
-    assert caching_of("static", None, None, 0) == Caching()
-    assert caching_of("lru", None, None, 3) == Caching("lru", "layer", prefetch=3)
-    assert caching_of("lfru", "model", 7.5, 1) == Caching("lfru", "model", 7.5, 1)
-    assert caching_of("lfru", None, None, 0).half_life == Caching("lfru").half_life
+    assert caching_of("static", None, None, 0, unasked) == Caching()
+    assert caching_of("lru", None, None, 3, unasked) == Caching("lru", "layer", prefetch=3)
+    assert caching_of("lfru", "model", 7.5, 1, unasked) == Caching("lfru", "model", 7.5, 1)
+    assert caching_of("lfru", None, None, 0, unasked).half_life == Caching("lfru").half_life
 
 
 def test_a_text_goes_on_alike_under_every_policy() -> None:
@@ -54,3 +54,15 @@ def test_a_text_goes_on_alike_under_every_policy() -> None:
     misses = {name: done.stderr.partition(" hits, ")[2].partition(" misses")[0] for name, done in found.items()}
     assert len({*misses.values()}) > 1, "what is resident is not the same"
     assert [name for name, done in found.items() if "guesses right" in done.stderr] == ["--policy lfru --prefetch 2"]
+
+
+def unasked() -> Caching:
+    raise AssertionError("a policy that is given needs no other")
+
+
+def test_auto_is_what_was_found_best_and_chooses_for_itself() -> None:
+    best = Caching("lfru", "model", 32.0)
+    assert caching_of("auto", None, None, 2, lambda: best) == Caching("lfru", "model", 32.0, prefetch=2)
+    for scope, half_life in (("layer", None), (None, 8.0)):
+        with pytest.raises(UserError, match="policy auto"):
+            caching_of("auto", scope, half_life, 0, lambda: best)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -41,8 +42,11 @@ ThreadsOption = Annotated[int, typer.Option(min=0, help="threads that torch uses
 ExactThreadsOption = Annotated[int, typer.Option(min=1, help="threads; the last digits depend on their number")]
 SeedOption = Annotated[int, typer.Option(min=0)]
 PolicyOption = Annotated[
-    Literal["static", "lru", "lfru"],
-    typer.Option(help="whether a missed expert may take another's place: the least recently or the least often used"),
+    Literal["auto", "static", "lru", "lfru"],
+    typer.Option(
+        help="whether a missed expert may take another's place: the least recently or the least often used; auto is "
+        "what `lumoe moe residency` found best for this model, else lru"
+    ),
 ]
 ScopeOption = Annotated[
     Literal["layer", "model"] | None,
@@ -80,8 +84,17 @@ def check_free(output: Path, force: bool, mark: str | None = None) -> None:
         raise UserError(f"{output}: is there already; choose another --output, or replace it with --force")
 
 
-def caching_of(policy: CachePolicy, scope: Scope | None, half_life: float | None, prefetch: int) -> Caching:
+def caching_of(
+    policy: CachePolicy | Literal["auto"],
+    scope: Scope | None,
+    half_life: float | None,
+    prefetch: int,
+    usual: Callable[[], Caching],
+) -> Caching:
     """Return how the fast tier changes while it is used, from the options.
+
+    Args:
+        usual: says what `auto` stands for.
 
     Raises:
         UserError: an option does not go with the policy, or its value is none.
@@ -90,8 +103,11 @@ def caching_of(policy: CachePolicy, scope: Scope | None, half_life: float | None
 
     if half_life is not None and policy != "lfru":
         raise UserError(f"--half-life: policy {policy} forgets nothing by and by; give --policy lfru, or leave it out")
-    if scope is not None and policy == "static":
-        raise UserError("--cache-scope: policy static gives up no place; give --policy lru or lfru, or leave it out")
+    if scope is not None and policy in ("auto", "static"):
+        reason = "chooses for itself" if policy == "auto" else "gives up no place"
+        raise UserError(f"--cache-scope: policy {policy} {reason}; give --policy lru or lfru, or leave it out")
+    if policy == "auto":
+        return replace(usual(), prefetch=prefetch)
     given = Caching(policy, scope or "layer", prefetch=prefetch)
     return given if half_life is None else replace(given, half_life=half_life)
 

@@ -56,7 +56,7 @@ def serve(
     ] = True,
     queue: Annotated[int, typer.Option(min=0, help="sequences that may wait; more are answered 429")] = 128,
     prefill_tokens: Annotated[int, typer.Option(min=1, help="prompt tokens fed between two decode steps")] = 512,
-    policy: PolicyOption = "static",
+    policy: PolicyOption = "auto",
     cache_scope: ScopeOption = None,
     half_life: HalfLifeOption = None,
     prefetch: PrefetchOption = 0,
@@ -85,7 +85,9 @@ def serve(
     import logging
     import os
 
-    caching = caching_of(policy, cache_scope, half_life, prefetch)
+    from lumoe.moe.planning.inputs import usual_caching
+
+    caching = caching_of(policy, cache_scope, half_life, prefetch, lambda: usual_caching(str(model), measurements))
     # Both libraries below torch keep what they prepared for each number of tokens, a thousand of each by default: under
     # load that grows by 450 MB, which no budget counts. docs/serving.md has what fewer cost.
     for kept in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):

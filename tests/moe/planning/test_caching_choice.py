@@ -17,6 +17,7 @@ from lumoe.files import write_csv
 from lumoe.moe.planning.caching import Caching
 from lumoe.moe.planning.caching_choice import COLUMNS, HitRates, hit_rates, read_hit_rates
 from lumoe.moe.planning.cost import CostModel, Served, Workload
+from lumoe.moe.planning.inputs import usual_caching
 from lumoe.moe.planning.placement import PaperRules
 from lumoe.moe.planning.plan import Memory, Plan
 from lumoe.moe.planning.planner import Planner, Wish, unknown_increase
@@ -37,6 +38,21 @@ def table(*lines: Line, layers: int = 2) -> pd.DataFrame:
             for share, found, there, read in ((0.0, 0.0, 0.0, ahead), (0.5, hits, ready, ahead), (1.0, 1.0, 1.0, 0.0)):
                 rows.append((policy, scope, life, prefetch, share, layer, found, there, read))
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def test_the_usual_policy_is_the_best_over_all_shares_and_reads_nothing_ahead(tmp_path: Path) -> None:
+    assert hit_rates(table(STATIC, LRU, LFRU, AHEAD)).usual() == Caching("lfru", "model", 64.0)
+    assert hit_rates(table(STATIC, ("lru", "layer", None, 0, 0.502, 0.502, 0.0))).usual() == Caching("static")
+    assert usual_caching("a-model", tmp_path) == Caching("lru")
+    write_csv(tmp_path / "residency-calibration.csv", table(STATIC, LFRU, AHEAD), COLUMNS)
+    assert usual_caching("a-model", tmp_path) == Caching("lfru", "model", 64.0)
+
+
+def test_rates_under_a_policy_recommend_no_other() -> None:
+    rates = hit_rates(table(STATIC, LRU, LFRU, AHEAD))
+    assert rates.under(Caching("lru")).recommend(half_resident()).caching == Caching("lru")
+    # One that was not tried: what is known is what residents that stay find.
+    assert rates.under(Caching("lfru", half_life=3.0)).recommend(half_resident()).caching == Caching("static")
 
 
 def half_resident() -> Plan:

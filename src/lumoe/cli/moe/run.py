@@ -38,7 +38,7 @@ def generate(
         Path | None, typer.Option(help="folder of machine.json, perplexity.csv, sensitivity.csv; results/moe/NAME")
     ] = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="tokens at most; the model may end earlier")] = 64,
-    policy: PolicyOption = "static",
+    policy: PolicyOption = "auto",
     cache_scope: ScopeOption = None,
     half_life: HalfLifeOption = None,
     prefetch: PrefetchOption = 0,
@@ -63,6 +63,7 @@ def generate(
     from lumoe.moe.engine.open import EngineConfig, open_model
     from lumoe.moe.engine.planned import planner_for
     from lumoe.moe.planning.budget import parse_budget
+    from lumoe.moe.planning.inputs import usual_caching
     from lumoe.moe.planning.plan import Plan
     from lumoe.moe.planning.planner import Wish
     from lumoe.moe.serve.continuation import continuation, prompt_ids
@@ -70,7 +71,7 @@ def generate(
     from lumoe.progress import track
 
     use_threads(threads)
-    caching = caching_of(policy, cache_scope, half_life, prefetch)
+    caching = caching_of(policy, cache_scope, half_life, prefetch, lambda: usual_caching(str(model), measurements))
     architecture, tokenizer = read_architecture(model), chat_tokenizer(model)
     longest = architecture.max_position_embeddings
     prompts = Prompts(tokenizer, architecture.vocab_size, longest, end_tokens(model, tokenizer))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lumoe.errors import UserError
 from lumoe.moe.engine.open import OpenedModel
+from lumoe.moe.planning.caching import Caching
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
 from lumoe.moe.planning.inputs import MODELLED, Known, build_planner
@@ -42,8 +43,7 @@ def planner_for(
         device = model.config.device
         raise UserError(f"{device}: give --quantized FOLDER, experts at 4 bits from `lumoe moe quantize`")
     bits, shape = min(lesser), model.decoder.architecture
-    # How residents change is the engine's configuration: its plans are not to count on another policy's hits.
-    known = replace(Known.measured(str(folder), measurements, quantized), residency=None)
+    known = Known.measured(str(folder), measurements, quantized)
     frequencies = read_frequencies(quantized, shape.plan_shape) if quantized else None
     if known.hardware is not None:
         try:
@@ -56,7 +56,10 @@ def planner_for(
                 raise
             log.warning("%s; speeds are not predicted", error)
             known = replace(known, hardware=None)
-    planner = build_planner(shape, model.memory, known, Workload(), bits, frequencies, seed)
+    # Plans are not to count on the hits of another policy than the engine's.
+    planner = build_planner(
+        shape, model.memory, known, Workload(), bits, frequencies, seed, Caching.of(model.config.policy)
+    )
     log.info(
         "plans with %s experts by %s, %s first; quality: %s",
         f"{bits}-bit",

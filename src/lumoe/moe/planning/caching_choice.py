@@ -35,6 +35,7 @@ COLUMNS = (
 )
 # What changes residents or reads ahead has to be better by this share than what is simpler.
 LEAST_GAIN = 0.01
+_STILL = Caching("static")
 Floats = NDArray[np.float64]
 Score = Callable[["Rates"], float]
 """What a policy is worth by its rates `[L]`; more is better."""
@@ -126,6 +127,16 @@ class HitRates:
         )
         return Rates(*found)
 
+    def usual(self) -> Caching:
+        """Return the policy that hits most over all shares; of those about as good, the simplest. None reads ahead."""
+        scores = {caching: _hits(rates) for caching, rates in self.of.items() if not caching.prefetch}
+        return _best(scores)
+
+    def under(self, caching: Caching) -> HitRates:
+        """Return the rates of that policy, and of residents that stay, alone."""
+        kept = {one: rates for one, rates in self.of.items() if one in (caching, _STILL)}
+        return HitRates(self.shares, kept)
+
     def recommend(self, plan: Plan, score: Score | None = None) -> Recommendation:
         """Return the policy that is best with as many residents as `plan` has; of those about as good, the simplest.
 
@@ -143,12 +154,17 @@ class HitRates:
         share = plan.resident_experts / plan.resident.size
         rates = {caching: self.at(caching, share) for caching in self.of if score is not None or not caching.prefetch}
         scores = {caching: _hits(found) if score is None else score(found) for caching, found in rates.items()}
-        enough = max(scores.values()) / (1 + LEAST_GAIN)
-        good = [caching for caching in rates if scores[caching] >= enough]
-        simplest = min(map(_effort, good))
-        best = max((caching for caching in good if _effort(caching) == simplest), key=scores.__getitem__)
+        best = _best(scores)
         still = [found.hits for caching, found in rates.items() if caching.policy == "static" and not caching.prefetch]
         return Recommendation(best, rates[best], max(still, key=lambda hits: float(hits.mean())))
+
+
+def _best(scores: Mapping[Caching, float]) -> Caching:
+    """Return the policy of the highest score; of those about as good, the simplest."""
+    enough = max(scores.values()) / (1 + LEAST_GAIN)
+    good = [caching for caching, score in scores.items() if score >= enough]
+    simplest = min(map(_effort, good))
+    return max((caching for caching in good if _effort(caching) == simplest), key=scores.__getitem__)
 
 
 def _hits(rates: Rates) -> float:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lumoe.errors import UserError, about
 from lumoe.files import read_csv, read_yaml
+from lumoe.moe.planning.caching import Caching
 from lumoe.moe.planning.caching_choice import read_hit_rates
 from lumoe.moe.planning.cost import CostModel, Workload
 from lumoe.moe.planning.hardware import read_hardware
@@ -94,6 +95,19 @@ class Known:
         return cls(model, str(machine) if machine else None, quantized, perplexity, sensitivity, residency)
 
 
+def usual_caching(model: str, measurements: Path | None = None) -> Caching:
+    """Return the cache policy that found most on a model's calibration text; where none was tried, `lru`.
+
+    Args:
+        measurements: folder of residency-calibration.csv; results/moe/NAME by default.
+
+    Raises:
+        UserError: the table is damaged.
+    """
+    known = Known.measured(model, measurements)
+    return Caching("lru") if known.residency is None else read_hit_rates(known.residency).usual()
+
+
 def build_planner(
     shape: ModelShape,
     memory: Memory,
@@ -102,6 +116,7 @@ def build_planner(
     bits: int,
     frequencies: NDArray[np.float64] | None = None,
     seed: int = 0,
+    caching: Caching | None = None,
 ) -> Planner:
     """Return a planner whose candidates quantise 0, 1, … all experts: the least sensitive first, else in random order.
 
@@ -109,6 +124,7 @@ def build_planner(
         memory: what the parts of the model take.
         frequencies: `[L, E]`, how often a token is routed to each expert; balanced if None.
         seed: of the random order, where sensitivities are not known.
+        caching: the policy in force; without it the best one at each plan is recommended.
 
     Raises:
         UserError: a table or profile is damaged or belongs to another model.
@@ -122,6 +138,8 @@ def build_planner(
             basis = _lacks(known.sensitivity, bits, {*costs} - {FULL_BITS})
     rules = PaperRules(memory, shape.plan_shape, order, bits, frequencies)
     rates = read_hit_rates(known.residency) if known.residency else None
+    if rates is not None and caching is not None:
+        rates = rates.under(caching)
     if known.hardware is None:
         return Planner(rules, increase, basis=basis, hit_rates=rates)
     measured = read_hardware(known.hardware)
