@@ -15,14 +15,16 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from lumoe import compiled
 from lumoe.machine import cpu_flags
+from lumoe.moe.kernels import steps
 from lumoe.resources import package_path
 
+_SIMD = ("simd.h", "simd_avx2.h", "simd_avx512.h")
 _SOURCES = {
     "experts": (
         "experts.cpp",
@@ -31,12 +33,13 @@ _SOURCES = {
         "lanes.h",
         "layout.h",
         "together.h",
-        "simd_avx2.h",
-        "simd_avx512.h",
+        *_SIMD,
     ),
     "codes": ("codes.cpp", "activations.h", "gate.h", "lanes.h", "layout.h", "together.h"),
-    "attention": ("attention.cpp", "lanes.h", "layout.h"),
-    "norms": ("norms.cpp", "lanes.h", "layout.h"),
+    "dense": ("dense.cpp", "gate.h", "lanes.h", "layout.h", "linear16.h", "together.h", *_SIMD),
+    "attention": ("attention.cpp", "lanes.h", "layout.h", "linear16.h", "rms.h", *_SIMD),
+    "norms": ("norms.cpp", "lanes.h", "layout.h", "rms.h"),
+    "router": ("router.cpp", "lanes.h", "layout.h", "linear16.h", "rms.h", *_SIMD),
 }
 _NEEDED = ("avx2", "fma", "f16c")
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", *("-m" + name for name in _NEEDED))
@@ -46,12 +49,12 @@ log = logging.getLogger(__name__)
 
 
 _NUMBER, _REAL, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-Arguments = Mapping[str, Sequence[type]]
+Arguments = Mapping[str, Sequence[Any]]
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """Return the kernels of experts and projections, or None (and say why in the log) where there are none."""
+    """Return the kernels of 4-bit experts and projections, or None (and say why in the log) where there are none."""
     numbers = {
         "lumoe_expands": [],
         "lumoe_expert_scratch": [_NUMBER] * 4,
@@ -60,20 +63,44 @@ def library() -> ctypes.CDLL | None:
     kernels = {
         "lumoe_experts": [_NUMBER, _POINTER, *[_NUMBER] * 3, *[_REAL] * 3, _POINTER],
         "lumoe_linear4": [*[_POINTER] * 2, *[_NUMBER] * 4, *[_POINTER] * 4],
-        "lumoe_linear16": [*[_POINTER] * 2, *[_NUMBER] * 2, _POINTER],
         "lumoe_expand": [_POINTER, *[_NUMBER] * 3, *[_POINTER] * 3],
     }
     return _compiled("experts", kernels, numbers)
 
 
 @lru_cache(maxsize=1)
+def dense_library() -> ctypes.CDLL | None:
+    """Return the kernels of 16-bit experts and projections, or None where there are none."""
+    kernels = {
+        "lumoe_linear16": [*[_POINTER] * 2, *[_NUMBER] * 3, _POINTER],
+        "lumoe_dense_experts": [_NUMBER, _POINTER, *[_NUMBER] * 2, *[_REAL] * 3, _POINTER],
+    }
+    return _compiled("dense", kernels, {"lumoe_dense_scratch": [_NUMBER] * 3})
+
+
+@lru_cache(maxsize=1)
 def attention_library() -> ctypes.CDLL | None:
-    """Return the kernel of attention over paged keys and values, or None where there is none."""
+    """Return the kernels of attention over paged keys and values, or None where there are none."""
     arguments = [
         _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER,
         _POINTER, *[_NUMBER] * 7,
     ]  # fmt: skip
-    return _compiled("attention", {"lumoe_attend": arguments})
+    kernels: Arguments = {
+        "lumoe_attend": arguments,
+        "lumoe_attention_layer": [ctypes.POINTER(steps.AttentionLayer), ctypes.POINTER(steps.Step), _POINTER],
+    }
+    return _compiled("attention", kernels)
+
+
+@lru_cache(maxsize=1)
+def router_library() -> ctypes.CDLL | None:
+    """Return the kernels that choose a token's experts and add up their outputs, or None where there are none."""
+    kernels = {
+        "lumoe_route": [ctypes.POINTER(steps.Router), _NUMBER, *[_POINTER] * 4],
+        "lumoe_group": [*[_NUMBER] * 3, *[_POINTER] * 4],
+        "lumoe_weighted_sums": [*[_NUMBER] * 3, *[_POINTER] * 4],
+    }
+    return _compiled("router", kernels)
 
 
 @lru_cache(maxsize=1)
@@ -178,11 +205,17 @@ def run_together(
         output: of the same shape, contiguous; it is written to.
         gates: of each expert, all alike but for their biases; silu(gate) · up if None.
     """
-    gates, widths, hidden = gates or [SWIGLU] * len(experts), experts[0].widths, hidden.contiguous()
-    row, given, nbytes = hidden.shape[1] * hidden.element_size(), array("q"), 0
+    gates, widths = gates or [SWIGLU] * len(experts), experts[0].widths
+    # One row that is repeated (a token's several experts) need not be copied.
+    alike = hidden.stride() == (0, 1) and len(experts) == hidden.shape[0]
+    hidden = hidden if alike else hidden.contiguous()
+    size = hidden.element_size()
+    from_row, to_row, given, nbytes = hidden.stride(0) * size, hidden.shape[1] * size, array("q"), 0
+    sizes = dict[int, int]()
+    source, target = hidden.data_ptr(), output.data_ptr()
     for expert, gate, (begin, end) in zip(experts, gates, pairwise(ends), strict=True):
-        places = hidden.data_ptr() + begin * row, output.data_ptr() + begin * row
+        places = source + begin * from_row, target + begin * to_row
         given.extend((*expert.arguments, gate.gate_bias, gate.up_bias, *places, end - begin))
-        nbytes += scratch_of(end - begin, *widths)
+        nbytes += sizes.get(end - begin) or sizes.setdefault(end - begin, scratch_of(end - begin, *widths))
     scratch = torch.empty(nbytes, dtype=torch.uint8)
     kernel(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())

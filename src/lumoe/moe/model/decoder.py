@@ -28,6 +28,7 @@ from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, Rows, linear4, stacked
 from lumoe.moe.model.moe_layer import ExpertBiases, Experts, MoELayer, Observer
 from lumoe.moe.model.norm import Norm
+from lumoe.moe.model.one_token import TokenAttention, TokenRouter, token_attention, token_router
 from lumoe.moe.model.rotary import Rotary, order
 from lumoe.moe.model.router import Router
 from lumoe.moe.planning.plan import FULL_BITS
@@ -35,17 +36,29 @@ from lumoe.moe.planning.plan import FULL_BITS
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: two norms, what mixes tokens, and what each token passes."""
+    """One layer: two norms, what mixes tokens, and what each token passes.
+
+    Attributes:
+        attention, router: norm and mixer, and norm and router, in one call each, where they can be.
+    """
 
     before: Norm
     mixer: Mixer
     between: Norm
     feed: MoELayer | FeedForward
+    attention: TokenAttention | None = None
+    router: TokenRouter | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of the weights that are always resident."""
         return self.before.nbytes + self.mixer.nbytes + self.between.nbytes + self.feed.nbytes
+
+    def fed(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what the second half adds to `[tokens, hidden]`."""
+        if self.router is not None and isinstance(self.feed, MoELayer) and self.router.few(len(hidden)):
+            return self.feed.routed(*self.router(hidden))
+        return self.feed(self.between(hidden))
 
 
 class Decoder:
@@ -136,10 +149,13 @@ class Decoder:
         a = self.architecture
         positions = Positions(cache, slots, tokens.shape[1], self.rotary)
         hidden = self.embed(tokens)
+        step = positions.step(cache) if tokens.shape[1] == 1 else None
         for layer in self.layers:
-            hidden = self.add(hidden, layer.mixer(layer.before(hidden), cache, positions))
-            normed = layer.between(hidden)
-            hidden = self.add(hidden, layer.feed(normed.view(-1, a.hidden_size)).view(hidden.shape))
+            if step is not None and layer.attention is not None and layer.attention.few(len(slots)):
+                layer.attention(hidden, step)
+            else:
+                hidden = self.add(hidden, layer.mixer(layer.before(hidden), cache, positions))
+            hidden = self.add(hidden, layer.fed(hidden.view(-1, a.hidden_size)).view(hidden.shape))
         for slot in slots:
             cache.lengths[slot] += tokens.shape[1]
         if last_only:
@@ -207,10 +223,17 @@ class _Reader:
             mixed = self._delta(index) if index in a.delta_layers else mixer(index)
             between = self.norm(f"{prefix}.post_attention_layernorm")
             if index in a.dense_layers:
-                yield Layer(before, mixed, between, self._network(f"{prefix}.mlp"))
+                yield self._layer(before, mixed, between, self._network(f"{prefix}.mlp"))
             else:
-                yield Layer(before, mixed, between, self._experts(f"{prefix}.block_sparse_moe", counted))
+                yield self._layer(before, mixed, between, self._experts(f"{prefix}.block_sparse_moe", counted))
                 counted += 1
+
+    def _layer(self, before: Norm, mixer: Mixer, between: Norm, feed: MoELayer | FeedForward) -> Layer:
+        attention = router = None
+        if self._native:
+            attention = token_attention(before, mixer, self.architecture.residual_scale)
+            router = token_router(between, feed.router) if isinstance(feed, MoELayer) else None
+        return Layer(before, mixer, between, feed, attention, router)
 
     def _network(self, prefix: str, gate: torch.Tensor | None = None) -> FeedForward:
         w13 = self.project([self.rows(f"{prefix}.{name}.weight") for name in ("w1", "w3")])

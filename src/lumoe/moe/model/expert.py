@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-from lumoe.moe.kernels import codes, native
+from lumoe.moe.kernels import codes, dense, native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
 from lumoe.moe.model.activation import Gated, gate_of, swiglu
-from lumoe.moe.model.linear import linear
+from lumoe.moe.model.linear import BandwidthLinear, DenseLinear, linear
 
 MATRICES = ("w1", "w2", "w3")
 # Weights that `ExpandedExpert` expands at once: what a core's cache holds in float32.
@@ -31,14 +31,23 @@ class Expert(Protocol):
 
 
 class DenseExpert:
-    """Weights in the type of the activations."""
+    """Weights in the type of the activations; few tokens are one call where a kernel is there."""
 
-    __slots__ = ("w1", "w2", "w3")
+    __slots__ = ("dense", "w1", "w2", "w3")
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], use_native: bool = True) -> None:
         self.w1, self.w2, self.w3 = (linear(tensors[name], use_native) for name in MATRICES)
+        fits = all(isinstance(part, BandwidthLinear) and part.weight.is_contiguous() for part in self._parts)
+        self.dense = dense.DenseWeights(*(part.weight for part in self._parts)) if fits else None
+
+    @property
+    def _parts(self) -> tuple[DenseLinear, DenseLinear, DenseLinear]:
+        return self.w1, self.w2, self.w3
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
+        gate = gate_of(activation)
+        if self.dense is not None and gate is not None and self.dense.few(hidden.shape[0]):
+            return self.dense(hidden, gate)
         return self.w2(activation(self.w1(hidden), self.w3(hidden)))
 
 
@@ -74,6 +83,12 @@ def run_together(
         if any(map(native.expanded, shares)):
             return None
         native.run_together(int4, ends, hidden, output, gates)
+        return output
+    dense_ones = [expert.dense for expert in experts if isinstance(expert, DenseExpert) and expert.dense is not None]
+    if len(dense_ones) == len(experts):
+        if not all(map(dense_ones[0].few, shares)):
+            return None
+        dense.run_together(dense_ones, ends, hidden, output, gates)
         return output
     coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
     if len(coded) < len(experts) or any(map(codes.by_pieces, shares)):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from lumoe.moe.kernels.routing import grouped, weighted_sums
 from lumoe.moe.model.activation import Gated, swiglu
 from lumoe.moe.model.expert import Expert, run_together
 from lumoe.moe.model.feed_forward import FeedForward
@@ -86,7 +87,11 @@ class MoELayer:
 
         Sums run in the router's order whatever order the experts arrive in, so residency never changes a bit.
         """
-        found = self.mix(hidden, *self.router(hidden))
+        return self.routed(hidden, *self.router(hidden))
+
+    def routed(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Return what a call does, once the router has made `weights` and `chosen`, both `[tokens, k]`."""
+        found = self.mix(hidden, weights, chosen)
         return found if self.shared is None else found + self.shared(hidden)
 
     def mix(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -107,19 +112,14 @@ class MoELayer:
         return output if self.biases is None else output + self.biases.outputs[index]
 
     def _one_token(self, hidden: torch.Tensor, weights: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-        return weights @ self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
+        outputs = self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
+        return weighted_sums(outputs, weights)
 
     def _grouped(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        tokens, k = chosen.shape
-        flat = chosen.flatten()
-        order = flat.argsort(stable=True)
-        counts = torch.bincount(flat).tolist()
+        counts, rows, places = grouped(chosen, len(self.router.gate))
         wanted = [index for index, count in enumerate(counts) if count]
         ends = [0, *accumulate(counts[index] for index in wanted)]
-        outputs = self._outputs(wanted, ends, hidden[order // k])
-        placed = torch.empty_like(outputs)
-        placed[order] = outputs
-        return (placed.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)
+        return weighted_sums(self._outputs(wanted, ends, hidden[rows]), weights, places)
 
     def _outputs(self, wanted: Sequence[int], ends: Sequence[int], rows: torch.Tensor) -> torch.Tensor:
         """Return what each of `wanted` makes of its rows, `ends[i] ... ends[i + 1]` of `[rows, hidden]`."""
