@@ -10,7 +10,7 @@ import torch
 from lumoe.moe.kernels import library
 from lumoe.moe.kernels.library import SWIGLU, Gate, dense_library
 
-BLOCK = 64
+BLOCK = 32
 # Multiply-adds up to which several tokens are few: a call of torch's takes as long as they do.
 FEW = 1 << 23
 

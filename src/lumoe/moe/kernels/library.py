@@ -95,7 +95,7 @@ def attention_library() -> ctypes.CDLL | None:
 @lru_cache(maxsize=1)
 def router_library() -> ctypes.CDLL | None:
     """Return the kernels that choose a token's experts and add up their outputs, or None where there are none."""
-    kernels = {
+    kernels: Arguments = {
         "lumoe_route": [ctypes.POINTER(steps.Router), _NUMBER, *[_POINTER] * 4],
         "lumoe_group": [*[_NUMBER] * 3, *[_POINTER] * 4],
         "lumoe_weighted_sums": [*[_NUMBER] * 3, *[_POINTER] * 4],

@@ -1,6 +1,6 @@
 """What `csrc/attention.cpp` and `csrc/router.cpp` are told of a layer and of a step of decoding, field by field.
 
-Addresses stand for tensors that whoever made the record keeps; 0 stands for none.
+Addresses are those of tensors that somebody keeps as long as the record; 0 stands for none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ class AttentionLayer(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """Keys and values, and where the new token of each sequence stands among them."""
+    """Keys and values, and where the new token of each sequence stands among them.
+
+    Attributes:
+        kept: whose memory some of the addresses are.
+    """
+
+    kept: object
 
     _fields_ = (
         *_fields(_POINTER, "memory tables slots lengths cosine sine"),

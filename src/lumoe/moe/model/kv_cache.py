@@ -234,11 +234,13 @@ class KVCache:
         """
         if self._attend is None or self.dtype != torch.bfloat16:
             return None
-        return Step(
+        step = Step(
             self._bytes.data_ptr(), self._index.ctypes.data, places.slots.data_ptr(), places.lengths.data_ptr(),
             cosine.data_ptr(), sine.data_ptr(), self.block_bytes, self._layer_bytes, self._index.shape[1],
-            self.bits != FULL_BITS, len(places.slots),
+            self.bits != FULL_BITS, places.slots.numel(),
         )  # fmt: skip
+        step.kept = places, cosine, sine
+        return step
 
     def _lay_out(self, a: Architecture) -> None:
         (parts, groups, width), layers = a.kv_layout, a.kv_layers
