@@ -7,11 +7,6 @@
 
 namespace {
 
-constexpr int64_t kRows = 16;  // outputs that one thread computes before it goes on
-
-inline int64_t pieces(int64_t outputs) { return (outputs + kRows - 1) / kRows; }
-inline int64_t end_of(int64_t piece, int64_t outputs) { return (piece + 1) * kRows < outputs ? (piece + 1) * kRows : outputs; }
-
 // What callers hand over of each expert, in this order.
 enum Field { kW1, kW3, kW2, kGateBias, kUpBias, kFrom, kTo, kCount, kFields };
 
@@ -47,14 +42,14 @@ struct Call {
     std::memcpy(w1.near(in1, t), from + t * w1.inputs, w1.inputs * 2);
     std::memcpy(w3.near(in3, t), from + t * w3.inputs, w3.inputs * 2);
   }
-  int64_t first_pieces() const { return 2 * pieces(w1.outputs); }
+  int64_t first_pieces() const { return 2 * pieces16(w1.outputs); }
   void first(int64_t piece) {
-    const int64_t half = pieces(w1.outputs);
+    const int64_t half = pieces16(w1.outputs);
     const Matrix16& w = piece < half ? w1 : w3;
     float* const out = piece < half ? first_out : third_out;
     uint16_t* const in = piece < half ? in1 : in3;
     piece %= half;
-    w.rows(in, tokens, piece * kRows, end_of(piece, w.outputs),
+    w.rows(in, tokens, piece * kRows, end16(piece, w.outputs),
            [&](int64_t t, int64_t n, float found) { out[t * w.outputs + n] = found; });
   }
   void between(int64_t t) {
@@ -64,9 +59,9 @@ struct Call {
     uint16_t* const next = w2.near(middle, t);
     for (int64_t k = 0; k < wide; ++k) next[k] = to_bfloat16(product[k]);
   }
-  int64_t second_pieces() const { return pieces(w2.outputs); }
+  int64_t second_pieces() const { return pieces16(w2.outputs); }
   void second(int64_t piece) {
-    w2.rows(middle, tokens, piece * kRows, end_of(piece, w2.outputs),
+    w2.rows(middle, tokens, piece * kRows, end16(piece, w2.outputs),
             [&](int64_t t, int64_t n, float found) { to[t * w2.outputs + n] = to_bfloat16(found); });
   }
 };
