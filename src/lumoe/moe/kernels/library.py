@@ -98,7 +98,7 @@ def router_library() -> ctypes.CDLL | None:
     kernels: Arguments = {
         "lumoe_route": [ctypes.POINTER(steps.Router), _NUMBER, *[_POINTER] * 4],
         "lumoe_group": [*[_NUMBER] * 3, *[_POINTER] * 4],
-        "lumoe_weighted_sums": [*[_NUMBER] * 3, *[_POINTER] * 4],
+        "lumoe_weighted_sums": [*[_NUMBER] * 3, *[_POINTER] * 5],
     }
     return _compiled("router", kernels)
 
@@ -206,16 +206,16 @@ def run_together(
         gates: of each expert, all alike but for their biases; silu(gate) · up if None.
     """
     gates, widths = gates or [SWIGLU] * len(experts), experts[0].widths
+    tokens, width = hidden.shape
     # One row that is repeated (a token's several experts) need not be copied.
-    alike = hidden.stride() == (0, 1) and len(experts) == hidden.shape[0]
-    hidden = hidden if alike else hidden.contiguous()
-    size = hidden.element_size()
-    from_row, to_row, given, nbytes = hidden.stride(0) * size, hidden.shape[1] * size, array("q"), 0
-    sizes = dict[int, int]()
+    if tokens > len(experts) or hidden.stride(1) != 1:
+        hidden = hidden.contiguous()
+    step, size, given, nbytes = hidden.stride(0) * hidden.element_size(), width * hidden.element_size(), array("q"), 0
     source, target = hidden.data_ptr(), output.data_ptr()
-    for expert, gate, (begin, end) in zip(experts, gates, pairwise(ends), strict=True):
-        places = source + begin * from_row, target + begin * to_row
-        given.extend((*expert.arguments, gate.gate_bias, gate.up_bias, *places, end - begin))
-        nbytes += sizes.get(end - begin) or sizes.setdefault(end - begin, scratch_of(end - begin, *widths))
+    scratch_bytes = {share: scratch_of(share, *widths) for share in {end - begin for begin, end in pairwise(ends)}}
+    for expert, gate, begin, end in zip(experts, gates, ends, ends[1:], strict=False):
+        places = source + begin * step, target + begin * size, end - begin
+        given.extend(expert.arguments + gate[3:] + places)
+        nbytes += scratch_bytes[end - begin]
     scratch = torch.empty(nbytes, dtype=torch.uint8)
     kernel(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())

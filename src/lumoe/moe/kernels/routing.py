@@ -31,13 +31,19 @@ def grouped(chosen: torch.Tensor, experts: int) -> tuple[list[int], torch.Tensor
     return counted.tolist(), rows, places
 
 
-def weighted_sums(outputs: torch.Tensor, weights: torch.Tensor, places: torch.Tensor | None = None) -> torch.Tensor:
+def weighted_sums(
+    outputs: torch.Tensor,
+    weights: torch.Tensor,
+    places: torch.Tensor | None = None,
+    onto: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return each token's outputs, weighted and added in the order of its weights.
 
     Args:
         outputs: `[rows, hidden]`.
         weights: `[tokens, k]`.
         places: rows of the outputs that they are for, int64 `[tokens, k]`; None: rows are in the order of `weights`.
+        onto: `[tokens, hidden]`, contiguous, what the sum is added to.
 
     Returns:
         `[tokens, hidden]`.
@@ -45,12 +51,17 @@ def weighted_sums(outputs: torch.Tensor, weights: torch.Tensor, places: torch.Te
     library = router_library() if outputs.is_cpu and outputs.dtype == torch.bfloat16 else None
     if library is None:
         if len(weights) == 1 and places is None:
-            return weights @ outputs
-        rows = outputs.view(*weights.shape, -1) if places is None else outputs[places]
-        return (rows * weights.unsqueeze(-1)).sum(dim=1)
+            sums = weights @ outputs
+        else:
+            rows = outputs.view(*weights.shape, -1) if places is None else outputs[places]
+            sums = (rows * weights.unsqueeze(-1)).sum(dim=1)
+        return sums if onto is None else onto + sums
     (tokens, chosen), hidden = weights.shape, outputs.shape[1]
     outputs, weights = outputs.contiguous(), weights.contiguous()
     sums = torch.empty((tokens, hidden), dtype=torch.bfloat16)
-    at = None if places is None else places.data_ptr()
-    library.lumoe_weighted_sums(tokens, chosen, hidden, outputs.data_ptr(), weights.data_ptr(), at, sums.data_ptr())
+    places_at = None if places is None else places.data_ptr()
+    onto_at = None if onto is None else onto.data_ptr()
+    library.lumoe_weighted_sums(
+        tokens, chosen, hidden, outputs.data_ptr(), weights.data_ptr(), places_at, onto_at, sums.data_ptr()
+    )
     return sums

@@ -30,9 +30,9 @@ class Positions:
             cache.reserve(slot, start + tokens)
         self.places: Places = cache.places(slots, tokens)
         self.slots, self.begun = slots, [start > 0 for start in starts]
-        positions = torch.tensor(starts).unsqueeze(1)
+        positions = self.places.lengths.unsqueeze(1) - 1
         if tokens > 1:
-            positions = positions + torch.arange(tokens)
+            positions = positions + torch.arange(1 - tokens, 1)
         self.cosine, self.sine = rotary.at(positions, self.places.longest - 1)
         self._positions, self._starts, self._tokens = positions, starts, tokens
         self.fresh = not any(starts)

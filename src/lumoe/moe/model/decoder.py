@@ -54,12 +54,6 @@ class Layer:
         """Bytes of the weights that are always resident."""
         return self.before.nbytes + self.mixer.nbytes + self.between.nbytes + self.feed.nbytes
 
-    def fed(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return what the second half adds to `[tokens, hidden]`."""
-        if self.router is not None and isinstance(self.feed, MoELayer) and self.router.few(len(hidden)):
-            return self.feed.routed(*self.router(hidden))
-        return self.feed(self.between(hidden))
-
 
 class Decoder:
     """The weights outside the experts, and the forward pass."""
@@ -155,13 +149,23 @@ class Decoder:
                 layer.attention(hidden, step)
             else:
                 hidden = self.add(hidden, layer.mixer(layer.before(hidden), cache, positions))
-            hidden = self.add(hidden, layer.fed(hidden.view(-1, a.hidden_size)).view(hidden.shape))
+            hidden = self._fed(layer, hidden.view(-1, a.hidden_size)).view(hidden.shape)
         for slot in slots:
             cache.lengths[slot] += tokens.shape[1]
-        if last_only:
+        if last_only and tokens.shape[1] > 1:
             hidden = hidden[:, -1:]
         logits = self.head(self.norm(hidden))
         return logits if a.logits_divisor == 1.0 else logits / a.logits_divisor
+
+    def _fed(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the residual stream `[tokens, hidden]` after the second half of a layer."""
+        router, feed = layer.router, layer.feed
+        if router is None or not isinstance(feed, MoELayer) or not router.few(hidden.shape[0]):
+            return self.add(hidden, feed(layer.between(hidden)))
+        routed = router(hidden)
+        if feed.shared is None and self.architecture.residual_scale == 1.0:
+            return feed.mix(*routed, onto=hidden)
+        return self.add(hidden, feed.routed(*routed))
 
     def add(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """Return the residual stream with what a part of a layer adds to it."""

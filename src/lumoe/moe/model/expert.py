@@ -12,6 +12,7 @@ from torch.nn import functional
 from lumoe.moe.kernels import codes, dense, native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
+from lumoe.moe.kernels.library import Gate
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
 from lumoe.moe.model.activation import Gated, gate_of, swiglu
 from lumoe.moe.model.linear import BandwidthLinear, DenseLinear, linear
@@ -64,36 +65,40 @@ class NativeExpert:
 
 
 def run_together(
-    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, activations: Sequence[Gated]
+    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, gates: Sequence[Gate | None]
 ) -> torch.Tensor | None:
     """Return what experts make of their tokens, `[tokens, hidden]`, computed in one call; None where none does that.
 
     Args:
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
-        activations: of each; only their biases differ.
+        gates: what stands for each one's activation, see `gate_of`; only their biases differ.
     """
-    gates = [gate for activation in activations if (gate := gate_of(activation)) is not None]
-    if len(gates) < len(experts):
+    kinds = {type(expert) for expert in experts}
+    if len(kinds) > 1 or None in gates:
         return None
-    shares = [end - begin for begin, end in pairwise(ends)]
+    shares = {end - begin for begin, end in pairwise(ends)}
+    given = [gate for gate in gates if gate is not None]
     output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    # Experts of other widths differ in the groups that share a scale.
-    int4 = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
-    if len(int4) == len(experts) and len({expert.widths for expert in int4}) == 1:
-        if any(map(native.expanded, shares)):
+    if kinds == {DenseExpert}:
+        dense_ones = [
+            expert.dense for expert in experts if isinstance(expert, DenseExpert) and expert.dense is not None
+        ]
+        if len(dense_ones) < len(experts) or not all(map(dense_ones[0].few, shares)):
             return None
-        native.run_together(int4, ends, hidden, output, gates)
-        return output
-    dense_ones = [expert.dense for expert in experts if isinstance(expert, DenseExpert) and expert.dense is not None]
-    if len(dense_ones) == len(experts):
-        if not all(map(dense_ones[0].few, shares)):
+        dense.run_together(dense_ones, ends, hidden, output, given)
+    elif kinds == {NativeExpert}:
+        int4 = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
+        # Experts of other widths differ in the groups that share a scale.
+        if len({expert.widths for expert in int4}) > 1 or any(map(native.expanded, shares)):
             return None
-        dense.run_together(dense_ones, ends, hidden, output, gates)
-        return output
-    coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
-    if len(coded) < len(experts) or any(map(codes.by_pieces, shares)):
+        native.run_together(int4, ends, hidden, output, given)
+    elif kinds == {CodedExpert}:
+        coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
+        if any(map(codes.by_pieces, shares)):
+            return None
+        codes.run_together(coded, ends, hidden, output, given)
+    else:
         return None
-    codes.run_together(coded, ends, hidden, output, gates)
     return output
 
 

@@ -285,7 +285,7 @@ class Places:
     def __init__(self, index: np.ndarray, slots: Sequence[int], starts: Sequence[int], tokens: int) -> None:
         self._index, self._tokens = index, tokens
         self.slots = torch.tensor(slots)
-        self.lengths = torch.tensor(starts) + tokens
+        self.lengths = torch.tensor([start + tokens for start in starts])
         self.longest = max(starts) + tokens
         self._found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 

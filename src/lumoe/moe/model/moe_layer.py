@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from lumoe.moe.kernels.routing import grouped, weighted_sums
-from lumoe.moe.model.activation import Gated, swiglu
+from lumoe.moe.model.activation import Gated, gate_of, swiglu
 from lumoe.moe.model.expert import Expert, run_together
 from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.router import Router
@@ -58,7 +58,7 @@ class ExpertBiases:
 class MoELayer:
     """One layer's router and experts, and the network beside them that every token passes, if there is one."""
 
-    __slots__ = ("activation", "biases", "experts", "index", "observer", "router", "shared")
+    __slots__ = ("_gate", "_gates", "activation", "biases", "experts", "index", "observer", "router", "shared")
 
     def __init__(
         self,
@@ -74,6 +74,9 @@ class MoELayer:
             index: of the layer among those with experts, as plans count them.
         """
         self.index, self.router, self.shared, self.activation, self.biases = index, router, shared, activation, biases
+        # What kernels are told in place of the activations.
+        self._gate = gate_of(activation)
+        self._gates = [] if biases is None else [gate_of(one) for one in biases.activations]
         self.experts: Experts | None = None
         self.observer: Observer | None = None
 
@@ -94,13 +97,25 @@ class MoELayer:
         found = self.mix(hidden, weights, chosen)
         return found if self.shared is None else found + self.shared(hidden)
 
-    def mix(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the `chosen` experts' outputs, weighted; both are `[tokens, k]`, as a router makes them."""
+    def mix(
+        self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the sum of the `chosen` experts' outputs, weighted.
+
+        Args:
+            weights, chosen: `[tokens, k]`, as a router makes them.
+            onto: `[tokens, hidden]`, contiguous, what the sum is added to.
+        """
         if self.observer is not None:
             self.observer(self.index, chosen)
         if hidden.shape[0] == 1:
-            return self._one_token(hidden, weights, chosen.tolist()[0])
-        return self._grouped(hidden, weights, chosen)
+            wanted = chosen.tolist()[0]
+            outputs = self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
+            return weighted_sums(outputs, weights, None, onto)
+        counts, rows, places = grouped(chosen, len(self.router.gate))
+        wanted = [index for index, count in enumerate(counts) if count]
+        ends = [0, *accumulate(counts[index] for index in wanted)]
+        return weighted_sums(self._outputs(wanted, ends, hidden[rows]), weights, places, onto)
 
     def activation_of(self, index: int) -> Gated:
         """Return what one expert makes of its first two products."""
@@ -111,22 +126,13 @@ class MoELayer:
         output = expert(hidden, self.activation_of(index))
         return output if self.biases is None else output + self.biases.outputs[index]
 
-    def _one_token(self, hidden: torch.Tensor, weights: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-        outputs = self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
-        return weighted_sums(outputs, weights)
-
-    def _grouped(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        counts, rows, places = grouped(chosen, len(self.router.gate))
-        wanted = [index for index, count in enumerate(counts) if count]
-        ends = [0, *accumulate(counts[index] for index in wanted)]
-        return weighted_sums(self._outputs(wanted, ends, hidden[rows]), weights, places)
-
     def _outputs(self, wanted: Sequence[int], ends: Sequence[int], rows: torch.Tensor) -> torch.Tensor:
         """Return what each of `wanted` makes of its rows, `ends[i] ... ends[i + 1]` of `[rows, hidden]`."""
         assert self.experts is not None
         at_hand = self.experts.at_hand(self.index, wanted)
         if at_hand is not None:
-            together = run_together(at_hand, ends, rows, [self.activation_of(index) for index in wanted])
+            gates = [self._gate] * len(wanted) if self.biases is None else [self._gates[index] for index in wanted]
+            together = run_together(at_hand, ends, rows, gates)
             if together is not None:
                 return together if self.biases is None else together + self.biases.of_rows(wanted, ends)
         places = {index: slice(begin, end) for index, (begin, end) in zip(wanted, pairwise(ends), strict=True)}

@@ -71,7 +71,7 @@ class TokenRouter:
 
     def __call__(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return `[tokens, hidden]` normalised, and weights and indices as `Router` does."""
-        tokens, hidden = len(hidden), hidden.contiguous()
+        tokens, hidden = hidden.shape[0], hidden.contiguous()
         normed, weights = torch.empty_like(hidden), hidden.new_empty((tokens, self._chosen))
         chosen = torch.empty((tokens, self._chosen), dtype=torch.int64)
         self._run(self._record, tokens, hidden.data_ptr(), normed.data_ptr(), weights.data_ptr(), chosen.data_ptr())

@@ -104,9 +104,9 @@ void lumoe_group(int64_t tokens, int64_t chosen, int64_t experts, const int64_t*
 
 // sums [tokens, hidden] = each token's `outputs`, weighted, added in the order of its weights [tokens, chosen].
 // outputs: [rows, hidden]; places: which row is token t's choice j, int64 [tokens, chosen]; null: they follow
-// one another. All else is bfloat16.
+// one another. onto: [tokens, hidden], what the sum is added to once it is rounded; null: nothing. All else is bfloat16.
 void lumoe_weighted_sums(int64_t tokens, int64_t chosen, int64_t hidden, const uint16_t* outputs, const uint16_t* weights,
-                         const int64_t* places, uint16_t* sums) {
+                         const int64_t* places, const uint16_t* onto, uint16_t* sums) {
 #pragma omp parallel for schedule(static) if (tokens * chosen * hidden > kWork16)
   for (int64_t t = 0; t < tokens; ++t) {
     static thread_local std::vector<float> total;
@@ -116,7 +116,10 @@ void lumoe_weighted_sums(int64_t tokens, int64_t chosen, int64_t hidden, const u
       const float weight = from_bfloat16(weights[t * chosen + j]);
       for (int64_t k = 0; k < hidden; ++k) total[k] += weight * from_bfloat16(row[k]);
     }
-    for (int64_t k = 0; k < hidden; ++k) sums[t * hidden + k] = to_bfloat16(total[k]);
+    for (int64_t k = 0; k < hidden; ++k) {
+      const uint16_t found = to_bfloat16(total[k]);
+      sums[t * hidden + k] = onto ? to_bfloat16(from_bfloat16(onto[t * hidden + k]) + from_bfloat16(found)) : found;
+    }
   }
 }
 }
