@@ -234,7 +234,7 @@ class _Reader:
 
     def _layer(self, before: Norm, mixer: Mixer, between: Norm, feed: MoELayer | FeedForward) -> Layer:
         attention = router = None
-        if self._native:
+        if self._native and self._dtype == torch.bfloat16:
             attention = token_attention(before, mixer, self.architecture.residual_scale)
             router = token_router(between, feed.router) if isinstance(feed, MoELayer) else None
         return Layer(before, mixer, between, feed, attention, router)
