@@ -83,11 +83,11 @@ def answer(options: argparse.Namespace) -> None:
         ids, steps = torch.tensor([task["ids"]]), task["steps"]
         cache = engine.cache(1, ids.shape[1] + steps)
         began = time.perf_counter()
-        token = engine.step(ids, cache)[:, -1].argmax(-1, keepdim=True)
+        token = engine.step(ids, cache)[:, -1].max(-1, keepdim=True).indices
         if steps:
             began = time.perf_counter()
             for _ in range(steps):
-                token = engine.step(token, cache)[:, -1].argmax(-1, keepdim=True)
+                token = engine.step(token, cache)[:, -1].max(-1, keepdim=True).indices
         print(json.dumps(1e3 * (time.perf_counter() - began) / max(steps, 1)), flush=True)
 
 

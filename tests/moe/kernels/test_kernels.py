@@ -15,8 +15,8 @@ from lumoe import compiled
 from lumoe.errors import UserError
 from lumoe.moe.checkpoint.weights import Checkpoint
 from lumoe.moe.engine.engine import Engine
+from lumoe.moe.kernels import dense, native
 from lumoe.moe.kernels import library as native_library
-from lumoe.moe.kernels import native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, centre, encode, nearest, pack_nibbles, unpack_nibbles
 from lumoe.moe.offload.file_experts import ExpertSource
@@ -187,7 +187,7 @@ def test_bytes_are_known_before_an_expert_is_laid_out(
 
 def test_sixteen_bits_are_the_checkpoints_own_bytes(model_bf16: Path, tmp_path: Path) -> None:
     checkpoint = Checkpoint(model_bf16)
-    expert = _expert(ExpertSource(checkpoint, [], torch.bfloat16, tmp_path), 16, layer=2, index=3)
+    expert = _expert(ExpertSource(checkpoint, [], torch.bfloat16, tmp_path, False), 16, layer=2, index=3)
     w1, w2, w3 = checkpoint.expert(2, 3)
     hidden = torch.randn(12, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     expected = functional.linear(functional.silu(functional.linear(hidden, w1)) * functional.linear(hidden, w3), w2)
@@ -202,7 +202,7 @@ def test_native_products_equal_float64(instructions: str, tokens: int, bits: int
     generator = torch.Generator().manual_seed(tokens)
     weight = torch.randn((70, 192), generator=generator).bfloat16()
     hidden = torch.randn((tokens, 192), generator=generator).bfloat16()
-    single = native.linear16(hidden[:1], weight)
+    single = dense.linear16(hidden[:1], weight)
     assert close_in_bfloat16(single, hidden[:1].double() @ weight.double().t())
     rounded = nearest(weight, bits, 64)
     matrix = native.BandedMatrix(*native.banded(rounded), bits=bits, outputs=len(weight))

@@ -15,14 +15,16 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from lumoe import compiled
 from lumoe.machine import cpu_flags
+from lumoe.moe.kernels import steps
 from lumoe.resources import package_path
 
+_SIMD = ("simd.h", "simd_avx2.h", "simd_avx512.h")
 _SOURCES = {
     "experts": (
         "experts.cpp",
@@ -31,15 +33,16 @@ _SOURCES = {
         "gate.h",
         "lanes.h",
         "layout.h",
-        "simd_avx2.h",
-        "simd_avx512.h",
         "tile.h",
         "together.h",
         "unpack.h",
+        *_SIMD,
     ),
     "codes": ("codes.cpp", "activations.h", "gate.h", "lanes.h", "layout.h", "together.h"),
-    "attention": ("attention.cpp", "lanes.h", "layout.h"),
-    "norms": ("norms.cpp", "lanes.h", "layout.h"),
+    "dense": ("dense.cpp", "gate.h", "lanes.h", "layout.h", "linear16.h", "together.h", *_SIMD),
+    "attention": ("attention.cpp", "lanes.h", "layout.h", "linear16.h", "rms.h", *_SIMD),
+    "norms": ("norms.cpp", "lanes.h", "layout.h", "rms.h"),
+    "router": ("router.cpp", "lanes.h", "layout.h", "linear16.h", "rms.h", *_SIMD),
 }
 _NEEDED = ("avx2", "fma", "f16c")
 _FLAGS = ("-std=c++17", "-O3", "-fopenmp", "-fPIC", *("-m" + name for name in _NEEDED))
@@ -49,12 +52,12 @@ log = logging.getLogger(__name__)
 
 
 _NUMBER, _REAL, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-Arguments = Mapping[str, Sequence[type]]
+Arguments = Mapping[str, Sequence[Any]]
 
 
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL | None:
-    """Return the kernels of experts and projections, or None (and say why in the log) where there are none."""
+    """Return the kernels of weights of 8 bits and fewer, or None (and say why in the log) where there are none."""
     numbers = {
         "lumoe_expands": [],
         "lumoe_expert_scratch": [_NUMBER] * 3,
@@ -63,7 +66,6 @@ def library() -> ctypes.CDLL | None:
     kernels = {
         "lumoe_experts": [_NUMBER, _POINTER, *[_NUMBER] * 2, *[_REAL] * 3, _POINTER],
         "lumoe_affine_linear": [*[_POINTER] * 2, *[_NUMBER] * 5, *[_POINTER] * 4],
-        "lumoe_linear16": [*[_POINTER] * 2, *[_NUMBER] * 2, _POINTER],
     }
     found = _compiled("experts", kernels, numbers)
     if found is not None and found.lumoe_expands():
@@ -73,13 +75,38 @@ def library() -> ctypes.CDLL | None:
 
 
 @lru_cache(maxsize=1)
+def dense_library() -> ctypes.CDLL | None:
+    """Return the kernels of 16-bit experts and projections, or None where there are none."""
+    kernels = {
+        "lumoe_linear16": [*[_POINTER] * 2, *[_NUMBER] * 3, _POINTER],
+        "lumoe_dense_experts": [_NUMBER, _POINTER, *[_NUMBER] * 2, *[_REAL] * 3, _POINTER],
+    }
+    return _compiled("dense", kernels, {"lumoe_dense_scratch": [_NUMBER] * 3})
+
+
+@lru_cache(maxsize=1)
 def attention_library() -> ctypes.CDLL | None:
-    """Return the kernel of attention over paged keys and values, or None where there is none."""
+    """Return the kernels of attention over paged keys and values, or None where there are none."""
     arguments = [
         _POINTER, _NUMBER, _POINTER, _NUMBER, _POINTER, _POINTER, _NUMBER, _NUMBER, _POINTER, _NUMBER, _POINTER,
         _POINTER, *[_NUMBER] * 7,
     ]  # fmt: skip
-    return _compiled("attention", {"lumoe_attend": arguments})
+    kernels: Arguments = {
+        "lumoe_attend": arguments,
+        "lumoe_attention_layer": [ctypes.POINTER(steps.AttentionLayer), ctypes.POINTER(steps.Step), _POINTER],
+    }
+    return _compiled("attention", kernels)
+
+
+@lru_cache(maxsize=1)
+def router_library() -> ctypes.CDLL | None:
+    """Return the kernels that choose a token's experts and add up their outputs, or None where there are none."""
+    kernels: Arguments = {
+        "lumoe_route": [ctypes.POINTER(steps.Router), _NUMBER, *[_POINTER] * 4],
+        "lumoe_group": [*[_NUMBER] * 3, *[_POINTER] * 4],
+        "lumoe_weighted_sums": [*[_NUMBER] * 3, *[_POINTER] * 5],
+    }
+    return _compiled("router", kernels)
 
 
 @lru_cache(maxsize=1)
@@ -184,11 +211,17 @@ def run_together(
         output: of the same shape, contiguous; it is written to.
         gates: of each expert, all alike but for their biases; silu(gate) · up if None.
     """
-    gates, widths, hidden = gates or [SWIGLU] * len(experts), experts[0].widths, hidden.contiguous()
-    row, given, nbytes = hidden.shape[1] * hidden.element_size(), array("q"), 0
-    for expert, gate, (begin, end) in zip(experts, gates, pairwise(ends), strict=True):
-        places = hidden.data_ptr() + begin * row, output.data_ptr() + begin * row
-        given.extend((*expert.arguments, gate.gate_bias, gate.up_bias, *places, end - begin))
-        nbytes += scratch_of(end - begin, *widths)
+    gates, widths = gates or [SWIGLU] * len(experts), experts[0].widths
+    tokens, width = hidden.shape
+    # One row that is repeated (a token's several experts) need not be copied.
+    if tokens > len(experts) or hidden.stride(1) != 1:
+        hidden = hidden.contiguous()
+    step, size, given, nbytes = hidden.stride(0) * hidden.element_size(), width * hidden.element_size(), array("q"), 0
+    source, target = hidden.data_ptr(), output.data_ptr()
+    scratch_bytes = {share: scratch_of(share, *widths) for share in {end - begin for begin, end in pairwise(ends)}}
+    for expert, gate, begin, end in zip(experts, gates, ends, ends[1:], strict=False):
+        places = source + begin * step, target + begin * size, end - begin
+        given.extend(expert.arguments + gate[3:] + places)
+        nbytes += scratch_bytes[end - begin]
     scratch = torch.empty(nbytes, dtype=torch.uint8)
     kernel(len(experts), given.buffer_info()[0], *widths, *gates[0][:3], scratch.data_ptr())

@@ -86,15 +86,6 @@ def expert_tensors(w1: AffineMatrix, w2: AffineMatrix, w3: AffineMatrix) -> dict
     return {name + part: tensor for name, parts in matrices.items() for part, tensor in zip(PARTS, parts, strict=True)}
 
 
-def linear16(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Multiply one token `[..., inputs]` by the transposed bfloat16 `weight` `[outputs, inputs]`."""
-    outputs, inputs = weight.shape
-    result = torch.empty((*hidden.shape[:-1], outputs), dtype=torch.bfloat16)
-    hidden = hidden.contiguous()
-    kernels().lumoe_linear16(hidden.data_ptr(), result.data_ptr(), outputs, inputs, weight.data_ptr())
-    return result
-
-
 class BandedMatrix:
     """Affine weights `[outputs, inputs]` of 8, 4, 3 or 2 bits in the kernels' layout."""
 

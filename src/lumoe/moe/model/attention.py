@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.moe.architectures.architecture import Architecture
+from lumoe.moe.kernels.steps import Step
 from lumoe.moe.model.kv_cache import KVCache, Places
 from lumoe.moe.model.linear import Linear
 from lumoe.moe.model.norm import Norm
@@ -29,11 +30,17 @@ class Positions:
             cache.reserve(slot, start + tokens)
         self.places: Places = cache.places(slots, tokens)
         self.slots, self.begun = slots, [start > 0 for start in starts]
-        positions = torch.tensor(starts).unsqueeze(1) + torch.arange(tokens)
-        self.cosine, self.sine = rotary.at(positions)
+        positions = self.places.lengths.unsqueeze(1) - 1
+        if tokens > 1:
+            positions = positions + torch.arange(1 - tokens, 1)
+        self.cosine, self.sine = rotary.at(positions, self.places.longest - 1)
         self._positions, self._starts, self._tokens = positions, starts, tokens
         self.fresh = not any(starts)
         self._masks: dict[int | None, torch.Tensor | None] = {}
+
+    def step(self, cache: KVCache) -> Step | None:
+        """Return what kernels of a whole layer are told, if there is one new token of each sequence."""
+        return cache.step(self.places, self.cosine, self.sine)
 
     def causal(self, window: int | None) -> bool:
         """Whether every token sees all up to itself, and there are no others."""

@@ -28,6 +28,7 @@ from lumoe.moe.model.kv_cache import KVCache
 from lumoe.moe.model.linear import BiasedLinear, DenseLinear, Linear, Rows, linear4, stacked
 from lumoe.moe.model.moe_layer import ExpertBiases, Experts, MoELayer, Observer, attach
 from lumoe.moe.model.norm import Norm
+from lumoe.moe.model.one_token import TokenAttention, TokenRouter, token_attention, token_router
 from lumoe.moe.model.rotary import Rotary, order
 from lumoe.moe.model.router import Router
 from lumoe.moe.planning.plan import FULL_BITS
@@ -35,12 +36,18 @@ from lumoe.moe.planning.plan import FULL_BITS
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: two norms, what mixes tokens, and what each token passes."""
+    """One layer: two norms, what mixes tokens, and what each token passes.
+
+    Attributes:
+        attention, router: norm and mixer, and norm and router, in one call each, where they can be.
+    """
 
     before: Norm
     mixer: Mixer
     between: Norm
     feed: MoELayer | FeedForward
+    attention: TokenAttention | None = None
+    router: TokenRouter | None = None
 
     @property
     def nbytes(self) -> int:
@@ -135,16 +142,29 @@ class Decoder:
         a = self.architecture
         positions = Positions(cache, slots, tokens.shape[1], self.rotary)
         hidden = self.embed(tokens)
+        step = positions.step(cache) if tokens.shape[1] == 1 else None
         for layer in self.layers:
-            hidden = self.add(hidden, layer.mixer(layer.before(hidden), cache, positions))
-            normed = layer.between(hidden)
-            hidden = self.add(hidden, layer.feed(normed.view(-1, a.hidden_size)).view(hidden.shape))
+            if step is not None and layer.attention is not None and layer.attention.few(len(slots)):
+                layer.attention(hidden, step)
+            else:
+                hidden = self.add(hidden, layer.mixer(layer.before(hidden), cache, positions))
+            hidden = self._fed(layer, hidden.view(-1, a.hidden_size)).view(hidden.shape)
         for slot in slots:
             cache.lengths[slot] += tokens.shape[1]
-        if last_only:
+        if last_only and tokens.shape[1] > 1:
             hidden = hidden[:, -1:]
         logits = self.head(self.norm(hidden))
         return logits if a.logits_divisor == 1.0 else logits / a.logits_divisor
+
+    def _fed(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the residual stream `[tokens, hidden]` after the second half of a layer."""
+        router, feed = layer.router, layer.feed
+        if router is None or not isinstance(feed, MoELayer) or not router.few(hidden.shape[0]):
+            return self.add(hidden, feed(layer.between(hidden)))
+        routed = router(hidden)
+        if feed.shared is None and self.architecture.residual_scale == 1.0:
+            return feed.mix(*routed, onto=hidden)
+        return self.add(hidden, feed.routed(*routed))
 
     def add(self, hidden: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
         """Return the residual stream with what a part of a layer adds to it."""
@@ -206,10 +226,17 @@ class _Reader:
             mixed = self._delta(index) if index in a.delta_layers else mixer(index)
             between = self.norm(f"{prefix}.post_attention_layernorm")
             if index in a.dense_layers:
-                yield Layer(before, mixed, between, self._network(f"{prefix}.mlp"))
+                yield self._layer(before, mixed, between, self._network(f"{prefix}.mlp"))
             else:
-                yield Layer(before, mixed, between, self._experts(f"{prefix}.block_sparse_moe", counted))
+                yield self._layer(before, mixed, between, self._experts(f"{prefix}.block_sparse_moe", counted))
                 counted += 1
+
+    def _layer(self, before: Norm, mixer: Mixer, between: Norm, feed: MoELayer | FeedForward) -> Layer:
+        attention = router = None
+        if self._native and self._dtype == torch.bfloat16:
+            attention = token_attention(before, mixer, self.architecture.residual_scale)
+            router = token_router(between, feed.router) if isinstance(feed, MoELayer) else None
+        return Layer(before, mixer, between, feed, attention, router)
 
     def _network(self, prefix: str, gate: torch.Tensor | None = None) -> FeedForward:
         w13 = self.project([self.rows(f"{prefix}.{name}.weight") for name in ("w1", "w3")])

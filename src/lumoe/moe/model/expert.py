@@ -9,12 +9,13 @@ from typing import Protocol
 import torch
 from torch.nn import functional
 
-from lumoe.moe.kernels import codes, native
+from lumoe.moe.kernels import codes, dense, native
 from lumoe.moe.kernels import torch_kernels as kernels
 from lumoe.moe.kernels.affine import AffineMatrix, looked_up, unpack_nibbles
+from lumoe.moe.kernels.library import Gate
 from lumoe.moe.kernels.torch_kernels import Int4Matmul
 from lumoe.moe.model.activation import Gated, gate_of, swiglu
-from lumoe.moe.model.linear import linear
+from lumoe.moe.model.linear import BandwidthLinear, DenseLinear, linear
 
 MATRICES = ("w1", "w2", "w3")
 # Weights that `ExpandedExpert` expands at once: what a core's cache holds in float32.
@@ -31,14 +32,23 @@ class Expert(Protocol):
 
 
 class DenseExpert:
-    """Weights in the type of the activations."""
+    """Weights in the type of the activations; few tokens are one call where a kernel is there."""
 
-    __slots__ = ("w1", "w2", "w3")
+    __slots__ = ("dense", "w1", "w2", "w3")
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], use_native: bool = True) -> None:
         self.w1, self.w2, self.w3 = (linear(tensors[name], use_native) for name in MATRICES)
+        fits = all(isinstance(part, BandwidthLinear) and part.weight.is_contiguous() for part in self._parts)
+        self.dense = dense.DenseWeights(*(part.weight for part in self._parts)) if fits else None
+
+    @property
+    def _parts(self) -> tuple[DenseLinear, DenseLinear, DenseLinear]:
+        return self.w1, self.w2, self.w3
 
     def __call__(self, hidden: torch.Tensor, activation: Gated = swiglu) -> torch.Tensor:
+        gate = gate_of(activation)
+        if self.dense is not None and gate is not None and self.dense.few(hidden.shape[0]):
+            return self.dense(hidden, gate)
         return self.w2(activation(self.w1(hidden), self.w3(hidden)))
 
 
@@ -55,29 +65,39 @@ class NativeExpert:
 
 
 def run_together(
-    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, activations: Sequence[Gated]
+    experts: Sequence[Expert], ends: Sequence[int], hidden: torch.Tensor, gates: Sequence[Gate | None]
 ) -> torch.Tensor | None:
     """Return what experts make of their tokens, `[tokens, hidden]`, computed in one call; None where none does that.
 
     Args:
         ends: where the tokens of each end, after a 0: expert i has rows `ends[i] ... ends[i + 1]`.
-        activations: of each; only their biases differ.
+        gates: what stands for each one's activation, see `gate_of`; only their biases differ.
     """
-    gates = [gate for activation in activations if (gate := gate_of(activation)) is not None]
-    if len(gates) < len(experts):
+    kinds = {type(expert) for expert in experts}
+    if len(kinds) > 1 or None in gates:
         return None
-    shares = [end - begin for begin, end in pairwise(ends)]
+    shares = {end - begin for begin, end in pairwise(ends)}
+    given = [gate for gate in gates if gate is not None]
     output = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    affine = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
-    if len(affine) == len(experts):
+    if kinds == {DenseExpert}:
+        dense_ones = [
+            expert.dense for expert in experts if isinstance(expert, DenseExpert) and expert.dense is not None
+        ]
+        if len(dense_ones) < len(experts) or not all(map(dense_ones[0].few, shares)):
+            return None
+        dense.run_together(dense_ones, ends, hidden, output, given)
+    elif kinds == {NativeExpert}:
         if any(map(native.expanded, shares)):
             return None
-        native.run_together(affine, ends, hidden, output, gates)
-        return output
-    coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
-    if len(coded) < len(experts) or any(map(codes.by_pieces, shares)):
+        affine = [expert.native for expert in experts if isinstance(expert, NativeExpert)]
+        native.run_together(affine, ends, hidden, output, given)
+    elif kinds == {CodedExpert}:
+        coded = [expert.coded for expert in experts if isinstance(expert, CodedExpert)]
+        if any(map(codes.by_pieces, shares)):
+            return None
+        codes.run_together(coded, ends, hidden, output, given)
+    else:
         return None
-    codes.run_together(coded, ends, hidden, output, gates)
     return output
 
 

@@ -15,6 +15,7 @@ import torch
 from lumoe.anonymous_memory import anonymous
 from lumoe.moe.architectures.architecture import Architecture
 from lumoe.moe.kernels.library import attention_library
+from lumoe.moe.kernels.steps import Step
 from lumoe.moe.planning.plan import FULL_BITS
 from lumoe.moe.planning.shape import KV_BLOCK
 
@@ -225,6 +226,22 @@ class KVCache:
         )  # fmt: skip
         return found
 
+    def step(self, places: Places, cosine: torch.Tensor, sine: torch.Tensor) -> Step | None:
+        """Return what the kernels of a whole layer are told of this cache; None where they do not serve it.
+
+        Args:
+            cosine, sine: of the new tokens' positions, bfloat16, `width` values each.
+        """
+        if self._attend is None or self.dtype != torch.bfloat16:
+            return None
+        step = Step(
+            self._bytes.data_ptr(), self._index.ctypes.data, places.slots.data_ptr(), places.lengths.data_ptr(),
+            cosine.data_ptr(), sine.data_ptr(), self.block_bytes, self._layer_bytes, self._index.shape[1],
+            self.bits != FULL_BITS, places.slots.numel(),
+        )  # fmt: skip
+        step.kept = places, cosine, sine
+        return step
+
     def _lay_out(self, a: Architecture) -> None:
         (parts, groups, width), layers = a.kv_layout, a.kv_layers
         self._parts = parts
@@ -268,7 +285,7 @@ class Places:
     def __init__(self, index: np.ndarray, slots: Sequence[int], starts: Sequence[int], tokens: int) -> None:
         self._index, self._tokens = index, tokens
         self.slots = torch.tensor(slots)
-        self.lengths = torch.tensor(starts) + tokens
+        self.lengths = torch.tensor([start + tokens for start in starts])
         self.longest = max(starts) + tokens
         self._found: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from lumoe.errors import UserError
-from lumoe.moe.kernels import native
+from lumoe.moe.kernels import dense, native
 from lumoe.moe.kernels.affine import nearest
 from lumoe.moe.kernels.codes import CodedMatrix
 
@@ -44,13 +44,13 @@ class DenseLinear:
 
 
 class BandwidthLinear(DenseLinear):
-    """bfloat16 weights; a single token is multiplied by a kernel that only the memory bounds."""
+    """bfloat16 weights; few tokens are multiplied by a kernel that only the memory bounds."""
 
     __slots__ = ()
 
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
-        if hidden.numel() == hidden.shape[-1]:
-            return native.linear16(hidden, self.weight)
+        if dense.few(hidden.numel() // hidden.shape[-1], self.weight.numel()):
+            return dense.linear16(hidden, self.weight)
         return functional.linear(hidden, self.weight)
 
 
@@ -110,7 +110,7 @@ def stacked(parts: Sequence[Rows], use_native: bool = True) -> Linear:
 
 def linear(weight: torch.Tensor, use_native: bool = True) -> DenseLinear:
     """Return the fastest product with `weight` `[outputs, inputs]` as it is."""
-    fits = use_native and weight.dtype == torch.bfloat16 and native.supported(weight.shape[1])
+    fits = use_native and weight.dtype == torch.bfloat16 and dense.supported(weight.shape[1])
     return BandwidthLinear(weight) if fits else DenseLinear(weight)
 
 

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import torch
 
-from lumoe.moe.model.activation import Gated, swiglu
+from lumoe.moe.kernels.routing import grouped, weighted_sums
+from lumoe.moe.model.activation import Gated, gate_of, swiglu
 from lumoe.moe.model.expert import Expert, run_together
 from lumoe.moe.model.feed_forward import FeedForward
 from lumoe.moe.model.router import Router
@@ -70,7 +71,9 @@ class ExpertBiases:
 class MoELayer:
     """One layer's router and experts, and the network beside them that every token passes, if there is one."""
 
-    __slots__ = ("activation", "biases", "experts", "following", "index", "observer", "router", "shared")
+    __slots__ = (
+        "_gate", "_gates", "activation", "biases", "experts", "following", "index", "observer", "router", "shared"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -86,6 +89,9 @@ class MoELayer:
             index: of the layer among those with experts, as plans count them.
         """
         self.index, self.router, self.shared, self.activation, self.biases = index, router, shared, activation, biases
+        # What kernels are told in place of the activations.
+        self._gate = gate_of(activation)
+        self._gates = [] if biases is None else [gate_of(one) for one in biases.activations]
         self.experts: Experts | None = None
         self.observer: Observer | None = None
         # The router of the layer after this one, where experts are read ahead.
@@ -101,18 +107,34 @@ class MoELayer:
 
         Sums run in the router's order whatever order the experts arrive in, so residency never changes a bit.
         """
-        found = self.mix(hidden, *self.router(hidden))
+        return self.routed(hidden, *self.router(hidden))
+
+    def routed(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Return what a call does, once the router has made `weights` and `chosen`, both `[tokens, k]`."""
+        found = self.mix(hidden, weights, chosen)
         return found if self.shared is None else found + self.shared(hidden)
 
-    def mix(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the `chosen` experts' outputs, weighted; both are `[tokens, k]`, as a router makes them."""
+    def mix(
+        self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor, onto: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the sum of the `chosen` experts' outputs, weighted.
+
+        Args:
+            weights, chosen: `[tokens, k]`, as a router makes them.
+            onto: `[tokens, hidden]`, contiguous, what the sum is added to.
+        """
         if self.observer is not None:
             self.observer(self.index, chosen)
         if self.following is not None and self.experts is not None:
             self.experts.expect(self.index + 1, partial(likely, self.following, hidden))
         if hidden.shape[0] == 1:
-            return self._one_token(hidden, weights, chosen.tolist()[0])
-        return self._grouped(hidden, weights, chosen)
+            wanted = chosen.tolist()[0]
+            outputs = self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
+            return weighted_sums(outputs, weights, None, onto)
+        counts, rows, places = grouped(chosen, len(self.router.gate))
+        wanted = [index for index, count in enumerate(counts) if count]
+        ends = [0, *accumulate(counts[index] for index in wanted)]
+        return weighted_sums(self._outputs(wanted, ends, hidden[rows]), weights, places, onto)
 
     def activation_of(self, index: int) -> Gated:
         """Return what one expert makes of its first two products."""
@@ -123,27 +145,13 @@ class MoELayer:
         output = expert(hidden, self.activation_of(index))
         return output if self.biases is None else output + self.biases.outputs[index]
 
-    def _one_token(self, hidden: torch.Tensor, weights: torch.Tensor, wanted: list[int]) -> torch.Tensor:
-        return weights @ self._outputs(wanted, range(len(wanted) + 1), hidden.expand(len(wanted), -1))
-
-    def _grouped(self, hidden: torch.Tensor, weights: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        tokens, k = chosen.shape
-        flat = chosen.flatten()
-        order = flat.argsort(stable=True)
-        counts = torch.bincount(flat).tolist()
-        wanted = [index for index, count in enumerate(counts) if count]
-        ends = [0, *accumulate(counts[index] for index in wanted)]
-        outputs = self._outputs(wanted, ends, hidden[order // k])
-        placed = torch.empty_like(outputs)
-        placed[order] = outputs
-        return (placed.view(tokens, k, -1) * weights.unsqueeze(-1)).sum(dim=1)
-
     def _outputs(self, wanted: Sequence[int], ends: Sequence[int], rows: torch.Tensor) -> torch.Tensor:
         """Return what each of `wanted` makes of its rows, `ends[i] ... ends[i + 1]` of `[rows, hidden]`."""
         assert self.experts is not None
         at_hand = self.experts.at_hand(self.index, wanted)
         if at_hand is not None:
-            together = run_together(at_hand, ends, rows, [self.activation_of(index) for index in wanted])
+            gates = [self._gate] * len(wanted) if self.biases is None else [self._gates[index] for index in wanted]
+            together = run_together(at_hand, ends, rows, gates)
             if together is not None:
                 return together if self.biases is None else together + self.biases.of_rows(wanted, ends)
         places = {index: slice(begin, end) for index, (begin, end) in zip(wanted, pairwise(ends), strict=True)}

@@ -29,12 +29,16 @@ class Rotary:
         kinds = ("short", "long") if self._beyond else ("short",)
         self._tables = {kind: _Table(*frequencies(settings, turned, kind == "long"), width, dtype) for kind in kinds}
 
-    def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosine and signed sine `[sequences, tokens, 1, width]` for positions `[sequences, tokens]`."""
-        cosine, sine = self._tables["short"].at(positions)
-        if self._beyond is not None and int(positions.max()) >= self._beyond:
+    def at(self, positions: torch.Tensor, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return cosine and signed sine `[sequences, tokens, 1, width]` for positions `[sequences, tokens]`.
+
+        Args:
+            last: the largest of them.
+        """
+        cosine, sine = self._tables["short"].at(positions, last)
+        if self._beyond is not None and last >= self._beyond:
             long = (positions[:, -1] >= self._beyond).view(-1, 1, 1, 1)
-            further = self._tables["long"].at(positions)
+            further = self._tables["long"].at(positions, last)
             return torch.where(long, further[0], cosine), torch.where(long, further[1], sine)
         return cosine, sine
 
@@ -47,8 +51,7 @@ class _Table:
         self._dtype = dtype
         self._grow(256)
 
-    def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        last = int(positions.max())
+    def at(self, positions: torch.Tensor, last: int) -> tuple[torch.Tensor, torch.Tensor]:
         if last >= self._cosine.shape[0]:
             self._grow(2 * last)
         return self._cosine[positions].unsqueeze(2), self._sine[positions].unsqueeze(2)

@@ -56,7 +56,7 @@ class StaticCache:
         columns = -(-capacity // KV_BLOCK)
         self.tables = [list(range(slot * columns, (slot + 1) * columns)) for slot in range(sequences)]
         self.blocks = self.limit = self.held = sequences * columns
-        cosine, sine = Rotary(a.rotary, a.head_width, dtype).at(torch.arange(capacity).unsqueeze(0))
+        cosine, sine = Rotary(a.rotary, a.head_width, dtype).at(torch.arange(capacity).unsqueeze(0), capacity - 1)
         self.cosine, self.sine = cosine[0].to(device), sine[0].to(device)
         self.steps: dict[tuple[int, ...], Step] = {}
 

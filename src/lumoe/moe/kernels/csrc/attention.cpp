@@ -14,10 +14,12 @@
 
 #include "lanes.h"
 #include "layout.h"
+#include "linear16.h"
+#include "rms.h"
 
 namespace {
 
-constexpr int kTokens = 16;   // of a block
+constexpr int kBlock = 16;   // of a block
 constexpr int kPart = 512;    // tokens whose scores are held at once; a multiple of a block's
 constexpr int kHeads = 4;     // heads that share one reading of keys and values
 constexpr int64_t kLeastWork = 1 << 17;  // multiply-adds below which starting threads costs more than it saves
@@ -32,20 +34,6 @@ inline float widen(uint16_t value) { return from_bfloat16(value); }
 inline void put(float value, float* to) { *to = value; }
 inline void put(float value, uint16_t* to) { *to = to_bfloat16(value); }
 
-// e^x for x <= 0: 2^n times a polynomial in what is left of x (Cephes, expf), relative error below 2e-7.
-inline __m256 exponential(__m256 x) {
-  x = _mm256_max_ps(x, _mm256_set1_ps(-87.0f));
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 y = _mm256_set1_ps(1.9875691500e-4f);
-  for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
-    y = _mm256_fmadd_ps(y, r, _mm256_set1_ps(c));
-  y = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(y, r), r, r), _mm256_set1_ps(1.0f));
-  const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-  return _mm256_mul_ps(y, _mm256_castsi256_ps(power));
-}
-
 // One layer's blocks. S is what keys and values are stored as.
 template <class S>
 struct Blocks {
@@ -54,10 +42,10 @@ struct Blocks {
 
   uint8_t* layer(int32_t block) const { return memory + block * block_bytes + layer_at; }
   S* row(int32_t block, int64_t which, int64_t group, int64_t token) const {
-    return (S*)layer(block) + ((which * groups + group) * kTokens + token) * width;
+    return (S*)layer(block) + ((which * groups + group) * kBlock + token) * width;
   }
   float* scale(int32_t block, int64_t which, int64_t group, int64_t token) const {
-    return (float*)(layer(block) + 2 * groups * kTokens * width) + (which * groups + group) * kTokens + token;
+    return (float*)(layer(block) + 2 * groups * kBlock * width) + (which * groups + group) * kBlock + token;
   }
 };
 
@@ -86,14 +74,14 @@ void attend(const Blocks<S>& blocks, const int32_t* table, int64_t group, int64_
             float* scores, float* out, float* most, float* total) {
   const int64_t width = blocks.width;
   for (int64_t t = begin; t < end; ++t) {
-    const S* key = blocks.row(table[t / kTokens], 0, group, t % kTokens);
+    const S* key = blocks.row(table[t / kBlock], 0, group, t % kBlock);
     __m256 sums[H];
     for (int h = 0; h < H; ++h) sums[h] = _mm256_setzero_ps();
     for (int64_t k = 0; k < width; k += 8) {
       const __m256 value = load(key + k);
       for (int h = 0; h < H; ++h) sums[h] = _mm256_fmadd_ps(value, _mm256_loadu_ps(query + h * width + k), sums[h]);
     }
-    const float scale = kScaled<S> ? *blocks.scale(table[t / kTokens], 0, group, t % kTokens) : 1.0f;
+    const float scale = kScaled<S> ? *blocks.scale(table[t / kBlock], 0, group, t % kBlock) : 1.0f;
     for (int h = 0; h < H; ++h) scores[h * kPart + t - begin] = scale * sum(sums[h]);
   }
   const int64_t count = end - begin, filled = (count + 7) / 8 * 8;
@@ -113,17 +101,17 @@ void attend(const Blocks<S>& blocks, const int32_t* table, int64_t group, int64_
   }
   std::fill(out, out + H * width, 0.0f);
   for (int64_t first = begin; first < end;) {
-    const int32_t block = table[first / kTokens];
-    const int64_t last = std::min(end, (first / kTokens + 1) * kTokens);
+    const int32_t block = table[first / kBlock];
+    const int64_t last = std::min(end, (first / kBlock + 1) * kBlock);
     if (kScaled<S>)
       for (int64_t t = first; t < last; ++t)
-        for (int h = 0; h < H; ++h) scores[h * kPart + t - begin] *= *blocks.scale(block, 1, group, t % kTokens);
+        for (int h = 0; h < H; ++h) scores[h * kPart + t - begin] *= *blocks.scale(block, 1, group, t % kBlock);
     for (int64_t k = 0; k < width; k += 16) {
       __m256 sums[H][2];
       for (int h = 0; h < H; ++h)
         for (int i = 0; i < 2; ++i) sums[h][i] = _mm256_loadu_ps(out + h * width + k + 8 * i);
       for (int64_t t = first; t < last; ++t) {
-        const S* value = blocks.row(block, 1, group, t % kTokens) + k;
+        const S* value = blocks.row(block, 1, group, t % kBlock) + k;
         const __m256 low = load(value), high = load(value + 8);
         for (int h = 0; h < H; ++h) {
           const __m256 weight = _mm256_set1_ps(scores[h * kPart + t - begin]);
@@ -155,8 +143,8 @@ void decode(const A* query, int64_t query_stride, const A* values, int64_t value
     const int32_t* table = tables + slots[s] * columns;
     const int64_t at = lengths[s] - 1, begin = window > 0 ? std::max<int64_t>(0, lengths[s] - window) : 0;
     for (int64_t g = 0; g < groups; ++g) {
-      store(query + s * query_stride + (heads + g) * width, blocks, table[at / kTokens], 0, g, at % kTokens);
-      store(values + s * value_stride + g * width, blocks, table[at / kTokens], 1, g, at % kTokens);
+      store(query + s * query_stride + (heads + g) * width, blocks, table[at / kBlock], 0, g, at % kBlock);
+      store(values + s * value_stride + g * width, blocks, table[at / kBlock], 1, g, at % kBlock);
       for (int64_t from = begin; from < lengths[s]; from += kPart)
         parts.push_back({s, g, from, std::min(lengths[s], from + kPart)});
     }
@@ -208,6 +196,50 @@ void decode(const A* query, int64_t query_stride, const A* values, int64_t value
   }
 }
 
+// What callers hand over of a layer's attention, its norm before included; `AttentionLayer` of `kernels/steps.py` has
+// the same fields. Weights are bfloat16, but for a norm's where it is wide; null: there are none.
+struct AttentionLayer {
+  const void* norm;
+  const uint16_t *projection, *bias;  // [(heads + 2 groups) * width, hidden]: queries, keys, values
+  const uint16_t* norms;              // of queries and keys, [heads + groups, width]
+  const uint16_t *output, *output_bias;
+  int64_t norm_wide, hidden, heads, groups, width, window, index;
+  int64_t apart;  // whether each head is normalised by itself, or all queries together and all keys together
+  float epsilon, query_scale, residual_scale;
+};
+
+// What all layers share: `Step` of `kernels/steps.py`.
+struct Step {
+  uint8_t* memory;
+  const int32_t* tables;
+  const int64_t *slots, *lengths;
+  const uint16_t *cosine, *sine;  // [count, width]; the sine with the sign of a turn by half a head
+  int64_t block_bytes, layer_bytes, columns, codes, count;
+};
+
+// One token's queries and keys [heads + groups, width], normalised and turned in place.
+void turn(const AttentionLayer& layer, const uint16_t* cosine, const uint16_t* sine, uint16_t* mixed) {
+  const int64_t width = layer.width, half = width / 2, turned = layer.heads + layer.groups;
+  static thread_local std::vector<float> memory;
+  memory.resize(width);
+  float factor = 1;
+  for (int64_t h = 0; h < turned; ++h) {
+    uint16_t* const head = mixed + h * width;
+    float* const plain = memory.data();
+    if (layer.norms && (layer.apart || h == 0 || h == layer.heads)) {
+      const int64_t together = layer.apart ? 1 : h ? layer.groups : layer.heads;
+      factor = 1.0f / std::sqrt(mean_square(head, together * width) + layer.epsilon);
+    }
+    for (int64_t k = 0; k < width; ++k)
+      plain[k] = layer.norms ? widen(head[k]) * factor * widen(layer.norms[h * width + k]) : widen(head[k]);
+    const float scale = h < layer.heads ? layer.query_scale : 1.0f;
+    for (int64_t k = 0; k < half; ++k) {
+      head[k] = to_bfloat16(scale * (plain[k] * widen(cosine[k]) + plain[k + half] * widen(sine[k])));
+      head[k + half] = to_bfloat16(scale * (plain[k + half] * widen(cosine[k + half]) + plain[k] * widen(sine[k + half])));
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -229,5 +261,30 @@ void lumoe_attend(const void* query, int64_t query_stride, const void* values, i
   };
   if (kind == 0) codes ? with(float(), int8_t()) : with(float(), float());
   else codes ? with(uint16_t(), int8_t()) : with(uint16_t(), uint16_t());
+}
+
+// A whole layer of attention for one new token of each sequence: `hidden` [count, hidden] becomes its sum with
+// W_o attention(norm(hidden)). Rounded to bfloat16 are the norm, the projections, turned queries and keys, what each
+// head finds, and the sum.
+void lumoe_attention_layer(const AttentionLayer* layer, const Step* step, uint16_t* hidden) {
+  const int64_t count = step->count, size = layer->hidden, heads = layer->heads, groups = layer->groups;
+  const int64_t width = layer->width, turned = (heads + groups) * width, all = turned + groups * width;
+  static thread_local std::vector<uint16_t> memory;
+  memory.resize(count * (size + all + heads * width));
+  uint16_t *const normed = memory.data(), *const mixed = normed + count * size, *const found = mixed + count * all;
+  const Norm norm{layer->norm, layer->norm_wide, size, layer->epsilon};
+  for (int64_t s = 0; s < count; ++s) norm.row(hidden + s * size, normed + s * size);
+  multiply16({layer->projection, all, size}, normed, count, [=](int64_t s, int64_t n, float value) {
+    mixed[s * all + n] = to_bfloat16(layer->bias ? value + widen(layer->bias[n]) : value);
+  });
+  for (int64_t s = 0; s < count; ++s) turn(*layer, step->cosine + s * width, step->sine + s * width, mixed + s * all);
+  lumoe_attend(mixed, all, mixed + turned, all, found, step->memory, step->block_bytes,
+               layer->index * step->layer_bytes, step->tables, step->columns, step->slots, step->lengths, count, heads,
+               groups, width, layer->window, 1, step->codes);
+  multiply16({layer->output, size, heads * width}, found, count, [=](int64_t s, int64_t n, float value) {
+    value = widen(to_bfloat16(layer->output_bias ? value + widen(layer->output_bias[n]) : value));
+    uint16_t& sum = hidden[s * size + n];
+    sum = to_bfloat16(widen(sum) + layer->residual_scale * value);
+  });
 }
 }

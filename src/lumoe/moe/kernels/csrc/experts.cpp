@@ -1,4 +1,4 @@
-// Products with affine weights of 8, 4, 3 and 2 bits and with bfloat16 ones, and whole experts, y = W2 (silu(W1 x) * (W3 x)).
+// Products with affine weights of 8, 4, 3 and 2 bits, and whole experts, y = W2 (silu(W1 x) * (W3 x)).
 //
 // Affine weights are w = (code - centre) * scale + zero, with one scale and zero for each group of inputs and a centre of 8,
 // at 8 bits 128. Activations are rounded to 16-bit integers group by group, finer than the bfloat16 they come in, so that
@@ -28,7 +28,7 @@ namespace {
 
 constexpr int kTogether = 4;             // bands that stay in cache while many tokens pass by
 constexpr int kSmallestGroup = 32;
-constexpr int64_t kLeastWork = 1 << 18;  // multiply-adds below which starting threads costs more than it saves
+constexpr int64_t kLeastWork = 1 << 20;  // multiply-adds below which starting threads costs more than it saves
 
 // Round one token's activations, `inputs` floats: integers, and for each group its step and the sum of what is kept.
 void round_activations(const float* from, int inputs, int group, int16_t* to, float* steps, float* sums) {
@@ -229,18 +229,6 @@ void lumoe_affine_linear(const uint16_t* x, uint16_t* y, int64_t tokens, int64_t
     for (int64_t piece = 0; piece < pieces(w, tokens); ++piece)
       multiply_piece(w, in.activations(), piece, tokens, out, y);
   }
-}
-
-// y [outputs] = weights [outputs, inputs] times x [inputs], all bfloat16, sums in float32.
-void lumoe_linear16(const uint16_t* x, uint16_t* y, int64_t outputs, int64_t inputs, const uint16_t* weights) {
-  // A copy of x at the weights' place within a cache line; inputs are a multiple of a line's 32 values.
-  static thread_local std::vector<uint16_t> memory;
-  memory.resize(inputs + 96);
-  uint16_t* line = (uint16_t*)(((uintptr_t)memory.data() + 63) & ~uintptr_t(63));
-  uint16_t* near = line + ((uintptr_t)weights & 63) / 2;
-  std::memcpy(near, x, inputs * 2);
-#pragma omp parallel for schedule(static) if (outputs * inputs > kLeastWork)
-  for (int64_t n = 0; n < outputs; ++n) y[n] = to_bfloat16(dot(weights + n * inputs, near, int(inputs)));
 }
 
 #ifdef LUMOE_AVX512

@@ -48,15 +48,16 @@ inline Floats product(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 inline void store(float* to, Floats a) { _mm256_storeu_ps(to, a); }
 
-// Dot product of a bfloat16 row with one token's bfloat16 activations.
-inline float dot(const uint16_t* row, const uint16_t* x, int inputs) {
+// Sums of products of a bfloat16 row with one token's bfloat16 activations.
+inline __m128 folded_products(const uint16_t* row, const uint16_t* x, int inputs) {
   __m256 total[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
   for (int k = 0; k < inputs; k += 32) {
     _mm_prefetch((const char*)(row + k) + kPrefetch, _MM_HINT_T0);
     for (int i = 0; i < 4; ++i)
       total[i] = _mm256_fmadd_ps(widen(row + k + 8 * i), widen(x + k + 8 * i), total[i]);
   }
-  return sum(_mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3])));
+  const __m256 all = _mm256_add_ps(_mm256_add_ps(total[0], total[1]), _mm256_add_ps(total[2], total[3]));
+  return _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
 }
 
 }  // namespace

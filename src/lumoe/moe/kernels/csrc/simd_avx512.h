@@ -49,9 +49,9 @@ inline Floats product(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline void store(float* to, Floats a) { _mm512_storeu_ps(to, a); }
 
-// Dot product of a bfloat16 row with one token's bfloat16 activations. Checkpoints put tensors at any even address: loads
+// Sums of products of a bfloat16 row with one token's bfloat16 activations. Checkpoints put tensors at any even address: loads
 // that straddle cache lines cost a fifth of the bandwidth, so `x` must lie at the same place within a line as `row`.
-inline float dot(const uint16_t* row, const uint16_t* x, int inputs) {
+inline __m512 products(const uint16_t* row, const uint16_t* x, int inputs) {
   const int skew = int(((uintptr_t)row & 63) / 2);
   __m512 total[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   int k = -skew;
@@ -73,7 +73,15 @@ inline float dot(const uint16_t* row, const uint16_t* x, int inputs) {
     total[1] = _mm512_dpbf16_ps(total[1], (__m512bh)_mm512_maskz_loadu_epi16(some, row + k),
                                 (__m512bh)_mm512_maskz_loadu_epi16(some, x + k));
   }
-  return _mm512_reduce_add_ps(_mm512_add_ps(total[0], total[1]));
+  return _mm512_add_ps(total[0], total[1]);
 }
+
+// The sum of sixteen lanes in four.
+inline __m128 folded(__m512 v) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+inline __m128 folded_products(const uint16_t* row, const uint16_t* x, int inputs) { return folded(products(row, x, inputs)); }
 
 }  // namespace

@@ -2,11 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#ifdef LUMOE_AVX512
-#include "simd_avx512.h"
-#else
-#include "simd_avx2.h"
-#endif
+#include "simd.h"
 
 namespace {
 
