@@ -224,7 +224,7 @@ def test_inputs_have_names_and_types(nets: str) -> None:
 
 def test_what_needs_data_runs_on_zeros(nets: str) -> None:
     assert load_network(f"{nets}:Reads", (3, 8, 8)).layers[0].macs == 6 * 6 * 27 * 4
-    with pytest.raises(UserError, match=rf"AttributeError in line 28 of .*{nets}\.py"):
+    with pytest.raises(UserError, match=rf"AttributeError in line 27 of .*{nets}\.py"):
         load_network(f"{nets}:Wrong", (3, 8, 8))
 
     class Looks(nn.Module):
