@@ -61,7 +61,14 @@ NewOption = Annotated[int, typer.Option(min=1, help="tokens out")]
 
 # Photonic accelerators.
 NetworkOption = Annotated[str, typer.Option(help="a shipped network, your own MODULE:FACTORY, or a traced .json")]
-ImageOption = Annotated[str, typer.Option("--input", help="CHANNELSxHEIGHTxWIDTH of one image")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        help="sides of one input without the batch, such as 3x224x224, or NAME:SHAPE:TYPE of a whole tensor, such as "
+        "tokens:1x128:int64; may be repeated  [default: 3x224x224]",
+    ),
+]
 DevicesOption = Annotated[str, typer.Option(help="a device set, or a .yaml file of your own")]
 
 

@@ -397,7 +397,7 @@ def test_kernels_of_a_group_are_swept_in_groups_of_the_splitter(kernels: int, gr
 def test_phases_of_a_stride_are_channels() -> None:
     work = winograd.divide(convolution_shapes([layer(channels=3, kernel=5, stride=2, side=15)]), ROUND, DESIGN)
     # 6 x 6 outputs: 2 x 2 tiles of 4 x 4 under phases of up to 3 x 3; a row of tiles reads 6 rows of 4 + 4 + 2 values.
-    assert (work.channels.item(), work.n.item(), work.tiles.item()) == (3 * 4, 6, 4)
+    assert (work.channels.item(), work.points.item(), work.tiles.item()) == (3 * 4, 36, 4)
     assert work.fresh_inputs.item() == 6 * (4 + 4 + 2) / 2
 
 

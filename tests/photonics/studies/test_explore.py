@@ -97,7 +97,11 @@ def test_the_commands_write_whole_tables(tmp_path: Path) -> None:
     assert set(read_csv(output)["input_dacs"]) == {7}
     table = tmp_path / "estimate.csv"
     assert run("estimate", "--network", "resnet18", "--set", "batch=8", "--output", str(table)) is None
-    assert len(read_csv(table)) == 21
+    # 20 convolutions, one linear layer, and the row of all.
+    assert len(read_csv(table)) == 22
+    convolutions = tmp_path / "convolutions.csv"
+    assert run("estimate", "--network", "resnet18", "--scope", "convolutions", "--output", str(convolutions)) is None
+    assert len(read_csv(convolutions)) == 21
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,8 @@ def test_the_commands_write_whole_tables(tmp_path: Path) -> None:
         (["estimate", "--devices", "mederate"], "did you mean 'moderate'"),
         (["estimate", "--design", "winograd", "--set", "tile=7"], "tile 7 is impossible"),
         (["estimate", "--network", "alexnett"], "did you mean 'alexnet'"),
-        (["estimate", "--input", "224"], "CHANNELSxHEIGHTxWIDTH"),
+        (["estimate", "--input", "224y"], "SIDExSIDE"),
+        (["estimate", "--input", "224"], "alexnet: the model does not run on an input of 224"),
         (["explore", "--output", "x.csv", "--vary", "dacs=a"], "NAME=VALUE,VALUE"),
         (["explore", "--output", "x.csv", "--vary", "what=1"], "unknown name 'what'"),
         (["explore", "--output", "x.csv", "--points", "10", "--least-bits", "20"], "no design reaches 20 bits"),

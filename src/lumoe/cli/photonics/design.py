@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lumoe.cli.options import CsvOption, ImageOption, JsonOption, NetworkOption, OutputOption, SeedOption
+from lumoe.cli.options import CsvOption, InputOption, JsonOption, NetworkOption, OutputOption, SeedOption
 from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
@@ -20,6 +20,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="NAME=VALUE of a design choice or device parameter (its file's unit); may be repeated"),
 ]
+ScopeOption = Annotated[
+    Literal["whole", "convolutions"],
+    typer.Option(help="all layers that multiply, or the convolutions alone, as the accelerators' papers count"),
+]
 
 
 @app.command()
@@ -28,29 +32,34 @@ def estimate(
     design: DesignOption = "pcnna",
     devices: OwnDevicesOption = None,
     choices: SetOption = None,
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
+    scope: ScopeOption = "whole",
     output: Annotated[Path | None, typer.Option(help="write every column here")] = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
 ) -> None:
-    """Print time, energy, power, area and attainable bits of every convolution, and what limits it.
+    """Print time, energy, power, area and attainable bits of every layer that multiplies, and what limits it.
 
-    Example: `lumoe photonics estimate --network alexnet --design pcnna --set dacs=20`
+    Linear layers, attention and transposed convolutions are counted as 1 x 1 convolutions. A note says which share of
+    the network's multiply-accumulates and weights the row `all` covers.
+
+    Example: `lumoe photonics estimate --network alexnet --design pcnna --scope convolutions --set dacs=20`
     """
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators.design_point import DesignPoint
-    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
     from lumoe.photonics.network.shapes import convolution_shapes
-    from lumoe.photonics.studies.estimate import COLUMNS, estimate_table
+    from lumoe.photonics.studies.estimate import COLUMNS, coverage_notes, estimate_table
 
     point = DesignPoint.named(design, devices, choices or [])
-    traced = load_network(network, parse_shape(image))
-    found = point.evaluate(convolution_shapes(traced.convolutions()))
-    table = estimate_table(traced, found)
+    traced = load_network(network, parse_inputs(inputs))
+    layers = traced.scope(scope)
+    found = point.evaluate(convolution_shapes(layers))
+    table = estimate_table(traced, found, layers)
     if not for_programs(table, as_json, as_csv):
         show(table[list(COLUMNS)], f"{network} on {design}, device set {point.devices.name}; modelled, per image")
-    for note in [*traced.notes(), *point.warnings(found)]:
+    for note in [*coverage_notes(traced, layers, point), *traced.notes(), *point.warnings(found)]:
         typer.echo(f"note: {note}", err=True)
     if output:
         write_csv(output, table, COLUMNS)
@@ -65,7 +74,7 @@ def simulate(
     choices: SetOption = None,
     cache: Annotated[list[float] | None, typer.Option(help="SRAM in kb, `inf` is unlimited; may be repeated")] = None,
     depth: Annotated[int, typer.Option(min=1, help="items that each FIFO holds")] = 256,
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
 ) -> None:
     """Check the closed form by discrete-event simulation with finite buffers; show where they stall.
 
@@ -73,12 +82,16 @@ def simulate(
     """
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators.design_point import DesignPoint
-    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
     from lumoe.photonics.simulation.comparison import COLUMNS, comparison
+    from lumoe.photonics.studies.estimate import coverage_notes
 
     point = DesignPoint.named(design, devices, choices or [])
-    table = comparison(load_network(network, parse_shape(image)), point, depth=depth, caches_kb=cache or [])
+    traced = load_network(network, parse_inputs(inputs))
+    table = comparison(traced, point, depth=depth, caches_kb=cache or [])
+    for note in coverage_notes(traced, traced.convolutions(), point):
+        typer.echo(f"note: {note}", err=True)
     write_csv(output, table, COLUMNS)
 
 
@@ -100,7 +113,7 @@ def explore(
     least_bits: Annotated[float, typer.Option(min=0, help="designs with fewer attainable bits are refused")] = 1.0,
     seed: SeedOption = 0,
     all_points: Annotated[Path | None, typer.Option(help="write every design here")] = None,
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
 ) -> None:
     """Sweep a design space and keep what no other design beats in time, energy, area and attainable bits.
 
@@ -112,11 +125,12 @@ def explore(
     from lumoe.photonics.accelerators.design_point import DesignPoint
     from lumoe.photonics.accelerators.registry import ACCELERATORS, accelerator
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
     from lumoe.photonics.studies import explore as study
 
-    traced = load_network(network, parse_shape(image))
+    traced = load_network(network, parse_inputs(inputs))
+    typer.echo(f"note: {traced.coverage(traced.convolutions())}", err=True)
     changes = dict(study.parse_levels(text) for text in vary or [])
     tables, fronts = [], []
     for chosen in [accelerator(name) for name in design or list(ACCELERATORS)]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import CsvOption, ImageOption, JsonOption, NetworkOption
+from lumoe.cli.options import CsvOption, InputOption, JsonOption, NetworkOption
 from lumoe.cli.tables import for_programs, show
 
 app = typer.Typer(no_args_is_help=True)
@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("layers")
 def show_layers(
     network: NetworkOption = "alexnet",
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
     output: Annotated[Path | None, typer.Option(help="write the table here instead of printing it")] = None,
     as_json: JsonOption = False,
     as_csv: CsvOption = False,
@@ -26,15 +26,17 @@ def show_layers(
     Example: `lumoe photonics layers --network resnet18 --csv`
     """
     from lumoe.files import write_csv
-    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
 
-    traced = load_network(network, parse_shape(image))
+    traced = load_network(network, parse_inputs(inputs))
     table = traced.table()
     if output:
         write_csv(output, table)
     elif not for_programs(table, as_json, as_csv):
-        columns = ["name", "kind", "in_channels", "out_channels", "out_side", "kernel", "groups", "weights", "macs"]
+        columns = [
+            "name", "kind", "in_channels", "out_channels", "out_side", "images", "kernel", "groups", "weights", "macs",
+        ]  # fmt: skip
         show(table[columns], f"{network}: {table['macs'].sum():,} multiply-accumulates")
     for note in traced.notes():
         typer.echo(note, err=True)
@@ -44,14 +46,14 @@ def show_layers(
 def trace_networks(
     network: Annotated[list[str], typer.Option(help="a shipped network, or your own MODULE:FACTORY; may be repeated")],
     output: Annotated[Path, typer.Option(help="folder that gets one NETWORK.json each")],
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
 ) -> None:
     """Trace networks into files that every other command takes as its network, without importing torch again.
 
     Example: `lumoe photonics trace --network alexnet --network vgg16 --output networks`
     """
-    from lumoe.photonics.network.layers import parse_shape, write_network
+    from lumoe.photonics.network.layers import parse_inputs, write_network
     from lumoe.photonics.network.load import load_network
 
     for name in network:
-        write_network(output / f"{name}.json", load_network(name, parse_shape(image)))
+        write_network(output / f"{name}.json", load_network(name, parse_inputs(inputs)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lumoe.cli.options import DevicesOption, ImageOption, NetworkOption, OutputOption
+from lumoe.cli.options import DevicesOption, InputOption, NetworkOption, OutputOption
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,7 +17,7 @@ def model_pcnna(
     output: OutputOption,
     summary: Annotated[Path, typer.Option(help="the totals and greatest speed-ups")],
     network: NetworkOption = "alexnet-ungrouped",
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
     devices: DevicesOption = "pcnna",
 ) -> None:
     """Model PCNNA layer by layer: as its paper counts, and with every bound that the paper leaves out.
@@ -27,15 +27,15 @@ def model_pcnna(
     from lumoe.files import write_csv
     from lumoe.photonics.accelerators.pcnna import Design
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
     from lumoe.photonics.studies.pcnna import COLUMNS, SUMMARY_COLUMNS, layer_table, summary_table
 
-    traced = load_network(network, parse_shape(image))
+    traced = load_network(network, parse_inputs(inputs))
     layers = layer_table(traced, load_devices(devices).values(), Design())
     write_csv(output, layers, COLUMNS)
     write_csv(summary, summary_table(layers), SUMMARY_COLUMNS)
-    for note in traced.notes():
+    for note in [traced.coverage(traced.convolutions()), *traced.notes()]:
         typer.echo(note, err=True)
 
 
@@ -44,7 +44,7 @@ def model_waterfall(
     output: OutputOption,
     network: NetworkOption = "alexnet-ungrouped",
     grouped_network: Annotated[str | None, typer.Option(help="the network with grouped convolutions")] = None,
-    image: ImageOption = "3x224x224",
+    inputs: InputOption = None,
     devices: DevicesOption = "pcnna",
     batch: Annotated[int, typer.Option(min=1, help="remedy: images that share one programming")] = 64,
     sram_width: Annotated[int, typer.Option(min=1, help="remedy: bits of one SRAM access")] = 8192,
@@ -56,15 +56,15 @@ def model_waterfall(
     """
     from lumoe.files import write_csv
     from lumoe.photonics.devices import load_devices
-    from lumoe.photonics.network.layers import parse_shape
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
     from lumoe.photonics.physics.parameters import load_physics
     from lumoe.photonics.studies.waterfall import COLUMNS, Remedies, waterfall
 
     found = load_devices(devices)
-    shape = parse_shape(image)
-    traced = load_network(network, shape)
-    grouped = None if grouped_network in (None, network) else load_network(grouped_network, shape)
+    given = parse_inputs(inputs)
+    traced = load_network(network, given)
+    grouped = None if grouped_network in (None, network) else load_network(grouped_network, given)
     remedies = Remedies(batch, sram_width, weight_dacs, found.si("electro_optic_settling"), grouped)
     write_csv(
         output, waterfall(traced, found.values(), channels=load_physics(found).channels, remedies=remedies), COLUMNS
@@ -78,6 +78,7 @@ def batches(
     devices: Annotated[str, typer.Option(help="a device set or .yaml file")] = "pcnna",
     batch: Annotated[list[int] | None, typer.Option(min=1, help="images per programming; may be repeated")] = None,
     weight_dacs: Annotated[list[int] | None, typer.Option(min=1, help="converters; may be repeated")] = None,
+    inputs: InputOption = None,
 ) -> None:
     """See how far a batch hides PCNNA's weight programming, by converters, tuning, memory and grouped convolution.
 
@@ -85,10 +86,12 @@ def batches(
     """
     from lumoe.files import write_csv
     from lumoe.photonics.devices import load_devices
+    from lumoe.photonics.network.layers import parse_inputs
     from lumoe.photonics.network.load import load_network
     from lumoe.photonics.studies.batches import COLUMNS, batch_table
 
-    networks = [load_network(name) for name in network or ["alexnet-ungrouped", "alexnet"]]
+    given = parse_inputs(inputs)
+    networks = [load_network(name, given) for name in network or ["alexnet-ungrouped", "alexnet"]]
     table = batch_table(
         networks, load_devices(devices), batches=batch or [1, 4, 16, 64, 256], weight_dacs=weight_dacs or [1, 10, 100]
     )

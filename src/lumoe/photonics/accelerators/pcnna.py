@@ -86,8 +86,8 @@ def new_inputs(shapes: ConvolutionShapes) -> Array:
     Locations follow one another along a row. A dilated kernel meets its own columns again only where the stride is a
     multiple of the dilation; elsewhere its whole window is new.
     """
-    again = np.mod(shapes.stride_width, shapes.dilation) == 0
-    columns = np.where(again, shapes.stride_width / shapes.dilation, shapes.kernel_width)
+    again = np.mod(shapes.stride_width, shapes.dilation_width) == 0
+    columns = np.where(again, shapes.stride_width / shapes.dilation_width, shapes.kernel_width)
     return shapes.in_channels * shapes.kernel_height * np.minimum(columns, shapes.kernel_width)
 
 
@@ -110,13 +110,19 @@ def passes(shapes: ConvolutionShapes, design: Design) -> Array:
     return np.where(np.asarray(design.in_time) > 0, wavelength_groups(shapes, design), 1.0)
 
 
+def utilisation(shapes: ConvolutionShapes, design: Design) -> Array:
+    """Return the share of a bank's wavelengths that carry an input of the kernel, [L, P]; the others stay dark."""
+    lit = wavelength_groups(shapes, design) * colours(shapes, design)
+    return shapes.kernel_inputs / lit
+
+
 def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str, Array]:
     """Return the time per image that each resource would need alone, in seconds, [L, P] each.
 
     All resources are given; `design.bounds` says which of them `total_time` counts.
     """
     n_passes = passes(shapes, design)
-    batch = np.asarray(design.batch, dtype=float)
+    batch = shapes.sharing(design.batch)
     byte = np.asarray(values["data_bits"]) / 8
     converters = np.minimum(np.asarray(design.adcs, dtype=float), shapes.kernels)
     partial_sums = shapes.outputs * (2 * n_passes - 1)
@@ -157,7 +163,7 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
         duration_s: how long rings, lasers and amplifiers are on for one image, [L, P].
     """
     n_passes, banks = passes(shapes, design), _banks(shapes, design)
-    batch = np.asarray(design.batch, dtype=float)
+    batch = shapes.sharing(design.batch)
     bits = np.asarray(values["data_bits"])
     conversions = shapes.locations * new_inputs(shapes)
     samples = shapes.outputs * n_passes

@@ -33,6 +33,8 @@ class Estimate:
         times_s: by resource, energy_j per image and area_m2 by component, [L, P] each.
         detector_bits: what lasers and detectors can resolve, [L, P].
         bits: what an output carries behind converters, weights and transforms too, [L, P].
+        utilisation: share of the wavelengths, and of the kernels beside them, that a pass can serve and the layer uses,
+            [L, P].
     """
 
     time_s: Array
@@ -42,6 +44,7 @@ class Estimate:
     area_m2: dict[str, Array]
     detector_bits: Array
     bits: Array
+    utilisation: Array
 
     @property
     def total_time_s(self) -> Array:
@@ -139,6 +142,7 @@ def _pcnna(shapes: ConvolutionShapes, values: Values, choices: Values) -> Estima
         pcnna.area(shapes, values, design),
         np.broadcast_to(resolved, shape),
         np.broadcast_to(bits, shape),
+        np.broadcast_to(pcnna.utilisation(shapes, design), shape),
     )
 
 
@@ -158,6 +162,7 @@ def _winograd(shapes: ConvolutionShapes, values: Values, choices: Values) -> Est
         winograd.area(shapes, values, design),
         np.broadcast_to(resolved, time.shape),
         np.broadcast_to(winograd.output_bits(shapes, values, design, resolved), time.shape),
+        np.broadcast_to(winograd.utilisation(shapes, values, design), time.shape),
     )
 
 

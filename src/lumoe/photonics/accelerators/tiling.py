@@ -1,6 +1,7 @@
 """How a layer is cut for Winograd: into unit-stride phases, and into the tile that it can use.
 
 Strides are handled by splitting a convolution into s² unit-stride ones (polyphase), which act as more input channels.
+Direct convolution (tile 1) is not cut: every tap of the kernel, square or not, is a point of its own.
 """
 
 from __future__ import annotations
@@ -39,8 +40,26 @@ def phases(shapes: ConvolutionShapes) -> Array:
 
 
 def effective_tile(shapes: ConvolutionShapes, tile: Array) -> Array:
-    """Return the tile that each layer uses, [L, P]: `tile`, but 1 for kernels of side 1, where nothing is saved."""
-    return np.where(phase_kernel(shapes) > 1, tile, DIRECT)
+    """Return the tile that each layer uses, [L, P]: `tile`, but 1 where direct convolution needs fewer products.
+
+    That is the case for kernels of side 1, and for long thin ones, which a tile takes for squares of their longer side.
+    """
+    points = (tile + phase_kernel(shapes) - 1) ** 2
+    saves = phases(shapes) * points <= shapes.taps * tile**2
+    return np.where((phase_kernel(shapes) > 1) & saves, tile, DIRECT)
+
+
+def fresh_direct_inputs(shapes: ConvolutionShapes) -> Array:
+    """Return a channel's inputs that are new at each location of a direct convolution, averaged over a row, [L, 1].
+
+    A row of locations starts with a whole window and then moves on by its stride. Where a dilated kernel skips pixels,
+    its locations are gone through in as many interleaved rows as it takes to meet the same pixels again.
+    """
+    common = np.gcd(shapes.stride_width.astype(np.int64), shapes.dilation_width.astype(np.int64))
+    starts = np.minimum(shapes.dilation_width / common, shapes.out_width)
+    step = np.minimum(shapes.stride_width / common, shapes.kernel_width)
+    read: Array = step * (shapes.out_width - starts) + shapes.kernel_width * starts
+    return shapes.kernel_height * read / shapes.out_width
 
 
 def check_tiles(shapes: ConvolutionShapes, tiles: list[int]) -> None:
@@ -49,9 +68,12 @@ def check_tiles(shapes: ConvolutionShapes, tiles: list[int]) -> None:
     Raises:
         UserError: the message names the layer.
     """
-    for name, r in zip(shapes.names, phase_kernel(shapes)[:, 0], strict=True):
-        for tile in tiles:
+    sides = phase_kernel(shapes)
+    for tile in tiles:
+        used = np.broadcast_to(effective_tile(shapes, np.asarray(tile, dtype=float)), sides.shape)
+        for name, m, r in zip(shapes.names, used[:, 0], sides[:, 0], strict=True):
             try:
-                tile_points(tile, int(r))
+                # A tile below 1 is refused for every layer, also where it would not be used.
+                tile_points(int(m) if tile >= DIRECT else tile, int(r))
             except UserError as error:
                 raise UserError(f"layer {name}: {error}") from None

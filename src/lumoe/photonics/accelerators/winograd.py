@@ -72,12 +72,15 @@ class Design:
 class Work:
     """How a layer is cut up, [L, P] each.
 
+    `points` are the products of a tile, a channel and a kernel, each with a ring of its own: n² of a tile, or the taps
+    of the kernel where the convolution is direct. `r` is the kernel side that the transforms see, 1 without any.
     `fresh_inputs` are the inputs of a tile and channel that its left neighbour did not hold yet, averaged over a row of
     tiles: n(m·columns + r − 1)/columns, since a row starts with a whole window and then moves by m pixels.
     """
 
     m: Array
-    n: Array
+    r: Array
+    points: Array
     rails: Array
     tiles: Array
     channels: Array
@@ -95,23 +98,39 @@ class Work:
 def divide(shapes: ConvolutionShapes, values: Values, design: Design) -> Work:
     """Return how each layer is cut into tiles and passes."""
     m = tiles.effective_tile(shapes, np.asarray(design.tile, dtype=float))
-    r = tiles.phase_kernel(shapes)
-    channels = shapes.in_channels / shapes.groups * tiles.phases(shapes)
+    direct = m <= cook_toom.DIRECT
+    r = np.where(direct, 1.0, tiles.phase_kernel(shapes))
+    n = m + r - 1
+    channels = shapes.in_channels / shapes.groups * np.where(direct, 1.0, tiles.phases(shapes))
     # A dilation d splits the outputs into d² interleaved images, each tiled by itself.
-    columns = np.ceil(shapes.out_width / (shapes.dilation * m))
-    rows = np.ceil(shapes.out_height / (shapes.dilation * m))
+    columns = np.ceil(shapes.out_width / (shapes.dilation_width * m))
+    rows = np.ceil(shapes.out_height / (shapes.dilation_height * m))
+    cut = shapes.dilation_height * shapes.dilation_width * shapes.images * rows * columns
     return Work(
         m=m,
-        n=m + r - 1,
+        r=r,
+        points=np.where(direct, shapes.taps, n**2),
         # Transformed inputs are signed, so each needs a pair of intensities; a ReLU's output does not.
-        rails=np.where(m > cook_toom.DIRECT, np.asarray(values["signed_rails"], dtype=float), 1.0),
-        tiles=shapes.dilation**2 * rows * columns,
+        rails=np.where(direct, 1.0, np.asarray(values["signed_rails"], dtype=float)),
+        tiles=np.where(direct, shapes.locations, cut),
         channels=channels,
         channel_groups=np.ceil(channels / np.asarray(values["channels"], dtype=float)),
         kernel_groups=np.ceil(shapes.kernels / shapes.groups / np.asarray(values["kernels"], dtype=float)),
         groups=shapes.groups,
-        fresh_inputs=(m + r - 1) * (m * columns + r - 1) / columns,
+        fresh_inputs=np.where(direct, tiles.fresh_direct_inputs(shapes), n * (m * columns + r - 1) / columns),
     )
+
+
+def utilisation(shapes: ConvolutionShapes, values: Values, design: Design) -> Array:
+    """Return the share of the rings of a pass that hold a weight of the layer, [L, P]; the others stay dark.
+
+    A depthwise layer has one channel a group: it leaves all wavelengths but one and all kernels but one unused.
+    """
+    work = divide(shapes, values, design)
+    lit = work.channels / (work.channel_groups * np.asarray(values["channels"], dtype=float))
+    kernels = shapes.kernels / shapes.groups
+    used: Array = lit * kernels / (work.kernel_groups * np.asarray(values["kernels"], dtype=float))
+    return used
 
 
 def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str, Array]:
@@ -122,7 +141,7 @@ def resource_times(shapes: ConvolutionShapes, values: Values, design: Design) ->
         "optical_core": work.tiles * work.passes / np.asarray(values["clock"]),
         "sram": bits["sram"] / 8 / np.asarray(values["sram_bandwidth"]),
         "dram": bits["dram"] / 8 / np.asarray(values["dram_bandwidth"]),
-        "settling": work.passes * np.asarray(values["weight_settling"]) / np.asarray(design.batch, dtype=float),
+        "settling": work.passes * np.asarray(values["weight_settling"]) / shapes.sharing(design.batch),
     }
     return aligned(times)
 
@@ -145,11 +164,11 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
     """
     work = divide(shapes, values, design)
     bits = _traffic_bits(shapes, values, design, work)
-    held = work.n**2 * np.asarray(values["channels"]) * np.asarray(values["kernels"])
-    driven = work.tiles * work.n**2 * work.channels * work.kernel_groups * work.groups * work.rails
-    written = work.n**2 * work.channels * shapes.kernels * np.asarray(design.memory) / np.asarray(design.batch)
+    held = work.points * np.asarray(values["channels"]) * np.asarray(values["kernels"])
+    driven = work.tiles * work.points * work.channels * work.kernel_groups * work.groups * work.rails
+    written = work.points * work.channels * shapes.kernels * _written(shapes, design)
     samples = work.tiles * work.channel_groups * shapes.kernels
-    detected, converted = samples * work.n**2, samples * _converted(work, design)
+    detected, converted = samples * work.points, samples * _converted(work, design)
     sums = (
         work.tiles * work.channels * work.groups * work.kernel_groups * _additions(work, 0)
         + samples * _additions(work, 1)
@@ -158,7 +177,7 @@ def energy(shapes: ConvolutionShapes, values: Values, design: Design, duration_s
     parts = {
         "laser": held * work.rails * values["laser_channel_power"] * duration_s,
         "rings": held * values["ring_power"] * duration_s,
-        "modulators": work.n**2 * work.rails * values["channels"] * values["modulator_power"] * duration_s,
+        "modulators": work.points * work.rails * values["channels"] * values["modulator_power"] * duration_s,
         "dacs": (driven + written) * values["dac_energy"],
         "amplifiers": detected * values["tia_energy"],
         "adcs": converted * values["adc_fom"] * 2.0 ** np.asarray(values["adc_bits"]),
@@ -173,13 +192,13 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
     """Return the area of each component that a layer needs, in m², [L, P] each."""
     work = divide(shapes, values, design)
     colours, kernels = np.asarray(values["channels"], dtype=float), np.asarray(values["kernels"], dtype=float)
-    driven = work.n**2 * colours * work.rails
+    driven = work.points * colours * work.rails
     parts = {
         "lasers": colours * values["laser_area"],
         "modulators": driven * values["modulator_area"],
         "dacs": driven * values["dac_area"],
-        "rings": work.n**2 * colours * kernels * values["ring_area"],
-        "amplifiers": work.n**2 * kernels * values["tia_area"],
+        "rings": work.points * colours * kernels * values["ring_area"],
+        "amplifiers": work.points * kernels * values["tia_area"],
         "adcs": _converted(work, design) * kernels * values["adc_area"],
         "sram": np.asarray(values["sram_area"]) * np.asarray(values["sram_capacity"]) / values["sram_macro"],
     }
@@ -187,7 +206,8 @@ def area(shapes: ConvolutionShapes, values: Values, design: Design) -> dict[str,
 
 
 def _converted(work: Work, design: Design) -> Array:
-    return np.where(np.asarray(design.analog_inverse) > 0, work.m, work.n) ** 2
+    """Samples of a tile: m² behind the inverse transform, one for each point before it, [L, P]."""
+    return np.where(np.asarray(design.analog_inverse) > 0, work.m**2, work.points)
 
 
 def noise_loss_bits(shapes: ConvolutionShapes, design: Design) -> Array:
@@ -217,10 +237,18 @@ def _traffic_bits(shapes: ConvolutionShapes, values: Values, design: Design, wor
     # Partial sums carry twice the word: written and read back once for each group of channels but the last.
     sums = shapes.outputs * (4 * (work.channel_groups - 1) + 1) * word
     images = (shapes.inputs + shapes.outputs) * word * np.asarray(design.memory, dtype=float)
-    weights = shapes.weights / np.asarray(design.batch, dtype=float) * word * np.asarray(design.memory, dtype=float)
-    return {"sram": read + sums, "filled": images, "dram": images + weights}
+    weights = shapes.weights / shapes.sharing(design.batch) * word * np.asarray(design.memory, dtype=float)
+    # Weights that are computed from the input lie in the buffer and are read from it.
+    computed = shapes.rewritten * shapes.weights * word
+    return {"sram": read + sums + computed, "filled": images, "dram": images + weights}
+
+
+def _written(shapes: ConvolutionShapes, design: Design) -> Array:
+    """How often the weights of a layer are written for one input, [L, P]: never, where they rest on the chip."""
+    held = np.asarray(design.memory, dtype=float) / shapes.sharing(design.batch)
+    return np.where(shapes.rewritten > 0, 1.0, held)
 
 
 def _additions(work: Work, which: int) -> Array:
     """Additions per tile of the input (0) or the inverse (1) transform, [L, P]."""
-    return tiles.per_tile(lambda m, r: cook_toom.additions(m, r)[which], work.m, work.n - work.m + 1)
+    return tiles.per_tile(lambda m, r: cook_toom.additions(m, r)[which], work.m, work.r)

@@ -1,4 +1,8 @@
-"""Convolution shapes as columns of arrays, so that a closed form covers all layers and all designs at once."""
+"""Convolution shapes as columns of arrays, so that a closed form covers all layers and all designs at once.
+
+Every layer with multiplications is a convolution here: a linear layer is a 1 x 1 convolution of its positions, and so
+on; see `network.layers.Layer`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lumoe.photonics.devices import Number
 from lumoe.photonics.network.layers import Layer
 
 Array = npt.NDArray[np.float64]
@@ -15,7 +20,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ConvolutionShapes:
-    """Counts of L convolutions, each an array [L, 1] that broadcasts against designs [P]."""
+    """Counts of L convolutions, each an array [L, 1] that broadcasts against designs [P].
+
+    `images` is how many images a layer convolves for each input of the network, with the same weights. `rewritten` is 1
+    where the weights are computed from the input, so that no batch shares them, and 0 where they are the network's.
+    """
 
     names: tuple[str, ...]
     in_channels: Array
@@ -24,17 +33,20 @@ class ConvolutionShapes:
     kernel_width: Array
     stride_height: Array
     stride_width: Array
-    dilation: Array
+    dilation_height: Array
+    dilation_width: Array
     groups: Array
     in_height: Array
     in_width: Array
     out_height: Array
     out_width: Array
+    images: Array
+    rewritten: Array
 
     @property
     def locations(self) -> Array:
-        """Kernel locations N_locations."""
-        return self.out_height * self.out_width
+        """Kernel locations N_locations, of all images."""
+        return self.images * self.out_height * self.out_width
 
     @property
     def taps(self) -> Array:
@@ -53,13 +65,17 @@ class ConvolutionShapes:
 
     @property
     def weights(self) -> Array:
-        """Weights of a layer, K N_kernel."""
+        """Weights that a layer's rings hold, K N_kernel."""
         return self.kernels * self.kernel_inputs
+
+    def sharing(self, batch: Number) -> Array:
+        """Return how many of `batch` inputs share one writing of the weights, [L, P]: 1 where they are rewritten."""
+        return np.where(self.rewritten > 0, 1.0, np.asarray(batch, dtype=float))
 
     @property
     def inputs(self) -> Array:
         """Inputs of a layer, N_input = n² n_c."""
-        return self.in_height * self.in_width * self.in_channels
+        return self.images * self.in_height * self.in_width * self.in_channels
 
     @property
     def outputs(self) -> Array:
@@ -68,12 +84,12 @@ class ConvolutionShapes:
 
     @property
     def macs(self) -> Array:
-        """Multiply-accumulates of a layer, one image."""
+        """Multiply-accumulates of a layer, one input of the network."""
         return self.locations * self.weights
 
 
 def convolution_shapes(layers: Sequence[Layer]) -> ConvolutionShapes:
-    """Return the columns of convolution layers."""
+    """Return the columns of layers with multiplications."""
 
     def column(values: Sequence[int]) -> Array:
         return np.asarray(values, dtype=np.float64)[:, None]
@@ -86,10 +102,13 @@ def convolution_shapes(layers: Sequence[Layer]) -> ConvolutionShapes:
         kernel_width=column([layer.kernel[1] for layer in layers]),
         stride_height=column([layer.stride[0] for layer in layers]),
         stride_width=column([layer.stride[1] for layer in layers]),
-        dilation=column([layer.dilation[0] for layer in layers]),
+        dilation_height=column([layer.dilation[0] for layer in layers]),
+        dilation_width=column([layer.dilation[1] for layer in layers]),
         groups=column([layer.groups for layer in layers]),
         in_height=column([layer.in_side[0] for layer in layers]),
         in_width=column([layer.in_side[1] for layer in layers]),
         out_height=column([layer.out_side[0] for layer in layers]),
         out_width=column([layer.out_side[1] for layer in layers]),
+        images=column([layer.images for layer in layers]),
+        rewritten=column([int(layer.rewritten) for layer in layers]),
     )

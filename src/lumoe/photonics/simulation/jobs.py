@@ -57,7 +57,8 @@ def _pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Valu
             lines = _line_buffer(layer, row / memory, int(held))
         elif "dram" in counted:
             stages.append(Stage("dram", inputs / memory))
-        weights = layer.weights / count
+        weights = layer.held / count
+        images = 1 if layer.rewritten else int(np.asarray(design.batch))
         write = weights / (values["weight_dacs"] * values["dac_rate"]) if "weight_dacs" in counted else 0.0
         load = weights * word / memory if "weight_dacs" in counted else 0.0
         settle = values["thermo_optic_settling"] if "settling" in counted else 0.0
@@ -75,7 +76,7 @@ def _pcnna_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Valu
             jobs.append(
                 Job(
                     layer.name, tuple(step for step in steps if step.seconds > 0), layer.locations,
-                    max(write, load) + settle, int(np.asarray(design.batch)), repeats, lines, bool(stages) or spills,
+                    max(write, load) + settle, images, repeats, lines, bool(stages) or spills,
                 )
             )  # fmt: skip
     return jobs
@@ -96,7 +97,12 @@ def _line_buffer(layer: Layer, seconds: float, capacity: int) -> LineBuffer:
     ends = [min(height, max(0, row * step - above + _window_height(layer))) for row in range(rows)]
     starts = [min(height, max(0, (row + 1) * step - above)) for row in range(rows)]
     # Rows that no window ever reads are loaded neither; the last row of outputs frees what is left.
-    return LineBuffer("dram", seconds, capacity, tuple(ends), (*starts[:-1], ends[-1]))
+    starts[-1] = ends[-1]
+    # Images lie one below the other.
+    needed, freed = (
+        tuple(image * ends[-1] + row for image in range(layer.images) for row in one) for one in (ends, starts)
+    )
+    return LineBuffer("dram", seconds, capacity, needed, freed)
 
 
 def _winograd_jobs(layers: Sequence[Layer], values: dict[str, float], choices: Values) -> list[Job]:
@@ -121,7 +127,8 @@ def _winograd_jobs(layers: Sequence[Layer], values: dict[str, float], choices: V
         results = layer.out_channels * layer.locations * word
         spilled = {"inputs": 0.0, "sums": 0.0}
         if design.memory and _pass_bytes(layer, groups, kernel_groups, word) > values["sram_capacity"] / 8:
-            spilled["inputs"] = layer.in_channels * layer.in_side[0] * layer.in_side[1] * word * (kernel_groups - 1)
+            inputs = layer.images * layer.in_channels * layer.in_side[0] * layer.in_side[1]
+            spilled["inputs"] = inputs * word * (kernel_groups - 1)
             spilled["sums"] = results * 2 * (2 * groups - 2)
         stored = results / values["dram_bandwidth"] if design.memory else 0.0
         fetch = times["dram"][row, 0] - stored + spilled["inputs"] / values["dram_bandwidth"]
@@ -133,7 +140,7 @@ def _winograd_jobs(layers: Sequence[Layer], values: dict[str, float], choices: V
         jobs.append(
             Job(
                 layer.name, tuple(step for step in steps if step.seconds > 0), tiles, values["weight_settling"],
-                int(np.asarray(design.batch)), n_passes, refetches=any(spilled.values()),
+                1 if layer.rewritten else int(np.asarray(design.batch)), n_passes, refetches=any(spilled.values()),
             )
         )  # fmt: skip
     return jobs

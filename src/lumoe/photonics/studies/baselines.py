@@ -57,4 +57,4 @@ def eyeriss_layers(network: Network, path: str | Path | None = None) -> pd.DataF
         },
         dtype=float,
     )
-    return measured.reindex([layer.name for layer in network.convolutions()])
+    return measured.reindex([layer.name for layer in network.layers if layer.kind == "conv"])
