@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -32,16 +32,15 @@ class Analog(nn.Module):
     """Stands before a float layer's class: ``class PhotonicLinear(Analog, nn.Linear)``.
 
     Its forward pass is the float layer's, with `products` in place of torch's functions. Rings are kept until a weight
-    changes by as much as a bit. A recomputation during the backward pass finds its noise by its inputs: where one layer saw
-    equal inputs several times, it gets the noise of the last.
+    changes by as much as a bit. A recomputation during the backward pass finds its noise by its inputs: where one layer
+    saw equal inputs several times, it gets the noise of the last.
 
     Attributes:
         products: the method that stands in for each of torch's functions; it is given the function and its arguments.
-        counted: a context for exact products while :func:`lumoe.photonics.core.report.conversion_report` counts them.
     """
 
     products: ClassVar[dict[Any, str]] = {}
-    counted: ClassVar[Callable[[], AbstractContextManager[None]] | None] = None
+    _counted: ClassVar[Callable[[], AbstractContextManager[None]] | None] = None
 
     core: Core
     _draw: Draw
@@ -56,6 +55,16 @@ class Analog(nn.Module):
     def _set_core(self, core: Core, stream: int = 0) -> None:
         self.core, self._draw = core, Draw(core.seed, stream)
         self._held, self._draws, self._place = {}, OrderedDict(), 0
+
+    @staticmethod
+    @contextmanager
+    def counting(around: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+        """Within, products are exact and take no noise, each in a context of its own that `around` gives."""
+        before, Analog._counted = Analog._counted, around
+        try:
+            yield
+        finally:
+            Analog._counted = before
 
     def _set_options(self) -> None:
         """Take what this kind of layer can choose beside the core."""
@@ -84,8 +93,8 @@ class Analog(nn.Module):
 
     def _product(self, analog: Callable[..., Tensor], exact: Callable[..., Tensor], *operands: Tensor) -> Tensor:
         """Return `analog(*operands)` with the gradient of `exact(*operands)`; both are bilinear, without a bias."""
-        if Analog.counted is not None:
-            with Analog.counted():
+        if Analog._counted is not None:
+            with Analog._counted():
                 return exact(*operands)
         if any(operand.numel() == 0 for operand in operands):
             return exact(*operands)
@@ -114,7 +123,7 @@ class Analog(nn.Module):
         return drawn
 
     def _remembered(self, weight: Tensor, make: Callable[[], Weights]) -> Weights:
-        """What `make` gives for the weight of this pass's next product; as last time if the weight has the same bits."""
+        """What `make` gives for the weight of this pass's next product; kept while the weight's bits are."""
         found = fingerprint(weight)
         known = self._held.get(self._place)
         self._place += 1
@@ -145,7 +154,7 @@ class Analog(nn.Module):
 
     def _pairs(self, left: Tensor, right: Tensor) -> Tensor:
         require_finite("input", left)
-        outer = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        outer = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])  # type: ignore[no-untyped-call]
         inputs = left.expand(*outer, *left.shape[-2:]).reshape(-1, *left.shape[-2:]).mT.contiguous()
         weights = right.expand(*outer, *right.shape[-2:]).reshape(-1, *right.shape[-2:]).mT
         draw = self._next_draw(inputs, weights)

@@ -1,10 +1,10 @@
-"""Attention on the analog core: the projections' rings hold weights, those of the two products inside follow the data."""
+"""Attention on the analog core: the rings of projections hold weights, those of the two products inside follow data."""
 
 from __future__ import annotations
 
 import math
 from types import FunctionType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ class AnalogScores(Analog):
     The softmax between them is digital.
     """
 
-    products = {nn.functional.scaled_dot_product_attention: "_scaled_dot_product"}
+    products: ClassVar[dict[Any, str]] = {nn.functional.scaled_dot_product_attention: "_scaled_dot_product"}
 
     def _scaled_dot_product(
         self,
@@ -49,7 +49,7 @@ class AnalogScores(Analog):
 class PhotonicMultiheadAttention(AnalogScores, nn.MultiheadAttention):
     """`torch.nn.MultiheadAttention` on microring weight banks; takes the same arguments and the `core`."""
 
-    products = {
+    products: ClassVar[dict[Any, str]] = {
         **AnalogScores.products,
         nn.functional.multi_head_attention_forward: "_multi_head",
         nn.functional.linear: "_linear",

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def tiling(call: Call, tile: int | None, points: str) -> Tiling | None:
 class AnalogConvolution(Analog):
     """Stands in for ``torch.conv1d``, ``conv2d`` and ``conv3d``."""
 
-    products = {getattr(torch, f"conv{rank}d"): "_convolution" for rank in (1, 2, 3)}
+    products: ClassVar[dict[Any, str]] = {getattr(torch, f"conv{rank}d"): "_convolution" for rank in (1, 2, 3)}
     tile: int | None = None
     points: str = "better"
 
@@ -59,7 +59,7 @@ class AnalogConvolution(Analog):
         """Return the convolution of [B, C, ...] or [C, ...]."""
         rank, groups = weight.dim() - 2, _argument("groups", more, named, 3, 1)
         stride, dilation = (
-            _several(_argument(n, more, named, i, 1), rank) for n, i in (("stride", 0), ("dilation", 2))
+            _several(_argument(name, more, named, place, 1), rank) for name, place in (("stride", 0), ("dilation", 2))
         )
         call = Call(tuple(weight.shape[2:]), stride, dilation, groups)
         images = _images(input, rank, weight.shape[1] * groups)
@@ -125,7 +125,7 @@ class AnalogTransposed(AnalogConvolution):
     Each location's channels are multiplied by the kernel's weights; where windows overlap, the sum is digital.
     """
 
-    products = {getattr(torch, f"conv_transpose{rank}d"): "_transposed" for rank in (1, 2, 3)}
+    products: ClassVar[dict[Any, str]] = {getattr(torch, f"conv_transpose{rank}d"): "_transposed" for rank in (1, 2, 3)}
 
     def _transposed(
         self, function: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *more: Any, **named: Any
@@ -166,10 +166,7 @@ class AnalogTransposed(AnalogConvolution):
             held, Light(lit.reshape(groups, held.inputs, -1), light.signed), self.core, draw, input_scale=scale
         )
         (shape, padding), size = wanted, images.shape[2:]
-        parts = products.reshape(groups, -1, place, count, *size).permute(
-            3, 0, 1, 2, *range(4, products.dim() + 1 + len(size))
-        )
-        parts = parts.reshape(count, shape[1], place, *size)
+        parts = products.reshape(shape[1], place, count, *size).movedim(2, 0)
         spread = [max(s * (n - 1) + r + 1, p + w) for s, n, r, p, w in
                   zip(call.stride, size, call.reach, padding, shape[2:], strict=True)]  # fmt: skip
         whole = parts.new_zeros(count, shape[1], *spread)

@@ -1,4 +1,4 @@
-"""Which products of a model no layer class of the core stands for: read off classes and off their forward passes' code."""
+"""Which products of a model stay digital: read off the classes of its layers and the code of their forward passes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def convertible(layer: nn.Module) -> bool:
 def _unconvertible(layer: nn.Module) -> str:
     if isinstance(layer, torch.jit.ScriptModule):
         return "compiled by torch.jit, its products cannot be replaced"
-    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():  # type: ignore[misc]
+    if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():
         return "it has no weights yet: run the model once before it is converted"
     if type(layer).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic")):
         return "quantised layers are not converted"

@@ -23,7 +23,7 @@ _PART = 1 << 20
 
 
 def fingerprint(tensor: Tensor) -> tuple[Hashable, ...]:
-    """Return what tells `tensor` from any other: shape, layout, type, device, and 64 bits that follow from every bit."""
+    """Return what tells `tensor` from any other: shape, layout, type, device, and a hash of every bit."""
     tensor = tensor.detach()
     # In the order of the memory nothing has to be moved, whatever the order of the axes.
     order = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
@@ -34,7 +34,8 @@ def fingerprint(tensor: Tensor) -> tuple[Hashable, ...]:
 
 def _hash(dense: Tensor, library: ctypes.CDLL | None) -> int:
     if library is None:
-        return sum(_weighted_sum(part, number) for number, part in enumerate(dense.flatten().split(_PART)))
+        parts = torch.split(dense.flatten(), _PART)
+        return sum((_weighted_sum(part, number) for number, part in enumerate(parts)), 0)
     size = dense.numel() * dense.element_size()
     scratch = (ctypes.c_uint64 * max(1, -(-size // library.lumoe_fingerprint_block())))()
     return int(library.lumoe_fingerprint(dense.data_ptr(), size, scratch))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,19 +85,19 @@ class PhotonicConvTranspose3d(AnalogTransposed, nn.ConvTranspose3d):
 class PhotonicLinear(Analog, nn.Linear):
     """`torch.nn.Linear` on microring weight banks; takes the same arguments and the `core`."""
 
-    products = {nn.functional.linear: "_linear"}
+    products: ClassVar[dict[Any, str]] = {nn.functional.linear: "_linear"}
 
 
 class PhotonicBilinear(Analog, nn.Bilinear):
     """`torch.nn.Bilinear`: the product with the second input is analog, that with the first digital."""
 
-    products = {nn.functional.bilinear: "_bilinear"}
+    products: ClassVar[dict[Any, str]] = {nn.functional.bilinear: "_bilinear"}
 
     def _bilinear(
         self, function: Any, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
     ) -> Tensor:
-        inner = self._linear(nn.functional.linear, input2, weight.flatten(0, 1)).unflatten(-1, weight.shape[:2])
-        result = (inner * input1[..., None, :]).sum(-1)
+        inner = self._linear(nn.functional.linear, input2, weight.flatten(0, 1))
+        result: Tensor = (inner.reshape(*inner.shape[:-1], *weight.shape[:2]) * input1[..., None, :]).sum(-1)
         return result if bias is None else result + bias
 
 
@@ -114,9 +113,10 @@ _KINDS: dict[type[nn.Module], type[Analog]] = {
     nn.Bilinear: PhotonicBilinear,
     nn.MultiheadAttention: PhotonicMultiheadAttention,
 }
+# Those made for derived classes: one each.
+_MADE: dict[type[nn.Module], type[Analog]] = {}
 
 
-@lru_cache(maxsize=1024)
 def _photonic_class(kind: type[nn.Module]) -> type[Analog] | None:
     """Return the class that runs the forward pass of `kind` by analog products; None where it has none to replace."""
     if kind in _KINDS:
@@ -124,9 +124,12 @@ def _photonic_class(kind: type[nn.Module]) -> type[Analog] | None:
     found = next((made for known, made in _KINDS.items() if issubclass(kind, known)), None)
     if found is None and "scaled_dot_product_attention" in called(kind):
         found = AnalogScores
+    if kind in _MADE:
+        return _MADE[kind]
     if found is None or issubclass(kind, Analog):
         return None
-    return type(f"Photonic{kind.__name__}", (found, kind), {"_float_class": kind, "__reduce_ex__": _reduce})
+    made = type(f"Photonic{kind.__name__}", (found, kind), {"_float_class": kind, "__reduce_ex__": _reduce})
+    return _MADE.setdefault(kind, made)
 
 
 def _reduce(layer: Any, protocol: int) -> tuple[Any, ...]:
@@ -158,7 +161,7 @@ def _convert(layer: nn.Module, core: Core, stream: int, options: dict[str, Any])
 
 
 def _places(model: nn.Module) -> list[nn.Module]:
-    """Return the layers to convert; plain `nn.Conv2d` and `nn.Linear` first: the noise of each follows from its number."""
+    """Return the layers to convert; plain `nn.Conv2d` and `nn.Linear` first: noise depends on a layer's number."""
     inner = {id(layer.out_proj) for layer in model.modules() if isinstance(layer, nn.MultiheadAttention)}
     found = []
     for layer in model.modules():
@@ -214,9 +217,7 @@ def to_photonic(
     if left := digital_layers(copied):
         named = "; ".join(f"{name}: {why}" for name, why in left.items())
         if strict:
-            raise UserError(
-                f"to_photonic: products would stay digital ({named}); convert without strict to keep them so"
-            )
+            raise UserError(f"to_photonic: products would stay digital ({named}); leave strict out to keep them so")
         warnings.warn(f"to_photonic: products stay digital ({named})", UserWarning, stacklevel=2)
     return copied
 
