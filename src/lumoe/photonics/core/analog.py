@@ -146,7 +146,9 @@ class Analog(nn.Module):
         scale = flat.abs().max()[None].clamp_min(torch.finfo(flat.dtype).tiny)
         light = modulate_inputs(flat[None], self.core, scale)
         products, _ = multiply(held, light, self.core, draw, input_scale=scale)
-        return products[0].T.reshape(*rows.shape[:-1], weight.shape[0])
+        result = products[0].T.reshape(*rows.shape[:-1], weight.shape[0])
+        # Attention looks at sequences by `view`.
+        return result if rows.dim() == 2 else result.contiguous()
 
     def _between(self, function: Any, left: Tensor, right: Tensor) -> Tensor:
         """Return left [..., T, C] · right [..., C, S]; the rings are set to `right`, anew in every pass."""
@@ -161,7 +163,7 @@ class Analog(nn.Module):
         scale = self.core.scales(inputs.abs().amax((1, 2)))
         light = modulate_inputs(inputs, self.core, scale[:, None, None])
         products, _ = multiply(hold(weights, self.core), light, self.core, draw, input_scale=scale)
-        return products.mT.reshape(*outer, left.shape[-2], right.shape[-1])
+        return products.mT.reshape(*outer, left.shape[-2], right.shape[-1]).contiguous()
 
     def extra_repr(self) -> str:
         """What the float layer says, and the channels."""
