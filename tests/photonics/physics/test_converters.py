@@ -54,3 +54,10 @@ def test_modulator_leaks() -> None:
 def test_impossible_bits_are_refused(bits: float) -> None:
     with pytest.raises(ValueError, match=r"bits is .* must lie in \[1, 24\]"):
         levels(bits, signed=True)
+
+
+def test_signed_codes_take_as_many_bits_as_three_codes_do() -> None:
+    with pytest.raises(ValueError, match=r"bits is 1, but signed codes are at least -1, 0 and 1: take 1\.58 bits"):
+        levels(1, signed=True)
+    assert levels(1.58, signed=True) == levels(2, signed=True) == (-1, 1)
+    assert levels(1, signed=False) == (0, 1)

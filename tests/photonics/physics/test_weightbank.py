@@ -302,3 +302,10 @@ def test_a_bank_cannot_be_changed_in_place() -> None:
     bank = WeightBank(ring_of(133), channels=2, spacing=4.0)
     with pytest.raises(FrozenInstanceError):
         bank.channels = 3  # type: ignore[misc]
+
+
+def test_a_bank_of_undercoupled_rings_is_refused() -> None:
+    ring = Microring(r1=0.999, r2=0.95, loss=0.98, radius_m=5e-6, group_index=4.2)
+    assert ring.weight_range[1] < 0
+    with pytest.raises(ValueError, match=r"highest weight of -0\.906, so no positive one: it is undercoupled"):
+        WeightBank(ring, 4, 4.0, 0.7)

@@ -71,9 +71,9 @@ class Core:
         if self.rings not in get_args(Rings):
             raise UserError(f"rings is '{self.rings}', but must be one of {', '.join(get_args(Rings))}")
         self.leak  # noqa: B018 - a modulator without swing must fail here
-        for bits in (self.weight_bits, self.input_bits, self.detector_bits):
+        for bits, signed in ((self.weight_bits, True), (self.input_bits, False), (self.detector_bits, True)):
             if bits is not None:
-                levels(bits, signed=True)
+                levels(bits, signed=signed)
         if self.rings != "ideal":
             self.bank  # noqa: B018 - more channels than the free spectral range holds must fail here
 

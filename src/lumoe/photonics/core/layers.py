@@ -1,4 +1,4 @@
-"""Drop-in layers that compute on the analog core: `PhotonicConv2d`, `PhotonicLinear`, and `to_photonic` for a model.
+"""Drop-in layers that compute on the analog core, and `to_photonic` for a model.
 
 The forward pass is the simulated hardware's; the backward pass is that of the exact layer, straight through every
 converter and noise source, so a network can be trained or fine-tuned through the core.
@@ -7,59 +7,31 @@ converter and noise source, so a network can be trained or fine-tuned through th
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lumoe.errors import UserError
-from lumoe.photonics.core import winograd_conv
-from lumoe.photonics.core.core import Core, Weights, hold
-from lumoe.photonics.core.product import Light, modulate_inputs, multiply
-from lumoe.photonics.core.readout import Draw
+from lumoe.photonics.core.analog import Analog
+from lumoe.photonics.core.attention import AnalogScores, PhotonicMultiheadAttention
+from lumoe.photonics.core.convolution import AnalogConvolution, AnalogTransposed, Call, tiling
+from lumoe.photonics.core.core import Core
+from lumoe.photonics.core.digital import called, convertible, digital_layers
 from lumoe.photonics.core.winograd_conv import Tiling
 from lumoe.photonics.devices import DeviceSet
-from lumoe.photonics.physics.limits import require_count, require_finite
+from lumoe.photonics.physics.limits import require_count
 from lumoe.photonics.physics.parameters import Physics, load_physics
 
-# Elements of unfolded input that are held at once; larger batches go through in parts.
-_UNFOLDED_ELEMENTS = 1 << 24
+
+class PhotonicConv1d(AnalogConvolution, nn.Conv1d):
+    """`torch.nn.Conv1d` on microring weight banks; takes the same arguments and the `core`."""
 
 
-class _Analog:
-    """What both layers share: the held weights, remembered until the weight changes, and the place in the noise."""
-
-    core: Core
-    weight: Tensor
-    _draw: Draw
-    _held: tuple[tuple[Any, ...], Weights] | None
-
-    def _set_core(self, core: Core, stream: int = 0) -> None:
-        self.core, self._held, self._draw = core, None, Draw(core.seed, stream)
-
-    def reseed(self, seed: int) -> None:
-        """Restart the noise with `seed`."""
-        self._draw = Draw(seed, self._draw.stream)
-
-    def _next_draw(self) -> Draw:
-        drawn = self._draw
-        self._draw = replace(drawn, call=drawn.call + 1)
-        return drawn
-
-    def _remembered(self, make: Any) -> Weights:
-        version = -1 if self.weight.is_inference() else self.weight._version
-        key = (version, self.weight.data_ptr(), self.weight.device, self.weight.dtype, self.core)
-        if self._held is None or self._held[0] != key:
-            self._held = (key, make())
-        return self._held[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_held": None, "_draw": Draw(self.core.seed, self._draw.stream)}
-
-
-class PhotonicConv2d(_Analog, nn.Conv2d):
+class PhotonicConv2d(AnalogConvolution, nn.Conv2d):
     """`torch.nn.Conv2d` on microring weight banks; takes the same arguments and these.
 
     Args:
@@ -72,149 +44,131 @@ class PhotonicConv2d(_Analog, nn.Conv2d):
     def __init__(
         self, *args: Any, core: Core, tile: int | None = None, points: str = "better", stream: int = 0, **kwargs: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self._set_core(core, stream)
-        self.tiling: Tiling | None = None
-        square = len({*self.kernel_size}) == 1 and len({*self.stride}) == 1
+        super().__init__(*args, core=core, stream=stream, **kwargs)
+        self._set_options(tile=tile, points=points)
+
+    def _set_options(self, *, tile: int | None = None, points: str = "better") -> None:
         if tile is not None:
             require_count("tile", tile, 1)
-            if square and self.dilation == (1, 1) and self.kernel_size[0] > self.stride[0]:
-                self.tiling = Tiling(tile, self.kernel_size[0], self.stride[0], self.groups, points)
-                self.tiling.matrices(torch.zeros(()))  # an impossible tile fails here
-
-    @classmethod
-    def from_float(cls, layer: nn.Conv2d, core: Core, **options: Any) -> PhotonicConv2d:
-        """Return the photonic layer that shares `layer`'s parameters."""
-        made = cls(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            layer.groups,
-            layer.bias is not None,
-            layer.padding_mode,
-            core=core,
-            device="meta",
-            **options,
-        )
-        made.weight, made.bias = layer.weight, layer.bias
-        return made.train(layer.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the convolution of [B, C, H, W] or [C, H, W]."""
-        if input.dim() not in (3, 4) or input.shape[-3] != self.in_channels:
-            raise UserError(
-                f"input is {tuple(input.shape)}, but must be [images, {self.in_channels}, height, width] or one image"
-            )
-        require_finite("input", input)
-        if input.dim() == 3:
-            return self.forward(input[None])[0]
-        result = _straight_through(self._analog(input), lambda: self._conv_forward(input, self.weight, None))
-        return result if self.bias is None else result + self.bias[:, None, None]
-
-    @torch.no_grad()
-    def _analog(self, images: Tensor) -> Tensor:
-        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-        padded = nn.functional.pad(images, self._reversed_padding_repeated_twice, mode)
-        height, width = (
-            (size - d * (k - 1) - 1) // s + 1
-            for size, k, s, d in zip(padded.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True)
-        )
-        if min(height, width) < 1:
-            raise UserError(f"input is {tuple(images.shape)}, smaller than the kernel {self.kernel_size}")
+        self.tile, self.points = tile, points
         if self.tiling is not None:
-            tiling = self.tiling
-            held = self._remembered(lambda: winograd_conv.hold_taps(self.weight, tiling, self.core))
-            return winograd_conv.convolve(padded, held, tiling, self.core, (height, width), self._next_draw())
-        return self._unfolded(padded, height, width)
+            self.tiling.matrices(torch.zeros(()))  # an impossible tile fails here
 
-    def _unfolded(self, padded: Tensor, height: int, width: int) -> Tensor:
-        groups, locations = self.groups, height * width
-        held = self._remembered(
-            lambda: hold(self.weight.detach().reshape(groups, self.out_channels // groups, -1), self.core)
-        )
-        scale = self.core.scales(padded.reshape(padded.shape[0], groups, -1).abs().amax((0, 2)))
-        per_channel = scale.repeat_interleave(self.in_channels // groups)[:, None, None]
-        light = modulate_inputs(padded, self.core, per_channel)
-        images = max(1, _UNFOLDED_ELEMENTS // (held.inputs * groups * locations))
-        detector_scale, parts = None, []
-        for part in torch.split(light.power, images):
-            products, detector_scale = multiply(
-                held,
-                Light(self._columns(part, held, height, width), light.signed),
-                self.core,
-                self._next_draw(),
-                input_scale=scale,
-                detector_scale=detector_scale,
-            )
-            shaped = products.reshape(self.out_channels, len(part), height, width)
-            parts.append(shaped.transpose(0, 1))
-        return torch.cat(parts)
-
-    def _columns(self, padded: Tensor, held: Weights, height: int, width: int) -> Tensor:
-        """Unfold padded images to [groups, channels of all banks, locations], in one copy; spare channels are dark."""
-        images, channels = padded.shape[0], self.in_channels // self.groups
-        down, across = (padded.stride(axis) for axis in (2, 3))
-        windows = padded.as_strided(
-            (self.groups, channels, *self.kernel_size, images, height, width),
-            (channels * padded.stride(1), padded.stride(1), self.dilation[0] * down, self.dilation[1] * across,
-             padded.stride(0), self.stride[0] * down, self.stride[1] * across),
-        )  # fmt: skip
-        columns = padded.new_empty(self.groups, held.channels, images * height * width)
-        columns[:, : held.inputs].view(windows.shape).copy_(windows)
-        columns[:, held.inputs :] = 0
-        return columns
+    @property
+    def tiling(self) -> Tiling | None:
+        """How the convolution becomes Winograd's tiles; None for im2col."""
+        call = Call(tuple(self.kernel_size), tuple(self.stride), tuple(self.dilation), self.groups)
+        return tiling(call, self.tile, self.points)
 
     def extra_repr(self) -> str:
         """What Conv2d says, the channels and the tile."""
         tile = "" if self.tiling is None else f", tile={self.tiling.m}"
-        return f"{nn.Conv2d.extra_repr(self)}, channels={self.core.channels}{tile}"  # type: ignore[no-untyped-call]
+        return f"{super().extra_repr()}{tile}"
 
 
-class PhotonicLinear(_Analog, nn.Linear):
+class PhotonicConv3d(AnalogConvolution, nn.Conv3d):
+    """`torch.nn.Conv3d` on microring weight banks; takes the same arguments and the `core`."""
+
+
+class PhotonicConvTranspose1d(AnalogTransposed, nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` on microring weight banks; takes the same arguments and the `core`."""
+
+
+class PhotonicConvTranspose2d(AnalogTransposed, nn.ConvTranspose2d):
+    """`torch.nn.ConvTranspose2d` on microring weight banks; takes the same arguments and the `core`."""
+
+
+class PhotonicConvTranspose3d(AnalogTransposed, nn.ConvTranspose3d):
+    """`torch.nn.ConvTranspose3d` on microring weight banks; takes the same arguments and the `core`."""
+
+
+class PhotonicLinear(Analog, nn.Linear):
     """`torch.nn.Linear` on microring weight banks; takes the same arguments and the `core`."""
 
-    def __init__(self, *args: Any, core: Core, stream: int = 0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._set_core(core, stream)
-
-    @classmethod
-    def from_float(cls, layer: nn.Linear, core: Core, **options: Any) -> PhotonicLinear:
-        """Return the photonic layer that shares `layer`'s parameters."""
-        made = cls(layer.in_features, layer.out_features, layer.bias is not None, core=core, device="meta", **options)
-        made.weight, made.bias = layer.weight, layer.bias
-        return made.train(layer.training)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the product with [..., in_features]."""
-        if input.dim() == 0 or input.shape[-1] != self.in_features:
-            raise UserError(f"input is {tuple(input.shape)}, but its last dimension must be {self.in_features}")
-        require_finite("input", input)
-        result = _straight_through(self._analog(input), lambda: nn.functional.linear(input, self.weight))
-        return result if self.bias is None else result + self.bias
-
-    @torch.no_grad()
-    def _analog(self, rows: Tensor) -> Tensor:
-        held = self._remembered(lambda: hold(self.weight.detach()[None], self.core))
-        flat = rows.reshape(-1, self.in_features).T
-        scale = flat.abs().max()[None].clamp_min(torch.finfo(flat.dtype).tiny)
-        light = modulate_inputs(flat[None], self.core, scale)
-        products, _ = multiply(held, light, self.core, self._next_draw(), input_scale=scale)
-        return products[0].T.reshape(*rows.shape[:-1], self.out_features)
-
-    def extra_repr(self) -> str:
-        """What Linear says, and the channels."""
-        return f"{super().extra_repr()}, channels={self.core.channels}"
+    products: ClassVar[dict[Any, str]] = {nn.functional.linear: "_linear"}
 
 
-def _straight_through(analog: Tensor, exact: Any) -> Tensor:
-    """Return `analog` with the gradient of what `exact` computes."""
-    if not torch.is_grad_enabled():
-        return analog
-    ideal: Tensor = exact()
-    return ideal + (analog - ideal).detach() if ideal.requires_grad else analog
+class PhotonicBilinear(Analog, nn.Bilinear):
+    """`torch.nn.Bilinear`: the product with the second input is analog, that with the first digital."""
+
+    products: ClassVar[dict[Any, str]] = {nn.functional.bilinear: "_bilinear"}
+
+    def _bilinear(
+        self, function: Any, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor:
+        inner = self._linear(nn.functional.linear, input2, weight.flatten(0, 1))
+        result: Tensor = (inner.reshape(*inner.shape[:-1], *weight.shape[:2]) * input1[..., None, :]).sum(-1)
+        return result if bias is None else result + bias
+
+
+# The photonic class of each float one, and of whatever derives from it.
+_KINDS: dict[type[nn.Module], type[Analog]] = {
+    nn.Conv1d: PhotonicConv1d,
+    nn.Conv2d: PhotonicConv2d,
+    nn.Conv3d: PhotonicConv3d,
+    nn.ConvTranspose1d: PhotonicConvTranspose1d,
+    nn.ConvTranspose2d: PhotonicConvTranspose2d,
+    nn.ConvTranspose3d: PhotonicConvTranspose3d,
+    nn.Linear: PhotonicLinear,
+    nn.Bilinear: PhotonicBilinear,
+    nn.MultiheadAttention: PhotonicMultiheadAttention,
+}
+# Those made for derived classes: one each.
+_MADE: dict[type[nn.Module], type[Analog]] = {}
+
+
+def _photonic_class(kind: type[nn.Module]) -> type[Analog] | None:
+    """Return the class that runs the forward pass of `kind` by analog products; None where it has none to replace."""
+    if kind in _KINDS:
+        return _KINDS[kind]
+    found = next((made for known, made in _KINDS.items() if issubclass(kind, known)), None)
+    if found is None and "scaled_dot_product_attention" in called(kind):
+        found = AnalogScores
+    if kind in _MADE:
+        return _MADE[kind]
+    if found is None or issubclass(kind, Analog):
+        return None
+    made = type(f"Photonic{kind.__name__}", (found, kind), {"_float_class": kind, "__reduce_ex__": _reduce})
+    return _MADE.setdefault(kind, made)
+
+
+def _reduce(layer: Any, protocol: int) -> tuple[Any, ...]:
+    """Pickle a layer of a class that was made here by the class that it was made of."""
+    return _blank, (layer._float_class,), layer.__getstate__()
+
+
+def _blank(kind: type[nn.Module]) -> Analog:
+    made = _photonic_class(kind)
+    assert made is not None
+    return made.__new__(made)
+
+
+def _convert(layer: nn.Module, core: Core, stream: int, options: dict[str, Any]) -> None:
+    """Make a photonic layer of `layer` where it stands: all that share it, its hooks and parametrizations stay."""
+    kind = type(layer)
+    if parametrize.is_parametrized(layer):
+        # The class that torch made of the float one is made of the photonic one instead.
+        made = _photonic_class(kind.__bases__[0])
+        assert made is not None
+        kept = {k: v for k, v in vars(kind).items() if k not in ("__deepcopy__", "__dict__", "__weakref__")}
+        layer.__class__ = type(kind.__name__, (made,), kept)
+    else:
+        layer.__class__ = _photonic_class(kind)  # type: ignore[assignment]
+    assert isinstance(layer, Analog)
+    layer._set_core(core, stream)
+    if isinstance(layer, PhotonicConv2d):
+        layer._set_options(**options)
+
+
+def _places(model: nn.Module) -> list[nn.Module]:
+    """Return the layers to convert; plain `nn.Conv2d` and `nn.Linear` first: noise depends on a layer's number."""
+    inner = {id(layer.out_proj) for layer in model.modules() if isinstance(layer, nn.MultiheadAttention)}
+    found = []
+    for layer in model.modules():
+        kind = type(layer).__bases__[0] if parametrize.is_parametrized(layer) else type(layer)
+        if id(layer) not in inner and _photonic_class(kind) is not None and convertible(layer):
+            found.append(layer)
+    return sorted(found, key=lambda layer: type(layer) not in (nn.Conv2d, nn.Linear))
 
 
 def to_photonic(
@@ -223,15 +177,20 @@ def to_photonic(
     *,
     tile: int | None = None,
     points: str = "better",
+    strict: bool = False,
     **changes: Any,
 ) -> nn.Module:
-    """Return a copy of `model` whose convolutions and linear layers compute on the analog core.
+    """Return a copy of `model` whose convolutions, linear layers and attention compute on the analog core.
 
     Args:
-        model: any module; every `nn.Conv2d` and `nn.Linear` in it is replaced, everything else stays digital.
+        model: any module. Converted are `nn.Conv1d` to `nn.Conv3d`, the transposed ones, `nn.Linear`, `nn.Bilinear`,
+            `nn.MultiheadAttention`, classes derived from these, and `scaled_dot_product_attention` within other
+            modules. Everything else stays digital.
         devices: a device set (all its imperfections on), its physics, or a core of your own.
         tile: m of Winograd's F(m×m, r×r), or None for im2col (PCNNA).
         points: Winograd's interpolation points, ``standard`` or ``better``.
+        strict: refuse a model with products that stay digital; a warning (UserWarning) names them otherwise. They are
+            read off the code: :func:`~lumoe.photonics.core.report.conversion_report` counts them in a forward pass.
         changes: fields of :class:`~lumoe.photonics.core.core.Core` that differ, such as ``channels=16, noise=2.0``.
 
     Example:
@@ -241,24 +200,25 @@ def to_photonic(
         torch.Size([2, 10])
 
     Raises:
-        UserError: an unknown device set or field, or an impossible design.
+        UserError: an unknown device set or field, an impossible design, or with `strict` a layer that stays digital.
     """
     if unknown := set(changes) - set(Core.__dataclass_fields__):
         raise UserError(f"the core has no field '{sorted(unknown)[0]}'; it has {', '.join(Core.__dataclass_fields__)}")
     core = _core(devices, changes)
     copied = copy.deepcopy(model)
-    places = [(name, layer) for name, layer in copied.named_modules() if type(layer) in (nn.Conv2d, nn.Linear)]
-    for stream, (name, layer) in enumerate(places):
-        made: nn.Module
-        if isinstance(layer, nn.Conv2d):
-            made = PhotonicConv2d.from_float(layer, core, tile=tile, points=points, stream=stream)
-        else:
-            assert isinstance(layer, nn.Linear)
-            made = PhotonicLinear.from_float(layer, core, stream=stream)
-        if not name:
-            return made
-        parent, _, child = name.rpartition(".")
-        setattr(copied.get_submodule(parent), child, made)
+    for stream, layer in enumerate(_places(copied)):
+        _convert(layer, core, stream, {"tile": tile, "points": points})
+    for layer in copied.modules():
+        # torch's fast path of these reads the weights past their layers.
+        if isinstance(layer, nn.TransformerEncoderLayer):
+            layer.activation_relu_or_gelu = 0
+        elif isinstance(layer, nn.TransformerEncoder):
+            layer.use_nested_tensor = False
+    if left := digital_layers(copied):
+        named = "; ".join(f"{name}: {why}" for name, why in left.items())
+        if strict:
+            raise UserError(f"to_photonic: products would stay digital ({named}); leave strict out to keep them so")
+        warnings.warn(f"to_photonic: products stay digital ({named})", UserWarning, stacklevel=2)
     return copied
 
 
@@ -269,9 +229,9 @@ def _core(devices: str | Path | DeviceSet | Physics | Core, changes: dict[str, A
     return Core.real(physics, **changes)
 
 
-def photonic_layers(model: nn.Module) -> list[PhotonicConv2d | PhotonicLinear]:
+def photonic_layers(model: nn.Module) -> list[Analog]:
     """Return the layers of `model` that compute on the core."""
-    return [layer for layer in model.modules() if isinstance(layer, PhotonicConv2d | PhotonicLinear)]
+    return [layer for layer in model.modules() if isinstance(layer, Analog)]
 
 
 def reseed(model: nn.Module, seed: int) -> None:

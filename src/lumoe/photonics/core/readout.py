@@ -19,8 +19,8 @@ from lumoe.photonics.physics.limits import require_count
 from lumoe.resources import package_path
 
 # IEEE operations only, none fused: the same bits on every processor, and those of torch.
-_FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp", "-fPIC")
-_VECTORS = {"AVX2": ("-mavx2",), "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl")}
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fopenmp", "-fPIC")
+VECTORS = {"AVX2": ("-mavx2",), "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl")}
 
 # Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -156,8 +156,8 @@ def _add_readings(total: Tensor, samples: Tensor, readout: Readout, draw: Draw, 
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
-    vectors = _VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
-    found = compiled.load([package_path("photonics", "core", "readout.cpp")], (*_FLAGS, *vectors))
+    vectors = VECTORS.get(torch.backends.cpu.get_cpu_capability(), ())
+    found = compiled.load([package_path("photonics", "core", "readout.cpp")], (*FLAGS, *vectors))
     if found is not None:
         size, word, real, pointer = ctypes.c_int64, ctypes.c_uint32, ctypes.c_float, ctypes.c_void_p
         place = [ctypes.c_uint64, word, word, word]

@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lumoe.errors import UserError
 from lumoe.photonics.physics.limits import require_between, require_not_negative
+
+# log2(3), rounded down: what ternary weights are called.
+_TERNARY_BITS = 1.58
 
 
 class _Quantize(torch.autograd.Function):
@@ -28,8 +32,16 @@ class _Quantize(torch.autograd.Function):
 
 
 def levels(bits: float, *, signed: bool) -> tuple[float, float]:
-    """Return the lowest and the highest code: ±(2^(b−1) − 1) if signed, 0 to 2^b − 1 if not; b may be fractional."""
+    """Return the lowest and the highest code: ±(2^(b−1) − 1) if signed, 0 to 2^b − 1 if not; b may be fractional.
+
+    Raises:
+        UserError: bits outside 1 to 24, or too few for the three codes that signed ones have at least.
+    """
     require_between("bits", bits, 1.0, 24.0, closed=True)
+    if signed and bits < _TERNARY_BITS:
+        raise UserError(
+            f"bits is {bits:g}, but signed codes are at least -1, 0 and 1: take {_TERNARY_BITS} bits or more"
+        )
     highest = round(2.0 ** (bits - 1) - 1) if signed else round(2.0**bits - 1)
     return (-float(max(highest, 1)), float(max(highest, 1))) if signed else (0.0, float(highest))
 

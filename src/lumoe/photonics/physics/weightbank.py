@@ -45,7 +45,7 @@ class WeightBank:
             be made good any more.
 
     Raises:
-        UserError: the free spectral range does not hold that many channels.
+        UserError: the free spectral range does not hold that many channels, or the ring has no positive weight.
     """
 
     ring: Microring
@@ -57,6 +57,7 @@ class WeightBank:
         require_count("channels", self.channels, 1)
         require_positive("spacing", self.spacing)
         require_between("reach", self.reach, 0.0, 1.0)
+        self.full_scale  # noqa: B018 - a ring that no weights can be mapped to must fail here
         most = int(channel_capacity(self.ring.finesse, self.spacing))
         if self.channels > most:
             raise UserError(
@@ -116,8 +117,17 @@ class WeightBank:
 
 
 def full_scale(ring: Microring, reach: float) -> float:
-    """Return the largest |w| that weights are mapped to: `reach` of what the ring has on both sides of 0."""
+    """Return the largest |w| that weights are mapped to: `reach` of what the ring has on both sides of 0.
+
+    Raises:
+        UserError: the ring has no positive weight.
+    """
     low, high = ring.weight_range
+    if high <= 0:
+        raise UserError(
+            f"ring has a highest weight of {high:.3g}, so no positive one: it is undercoupled; lower r1 (the coupling "
+            f"to the input bus), raise r2, or take a ring of less loss"
+        )
     return reach * min(-low, high)
 
 
