@@ -7,6 +7,7 @@ parametrization makes of its weights before the product is kept.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,8 @@ from lumoe.photonics.physics.limits import require_finite
 
 # Products of a layer whose noise a recomputation (checkpointing) can find again.
 _REMEMBERED_DRAWS = 4096
+# Numbers draws in the order of products, over all layers.
+_NUMBERS = itertools.count()
 
 
 class Analog(nn.Module):
@@ -42,10 +45,13 @@ class Analog(nn.Module):
     products: ClassVar[dict[Any, str]] = {}
     _counted: ClassVar[Callable[[], AbstractContextManager[None]] | None] = None
 
+    # The number of the draw that was last found again.
+    _recomputed: ClassVar[int] = -1
+
     core: Core
     _draw: Draw
     _held: dict[int, tuple[Hashable, Weights]]
-    _draws: OrderedDict[Hashable, Draw]
+    _draws: OrderedDict[Hashable, tuple[int, Draw]]
     _place: int
 
     def __init__(self, *args: Any, core: Core, stream: int = 0, **kwargs: Any) -> None:
@@ -112,11 +118,15 @@ class Analog(nn.Module):
     def _next_draw(self, *operands: Tensor) -> Draw:
         key = (self._place, *(fingerprint(operand) for operand in operands))
         recomputed = torch._C._current_graph_task_id() != -1  # a forward pass amid a backward pass
-        if recomputed and key in self._draws:
-            return self._draws[key]
+        if recomputed:
+            # Inputs may differ by a rounding from those of a pass without gradients; the order of products is the same.
+            later = (known for known in self._draws.values() if known[0] > Analog._recomputed)
+            if (found := self._draws.get(key) or next(later, None)) is not None:
+                Analog._recomputed = found[0]
+                return found[1]
         drawn = self._draw
         self._draw = replace(drawn, call=drawn.call + 1)
-        self._draws[key] = drawn
+        self._draws[key] = next(_NUMBERS), drawn
         self._draws.move_to_end(key)
         if len(self._draws) > _REMEMBERED_DRAWS:
             self._draws.popitem(last=False)
