@@ -57,9 +57,9 @@ def trace_network(name: str, inputs: Sequence[Input]) -> Network:
     if factory is None:
         raise UserError(f"unknown network '{name}'{nearest(name, NETWORKS)}")
     try:
-        return _trace(_made(factory, name, "meta").to("meta"), inputs, name)
+        return _trace(_made(factory, name, "meta").to("meta"), inputs, name, "meta")
     except _NeedsDataError:
-        return _trace(_made(factory, name, "cpu"), inputs, name)
+        return _trace(_made(factory, name, "cpu"), inputs, name, "cpu")
 
 
 def _made(factory: Callable[[], Any], name: str, device: str) -> nn.Module:
@@ -82,14 +82,15 @@ def trace(model: nn.Module, inputs: Shape | Sequence[Input], name: str) -> Netwo
         UserError: the model does not take that input.
     """
     given = as_inputs(inputs)
+    device = next((tensor.device.type for tensor in (*model.parameters(), *model.buffers())), "meta")
     try:
-        return _trace(model, given, name)
+        return _trace(model, given, name, device)
     except _NeedsDataError:
         zeros = deepcopy(model).to_empty(device="cpu")
         with torch.no_grad():
             for tensor in (*zeros.parameters(), *zeros.buffers()):
                 tensor.zero_()
-        return _trace(zeros, given, name)
+        return _trace(zeros, given, name, "cpu")
 
 
 class _NeedsDataError(UserError):
@@ -107,8 +108,7 @@ def _data(device: str) -> Iterator[None]:
         raise
 
 
-def _trace(model: nn.Module, inputs: Sequence[Input], name: str) -> Network:
-    device = next((tensor.device.type for tensor in (*model.parameters(), *model.buffers())), "meta")
+def _trace(model: nn.Module, inputs: Sequence[Input], name: str, device: str) -> Network:
     tensors = [torch.zeros(one.shape, dtype=getattr(torch, one.dtype), device=device) for one in inputs]
     by_position = [tensor for one, tensor in zip(inputs, tensors, strict=True) if not one.name]
     by_name = {one.name: tensor for one, tensor in zip(inputs, tensors, strict=True) if one.name}
