@@ -459,6 +459,6 @@ def test_checkpointing_recomputes_with_the_same_noise(reentrant: bool) -> None:
         outputs.square().sum().backward()
         found.append([parameter.grad.clone() for parameter in noisy.parameters()])
         assert [layer._draw.call for layer in photonic_layers(noisy)] == [2, 2, 2]
-    # A reentrant one runs forward without gradients: roundings differ, while other noise would differ by a half and more.
+    # A reentrant one runs forward without gradients: roundings differ. Other noise would differ by a half and more.
     for first, second in zip(*found, strict=True):
         assert float((first - second).norm() / first.norm()) <= (0.05 if reentrant else 0)
