@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lumoe.photonics.devices import Number
 from lumoe.photonics.network.layers import Layer
 
 Array = npt.NDArray[np.float64]
@@ -68,7 +67,7 @@ class ConvolutionShapes:
         """Weights that a layer's rings hold, K N_kernel."""
         return self.kernels * self.kernel_inputs
 
-    def sharing(self, batch: Number) -> Array:
+    def sharing(self, batch: float | Array) -> Array:
         """Return how many of `batch` inputs share one writing of the weights, [L, P]: 1 where they are rewritten."""
         return np.where(self.rewritten > 0, 1.0, np.asarray(batch, dtype=float))
 
