@@ -37,7 +37,7 @@ def answer(model: Path, threads: int) -> None:
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(threads)
-    peer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+    peer = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16, use_safetensors=True).eval()
     print("ready", flush=True)
     for line in sys.stdin:
         task = json.loads(line)

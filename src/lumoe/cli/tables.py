@@ -45,6 +45,7 @@ def show(table: pd.DataFrame, title: str) -> None:
         console = Console(width=PIPED_WIDTH)
     view = Table(*map(str, table.columns), title=title, title_justify="left")
     for column, kind in zip(view.columns, table.dtypes, strict=True):
+        column.overflow = "fold"  # what is cut off ends in a character that not every terminal has
         column.justify = "right" if pd.api.types.is_numeric_dtype(kind) else "left"
     for row in table.itertuples(index=False):
         view.add_row(*(_cell(value) for value in row))

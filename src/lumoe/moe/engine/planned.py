@@ -56,10 +56,10 @@ def planner_for(
                 raise
             log.warning("%s; speeds are not predicted", error)
             known = replace(known, hardware=None)
-    # Plans are not to count on the hits of another policy than the engine's.
-    planner = build_planner(
-        shape, model.memory, known, Workload(), bits, frequencies, seed, Caching.of(model.config.policy)
-    )
+    planner = build_planner(shape, model.memory, known, Workload(), bits, frequencies, seed)
+    if planner.hit_rates is not None:
+        # Plans are not to count on the hits of another policy than the engine's.
+        planner = replace(planner, hit_rates=planner.hit_rates.under(Caching.of(model.config.policy)))
     log.info(
         "plans with %s experts by %s, %s first; quality: %s",
         f"{bits}-bit",

@@ -116,7 +116,6 @@ def build_planner(
     bits: int,
     frequencies: NDArray[np.float64] | None = None,
     seed: int = 0,
-    caching: Caching | None = None,
 ) -> Planner:
     """Return a planner whose candidates quantise 0, 1, … all experts: the least sensitive first, else in random order.
 
@@ -124,7 +123,6 @@ def build_planner(
         memory: what the parts of the model take.
         frequencies: `[L, E]`, how often a token is routed to each expert; balanced if None.
         seed: of the random order, where sensitivities are not known.
-        caching: the policy in force; without it the best one at each plan is recommended.
 
     Raises:
         UserError: a table or profile is damaged or belongs to another model.
@@ -138,8 +136,6 @@ def build_planner(
             basis = _lacks(known.sensitivity, bits, {*costs} - {FULL_BITS})
     rules = PaperRules(memory, shape.plan_shape, order, bits, frequencies)
     rates = read_hit_rates(known.residency) if known.residency else None
-    if rates is not None and caching is not None:
-        rates = rates.under(caching)
     if known.hardware is None:
         return Planner(rules, increase, basis=basis, hit_rates=rates)
     measured = read_hardware(known.hardware)

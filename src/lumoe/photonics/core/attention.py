@@ -26,23 +26,22 @@ class AnalogScores(Analog):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
+        *more: Any,
         **named: Any,
     ) -> Tensor:
         """Return softmax(query [..., T, C] · key [..., S, C]ᵀ · scale + mask) · value [..., S, D]."""
-        scale = named.get("scale")
+        named |= dict(zip(("attn_mask", "dropout_p", "is_causal"), more, strict=False))
+        attn_mask, scale = named.get("attn_mask"), named.get("scale")
         if named.get("enable_gqa"):
             repeats = query.shape[-3] // key.shape[-3]
             key, value = (x.repeat_interleave(repeats, -3) for x in (key, value))
         scores = self._between(None, query, key.mT) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-        if is_causal:
+        if named.get("is_causal"):
             ahead = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
             scores = scores.masked_fill(ahead, -math.inf)
         if attn_mask is not None:
             scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-        attention = nn.functional.dropout(scores.softmax(-1), dropout_p)
+        attention = nn.functional.dropout(scores.softmax(-1), named.get("dropout_p", 0.0))
         return self._between(None, attention, value)
 
 
