@@ -214,8 +214,8 @@ def running(options: argparse.Namespace, model: Path, limit: int) -> Iterator[li
             contender.close()
 
 
-def compare(options: argparse.Namespace) -> pd.DataFrame:
-    """Return COLUMNS."""
+def compare(options: argparse.Namespace) -> None:
+    """Write COLUMNS, after each limit what there is."""
     from kernels import read_gb_per_s
 
     from lumoe.moe.measurement.profile import describe_device
@@ -247,7 +247,8 @@ def compare(options: argparse.Namespace) -> pd.DataFrame:
                             row["floor_ms"] = shape.bytes_of_a_token / ram / 1e6 + row["mb_a_token"] / disk
                             rows.append(about | {"state": state} | row)
                             print(described(rows[-1]), flush=True)
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+                # A contender that reads its model over and over may be stopped: what is measured stays.
+                write_csv(options.output, pd.DataFrame(rows, columns=list(COLUMNS)), COLUMNS)
 
 
 def take_turns(contenders: Sequence[Contender], options: argparse.Namespace) -> dict[tuple[str, str], list[Timing]]:
@@ -323,7 +324,7 @@ def main() -> None:
         return
     if not (options.folder and options.llama_python and options.output):
         parser.error("give --folder, --llama-python and --output")
-    write_csv(options.output, compare(options), COLUMNS)
+    compare(options)
 
 
 if __name__ == "__main__":
