@@ -84,13 +84,6 @@ int64_t lumoe_dense_scratch(int64_t tokens, int64_t hidden, int64_t wide) { retu
 // has the numbers of `Field`; w1 and w3 are [wide, hidden], w2 is [hidden, wide].
 void lumoe_dense_experts(int64_t count, const int64_t* given, int64_t hidden, int64_t wide, float limit, float alpha,
                          float offset, uint8_t* scratch) {
-  std::vector<Call> calls;
-  int64_t tokens = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    calls.emplace_back(given + i * kFields, hidden, wide, Gate{limit, alpha, offset}, scratch);
-    scratch += Call::bytes(calls.back().tokens, hidden, wide);
-    tokens += calls.back().tokens;
-  }
-  run_together(calls, tokens * hidden * wide * 3 > kWork16);
+  run_experts<Call>(count, given, kFields, hidden, wide, {limit, alpha, offset}, scratch, kWork16);
 }
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "gate.h"
 #include "layout.h"
 
 namespace {
@@ -41,6 +42,21 @@ void run_together(std::vector<Call>& calls, bool team) {
     shared_out(calls, tokens, [](Call& call, int64_t t) { call.between(t); });
     shared_out(calls, second, [](Call& call, int64_t piece) { call.second(piece); });
   }
+}
+
+// Experts of the same widths, of each of which `given` has `fields` numbers; a team of threads from `least_work`
+// multiply-adds on.
+template <class Call>
+void run_experts(int64_t count, const int64_t* given, int64_t fields, int64_t hidden, int64_t wide, Gate gate,
+                 uint8_t* scratch, int64_t least_work) {
+  std::vector<Call> calls;
+  int64_t tokens = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    calls.emplace_back(given + i * fields, hidden, wide, gate, scratch);
+    scratch += Call::bytes(calls.back().tokens, hidden, wide);
+    tokens += calls.back().tokens;
+  }
+  run_together(calls, tokens * hidden * wide * 3 > least_work);
 }
 
 // Columns begin .. end-1 of all tokens, from rows `stride` apart to rows of `outputs`.
